@@ -130,6 +130,11 @@ impl Space {
         self.symbols[id.0 as usize].definition.as_ref()
     }
 
+    /// Number of symbols; their ids are `0..count`.
+    pub fn symbol_count(&self) -> usize {
+        self.symbols.len()
+    }
+
     /// All symbols that stand for themselves.
     pub fn free_symbols(&self) -> impl Iterator<Item = (SymbolId, &str)> {
         self.symbols

@@ -198,6 +198,18 @@ impl Builder {
     }
 }
 
+/// Names that a node reads: its inputs and what its subgraphs capture.
+pub fn node_reads(node: &proto::NodeProto) -> Vec<String> {
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for attr in &node.attribute {
+        for sub in attr.g.iter().chain(&attr.graphs) {
+            captures(sub, &mut names);
+        }
+    }
+    names.extend(node.input.iter().filter(|n| !n.is_empty()).cloned());
+    names.into_iter().collect()
+}
+
 /// Names that a subgraph reads and does not define itself, directly or deeper.
 fn captures(graph: &proto::GraphProto, out: &mut BTreeSet<String>) {
     let mut own: BTreeSet<&str> = BTreeSet::new();

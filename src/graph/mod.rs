@@ -4,7 +4,7 @@
 mod build;
 mod order;
 
-pub use build::build;
+pub use build::{build, node_reads};
 pub use order::ancestors;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use crate::axes::{Analysis, FactorId, Int, Poly};
-use crate::graph::{Graph, NodeId, ValueId};
+use crate::graph::{self, Graph, NodeId, ValueId};
 use crate::mask::Kept;
 use crate::onnx::{self, proto};
 use crate::tensor::Tensor;
@@ -225,9 +225,15 @@ impl<'a> Draft<'a> {
         let initial: HashSet<&str> = self.proto.initializer.iter().map(|t| t.name()).collect();
         graph.input.retain(|i| !initial.contains(i.name()) || used.contains(i.name()));
         let context = Infos {
-            graph: self.graph,
             analysis: self.analysis,
             kept: &self.kept,
+            names: self
+                .graph
+                .values
+                .iter()
+                .enumerate()
+                .map(|(i, v)| (v.name.as_str(), ValueId(i as u32)))
+                .collect(),
         };
         graph.value_info.retain(|i| used.contains(i.name()));
         for info in graph.value_info.iter_mut().chain(&mut graph.input).chain(&mut graph.output) {
@@ -249,7 +255,7 @@ fn sweep(nodes: Vec<proto::NodeProto>, outputs: Vec<String>) -> Result<(Vec<prot
             maker.insert(output, at);
         }
     }
-    let reads: Vec<Vec<String>> = nodes.iter().map(onnx::node_reads).collect();
+    let reads: Vec<Vec<String>> = nodes.iter().map(graph::node_reads).collect();
     let mut needed = vec![false; nodes.len()];
     let mut used: BTreeSet<String> = BTreeSet::new();
     let mut queue: VecDeque<String> = outputs.into();
@@ -301,18 +307,18 @@ fn sweep(nodes: Vec<proto::NodeProto>, outputs: Vec<String>) -> Result<(Vec<prot
 
 /// Mends declared shapes.
 struct Infos<'a> {
-    graph: &'a Graph,
     analysis: &'a Analysis,
     kept: &'a Kept,
+    names: HashMap<&'a str, ValueId>,
 }
 
 impl Infos<'_> {
     fn mend(&self, info: &mut proto::ValueInfoProto) {
         use proto::tensor_shape_proto::dimension::Value as Size;
-        let Some(id) = self.find(info.name()) else {
+        let Some(id) = self.names.get(info.name()) else {
             return;
         };
-        let Some(dims) = &self.analysis.facts(id).dims else {
+        let Some(dims) = &self.analysis.facts(*id).dims else {
             return;
         };
         let Some(proto::type_proto::Value::TensorType(tensor)) =
@@ -335,9 +341,5 @@ impl Infos<'_> {
                 .size_with(dim, &|f| self.kept.size(space, f))
                 .map(|n| Size::DimValue(n as i64));
         }
-    }
-
-    fn find(&self, name: &str) -> Option<ValueId> {
-        self.graph.find(name)
     }
 }
