@@ -149,6 +149,31 @@ fn names_become_unique_and_nested_calls_are_inlined() {
 }
 
 #[test]
+fn nameless_calls_are_told_apart() {
+    let f = function(
+        "F",
+        &["x"],
+        &["y"],
+        vec![
+            node("Neg", "n", &["x"], &["t"]),
+            node("Abs", "a", &["t"], &["y"]),
+        ],
+    );
+    let g = graph(
+        &["x"],
+        &["y"],
+        vec![
+            call("local", "F", "", &["x"], &["m"]),
+            call("local", "F", "", &["m"], &["y"]),
+        ],
+    );
+    let out = inlined(&with_functions(g, vec![f]));
+    let names: Vec<_> = out.node.iter().map(|node| node.name()).collect();
+    assert_eq!(names, ["F/n", "F/a", "F_1/n", "F_1/a"]);
+    assert_eq!(out.node[3].input, ["F_1/t"]);
+}
+
+#[test]
 fn attributes_come_from_the_call_or_the_defaults() {
     let leaky = function(
         "Leaky",
@@ -175,31 +200,28 @@ fn attributes_come_from_the_call_or_the_defaults() {
             )],
         )
     };
-    let run = |op: &str, given: Vec<AttributeProto>, functions: &[FunctionProto]| {
+    let run = |op: &str, given: Vec<AttributeProto>, functions: &[&FunctionProto]| {
         let node = with_attributes(call("local", op, "c", &["x"], &["y"]), given);
         listing_of(&inlined(&with_functions(
             graph(&["x"], &["y"], vec![node]),
-            functions.to_vec(),
+            functions.iter().copied().cloned().collect(),
         )))
     };
     assert_eq!(
-        run("Leaky", vec![float("slope", 0.5)], &[leaky.clone()]),
+        run("Leaky", vec![float("slope", 0.5)], &[&leaky]),
         ["LeakyRelu(x) -> y alpha=0.5"]
     );
+    assert_eq!(run("Leaky", vec![], &[&leaky]), ["LeakyRelu(x) -> y"]);
     assert_eq!(
-        run("Leaky", vec![], &[leaky.clone()]),
-        ["LeakyRelu(x) -> y"]
-    );
-    assert_eq!(
-        run("Leaky", vec![], &[with_default.clone()]),
+        run("Leaky", vec![], &[&with_default]),
         ["LeakyRelu(x) -> y alpha=0.25"]
     );
     assert_eq!(
-        run("Leaky", vec![float("slope", 2.0)], &[with_default.clone()]),
+        run("Leaky", vec![float("slope", 2.0)], &[&with_default]),
         ["LeakyRelu(x) -> y alpha=2"]
     );
     // Through two levels; what the outer call omits is the inner one's default.
-    let both = [outer, with_default];
+    let both = [&outer, &with_default];
     assert_eq!(
         run("Outer", vec![float("s", 3.0)], &both),
         ["LeakyRelu(x) -> y alpha=3"]

@@ -418,7 +418,7 @@ proptest! {
     #[test]
     fn tensors_round_trip(data in data(), rows in any::<bool>()) {
         let count = Tensor { shape: vec![], data: data.clone() }.len();
-        let shape = if rows && count % 2 == 0 { vec![count / 2, 2] } else { vec![count] };
+        let shape = if rows && count.is_multiple_of(2) { vec![count / 2, 2] } else { vec![count] };
         let values = Tensor { shape: shape.clone(), data };
         let proto = tensor_proto("w", &values);
         prop_assert_eq!(proto.raw_data().len(), count * values.elem().size());

@@ -13,7 +13,7 @@ use super::proto::{
 };
 use crate::error::{Error, Result, ResultExt};
 
-/// A prefix longer than this is left out: each level of calls adds to it.
+/// Names of calls longer than this are not repeated: each level adds to them.
 const LONGEST_PREFIX: usize = 200;
 
 /// Every name in use, of values and of nodes.
@@ -112,7 +112,7 @@ impl<'a> Renamer<'a> {
             attributes,
             scopes: vec![HashMap::new()],
             copies: Vec::new(),
-            prefix: prefix(call),
+            prefix: prefix(call, names),
             names,
             budget,
         };
@@ -400,14 +400,11 @@ fn clone_without_nodes(graph: &GraphProto) -> GraphProto {
     }
 }
 
-/// What stands before the names of a body: the name of the call.
-fn prefix(call: &NodeProto) -> String {
-    let name = match call.name() {
-        "" => call.op_type(),
-        name => name,
-    };
-    match name.len() {
-        0..=LONGEST_PREFIX => name.to_owned(),
-        _ => call.op_type().chars().take(LONGEST_PREFIX).collect(),
+/// What stands before the names of a body: the name of the call, or its operator
+/// made unique when it has none (or an absurdly long one).
+fn prefix(call: &NodeProto, names: &mut Names) -> String {
+    match call.name() {
+        name if (1..=LONGEST_PREFIX).contains(&name.len()) => name.to_owned(),
+        _ => names.fresh(call.op_type().chars().take(LONGEST_PREFIX).collect()),
     }
 }
