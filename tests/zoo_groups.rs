@@ -57,6 +57,12 @@ fn groups_equal_the_architecture() {
             for f in &analysis.frozen {
                 text += &format!("    frozen {} {}: {}\n", f.name, f.units, f.why);
             }
+            if std::env::var("DUMP").is_ok() {
+                for c in &analysis.contractions {
+                    let show = |d: &axes::Dim| format!("{:?}", analysis.space.resolve(d));
+                    text += &format!("  {} {:?} contracted {:?} free {:?}\n", graph.label(c.node), c.constant, c.contracted.iter().map(|x| show(&x.2)).collect::<Vec<_>>(), c.free[1].iter().map(show).collect::<Vec<_>>());
+                }
+            }
             if !ok {
                 failures.push(text);
             } else {

@@ -148,6 +148,7 @@ fn stops_walk(op: &str) -> bool {
 fn depends_on(graph: &Graph, rank: &BTreeMap<NodeId, usize>, value: ValueId, from: ValueId) -> bool {
     let position = |v: ValueId| graph.value(v).producer.and_then(|(n, _)| rank.get(&n).copied());
     let floor = position(from);
+    let maker = graph.value(from).producer.map(|(n, _)| n);
     let mut stack = vec![value];
     let mut seen = BTreeSet::new();
     while let Some(value) = stack.pop() {
@@ -158,6 +159,11 @@ fn depends_on(graph: &Graph, rank: &BTreeMap<NodeId, usize>, value: ValueId, fro
             continue;
         }
         if let Some((node, _)) = graph.value(value).producer {
+            // A fused skip normalisation hands out the sum and what is
+            // normalised: one is as good as the other.
+            if Some(node) == maker {
+                return true;
+            }
             stack.extend(graph.node(node).inputs.iter().flatten());
         }
     }

@@ -197,33 +197,40 @@ pub fn constant(model: &proto::ModelProto, graph: &Graph, value: ValueId) -> Res
     onnx::tensor(tensor.ok_or_else(missing)?)
 }
 
-/// Puts a tensor where a node reads a constant; other readers keep the old one.
+/// Puts a tensor where nodes read a constant (all `places` read the same one);
+/// other readers keep the old one.
 ///
 /// # Errors
 /// A model without a graph.
-pub fn put(model: &mut proto::ModelProto, graph: &Graph, place: &Place, tensor: &Tensor) -> Result<()> {
-    let v = graph.value(place.value);
+pub fn put(model: &mut proto::ModelProto, graph: &Graph, places: &[Place], tensor: &Tensor) -> Result<()> {
     let proto = model.graph.as_mut().ok_or_else(|| Error::input("the model has no graph"))?;
-    let index = v.constant.as_ref().and_then(|c| c.initializer);
-    if let (Some(index), true) = (index, v.consumers.len() == 1 && !v.is_output)
-        && let Some(slot) = proto.initializer.get_mut(index)
-    {
-        *slot = onnx::tensor_proto(&v.name, tensor);
-        return Ok(());
-    }
-    let mut name = format!("{}_fitted", v.name);
-    let mut count = 1;
-    while proto.initializer.iter().any(|t| t.name() == name) || graph.find(&name).is_some() {
-        count += 1;
-        name = format!("{}_fitted{count}", v.name);
-    }
-    proto.initializer.push(onnx::tensor_proto(&name, tensor));
-    if let Some(slot) = proto
-        .node
-        .get_mut(place.node.0 as usize)
-        .and_then(|n| n.input.get_mut(place.input))
-    {
-        *slot = name;
+    let mut names: Vec<(ValueId, String)> = Vec::new();
+    for place in places {
+        let v = graph.value(place.value);
+        let index = v.constant.as_ref().and_then(|c| c.initializer);
+        let all = v.consumers.iter().all(|(n, i)| places.iter().any(|p| p.node == *n && p.input == *i));
+        if let (Some(index), true) = (index, all && !v.is_output)
+            && let Some(slot) = proto.initializer.get_mut(index)
+        {
+            *slot = onnx::tensor_proto(&v.name, tensor);
+            continue;
+        }
+        let known = names.iter().find(|(value, _)| *value == place.value).map(|(_, n)| n.clone());
+        let name = known.unwrap_or_else(|| {
+            let mut name = format!("{}_fitted", v.name);
+            let mut count = 1;
+            while proto.initializer.iter().any(|t| t.name() == name) || graph.find(&name).is_some() {
+                count += 1;
+                name = format!("{}_fitted{count}", v.name);
+            }
+            proto.initializer.push(onnx::tensor_proto(&name, tensor));
+            names.push((place.value, name.clone()));
+            name
+        });
+        let node = proto.node.get_mut(place.node.0 as usize);
+        if let Some(slot) = node.and_then(|n| n.input.get_mut(place.input)) {
+            *slot = name;
+        }
     }
     Ok(())
 }

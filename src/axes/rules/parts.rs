@@ -99,6 +99,14 @@ pub(super) fn split(op: &mut Op) -> Option<()> {
     if lengths.iter().sum::<usize>() != total || lengths.len() != outputs {
         return None;
     }
+    if let Some(ints) = op.ints(0) {
+        let mut rest = &ints[..];
+        for (k, length) in lengths.iter().enumerate() {
+            let (part, after) = rest.split_at_checked(*length)?;
+            op.set_ints(k, part.to_vec());
+            rest = after;
+        }
+    }
     let mut parts = Vec::with_capacity(outputs);
     let mut from = 0;
     for length in &lengths {
