@@ -1,7 +1,5 @@
 //! What a run is asked to do, validated.
 
-use std::path::PathBuf;
-
 use crate::calibrate::DataOptions;
 use crate::runtime::EngineOptions;
 use crate::{Error, Result};

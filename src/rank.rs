@@ -78,7 +78,7 @@ pub fn rank(
                 Ranking::Scores(scores.scores)
             }
             Method::Magnitude => {
-                let scores = score::baselines::magnitude(&weight, &c.units);
+                let scores = score::baselines::magnitude(&weight, &c.units)?;
                 let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
                 Ranking::Scores(scores.iter().map(|s| s / mean.max(f64::MIN_POSITIVE)).collect())
             }

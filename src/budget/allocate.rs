@@ -2,6 +2,7 @@
 
 use super::cost::Cost;
 use super::knapsack::{self, Choice};
+use super::ranking::{Ranked, top_scores};
 use crate::axes::Analysis;
 use crate::mask::Mask;
 use crate::score::Curve;
@@ -175,11 +176,15 @@ fn by_scores(analysis: &Analysis, chosen: &[Chosen], rankings: &[Ranking], price
     let mut sites = Vec::new();
     for ((c, ranking), price) in chosen.iter().zip(rankings).zip(&prices.per_unit) {
         match ranking {
-            Ranking::Scores(scores) => sites.push((scores.clone(), *price, c.least)),
+            Ranking::Scores(scores) => sites.push(Ranked {
+                scores: scores.clone(),
+                unit_cost: *price,
+                min_units: c.least,
+            }),
             _ => fixed += analysis.groups[c.group].units as u64 * price,
         }
     }
-    let mut picked = knapsack::top_scores(&sites, fixed, budget)?.into_iter();
+    let mut picked = top_scores(&sites, fixed, budget)?.into_iter();
     let kept = rankings.iter().zip(chosen).map(|(ranking, c)| match ranking {
         Ranking::Scores(_) => picked.next().unwrap_or_default(),
         _ => vec![true; analysis.groups[c.group].units],

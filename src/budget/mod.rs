@@ -2,8 +2,9 @@
 
 mod allocate;
 mod cost;
-mod knapsack;
+pub mod knapsack;
+mod ranking;
 
 pub use allocate::{Allocation, Budget, Ranking, allocate};
 pub use cost::{Cost, Sizes};
-pub use knapsack::{Choice, allocate as knapsack, top_scores};
+pub use ranking::{Ranked, top_scores};

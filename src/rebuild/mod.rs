@@ -9,7 +9,7 @@ use crate::mask::Mask;
 use crate::onnx::proto;
 use crate::options::{Options, Reconstruct};
 use crate::rank::pooled;
-use crate::score::{Site, Units};
+use crate::score::Site;
 use crate::sites::Chosen;
 use crate::solve;
 use crate::tensor::Elem;
@@ -49,7 +49,7 @@ pub fn local(
             continue;
         };
         let group = &analysis.groups[c.group];
-        let run = || -> Result<Vec<Fitted>> {
+        let mut run = || -> Result<Vec<Fitted>> {
             // Sinks that read one weight are fitted together, others each by itself.
             let mut out = Vec::new();
             let mut done: Vec<usize> = Vec::new();
@@ -106,8 +106,8 @@ fn site(
     let rows = part.units.kept_rows(kept);
     let refit = match options.reconstruction() {
         Reconstruct::Rescale => {
-            let gram = pooled.gram();
-            solve::rescale(&weight, &gram, &kept_units(&part.units, kept))?
+            let units: Vec<usize> = (0..kept.len()).filter(|u| kept[*u]).collect();
+            solve::rescale(&site, &units, 0.0)?
         }
         _ => solve::local(&site, &rows, options.damp, with_bias)?,
     };
@@ -138,12 +138,6 @@ fn site(
         before: refit.error_before,
         after: refit.error_after,
     })
-}
-
-fn kept_units(units: &Units, kept: &[bool]) -> Units {
-    Units {
-        rows: units.rows.iter().zip(kept).filter(|(_, k)| **k).map(|(r, _)| r.clone()).collect(),
-    }
 }
 
 /// The same sink in the pruned graph, by the name of its output.
