@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod onnx;
+pub mod runtime;
 pub mod tensor;
 
 pub use error::{Error, Result, ResultExt};
