@@ -66,7 +66,10 @@ fn system_has_it() -> bool {
     found
 }
 
-#[cfg(all(feature = "ort", feature = "tract"))]
+#[cfg_attr(
+    not(all(feature = "ort", feature = "tract")),
+    ignore = "needs both engines"
+)]
 #[test]
 fn without_a_library_auto_takes_tract_and_says_so() {
     if !isolated(
@@ -97,7 +100,10 @@ fn without_a_library_auto_takes_tract_and_says_so() {
     assert_eq!(error(&cuda).1, 4, "auto must not run CUDA on the CPU");
 }
 
-#[cfg(all(feature = "ort", feature = "tract"))]
+#[cfg_attr(
+    not(all(feature = "ort", feature = "tract")),
+    ignore = "needs both engines"
+)]
 #[test]
 fn a_variable_that_leads_nowhere_is_told() {
     let ran = isolated("a_variable_that_leads_nowhere_is_told", |command| {
@@ -127,7 +133,7 @@ fn some_other_library() -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-#[cfg(feature = "ort")]
+#[cfg_attr(not(feature = "ort"), ignore = "needs the feature ort")]
 #[test]
 fn a_library_that_was_named_loads_or_is_an_error() {
     if !isolated("a_library_that_was_named_loads_or_is_an_error", |_| {}) {
@@ -181,7 +187,7 @@ fn a_library_that_was_named_loads_or_is_an_error() {
     assert!(text.contains("already loaded"), "{text}");
 }
 
-#[cfg(feature = "ort")]
+#[cfg_attr(not(feature = "ort"), ignore = "needs the feature ort")]
 #[test]
 fn cuda_is_there_or_is_an_error() {
     if !isolated("cuda_is_there_or_is_an_error", |_| {}) || onnx_runtime(None).is_none() {
@@ -214,7 +220,7 @@ fn cuda_is_there_or_is_an_error() {
     }
 }
 
-#[cfg(feature = "tract")]
+#[cfg_attr(not(feature = "tract"), ignore = "needs the feature tract")]
 #[test]
 fn tract_has_no_cuda() {
     let options = EngineOptions {
@@ -227,7 +233,10 @@ fn tract_has_no_cuda() {
     assert_eq!(code, 4);
 }
 
-#[cfg(not(any(feature = "ort", feature = "tract")))]
+#[cfg_attr(
+    any(feature = "ort", feature = "tract"),
+    ignore = "for builds without engines"
+)]
 #[test]
 fn a_build_without_engines_says_so() {
     for engine in [EngineChoice::Auto, EngineChoice::Ort, EngineChoice::Tract] {
@@ -237,7 +246,7 @@ fn a_build_without_engines_says_so() {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), ignore = "reads /proc")]
 #[test]
 fn the_number_of_threads_is_respected() {
     if !isolated("the_number_of_threads_is_respected", |_| {}) {
