@@ -32,17 +32,7 @@ pub mod graph;
 pub mod linalg;
 pub mod mask;
 pub mod onnx;
-pub mod options;
-pub mod pipeline;
-pub mod progress;
-pub mod rank;
-pub mod rebuild;
-pub mod report;
-pub mod rewrite;
 pub mod runtime;
-pub mod score;
-pub mod sites;
-pub mod solve;
 pub mod tensor;
 pub mod verify;
 

@@ -90,40 +90,45 @@ impl Surroundings {
     /// The libraries to try, in order. Lazy: Python is asked only when it comes
     /// to that.
     pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate> + '_ {
-        let searches: [(Origin, fn(&Self) -> Vec<PathBuf>); 6] = [
-            (Origin::Variable, |s| {
-                s.variable.as_deref().map(named).unwrap_or_default()
-            }),
-            (Origin::Executable, |s| {
-                let Some(folder) = s.executable.as_deref().and_then(Path::parent) else {
-                    return Vec::new();
-                };
-                let beside = folder.parent().map(|up| up.join("lib"));
-                let folders = [Some(folder.to_owned()), beside];
-                folders
-                    .iter()
-                    .flatten()
-                    .flat_map(|f| libraries_in(f))
-                    .collect()
-            }),
-            (Origin::VirtualEnv, |s| in_prefix(s.virtual_env.as_deref())),
-            (Origin::Conda, |s| in_prefix(s.conda.as_deref())),
-            (Origin::Python, |s| {
-                let package = s.python.as_ref().and_then(|python| ask(python));
-                package
-                    .map(|p| libraries_in(&p.join("capi")))
-                    .unwrap_or_default()
-            }),
-            (Origin::System, |s| {
-                let files = s.system.iter().flat_map(|f| libraries_in(f));
-                files.chain(s.bare_name.clone()).collect()
-            }),
+        const ORDER: [Origin; 6] = [
+            Origin::Variable,
+            Origin::Executable,
+            Origin::VirtualEnv,
+            Origin::Conda,
+            Origin::Python,
+            Origin::System,
         ];
-        searches.into_iter().flat_map(move |(origin, search)| {
-            search(self)
-                .into_iter()
-                .map(move |path| Candidate { path, origin })
+        ORDER.into_iter().flat_map(|origin| {
+            let paths = self.paths(origin).into_iter();
+            paths.map(move |path| Candidate { path, origin })
         })
+    }
+
+    fn paths(&self, origin: Origin) -> Vec<PathBuf> {
+        let all_in = |folders: &[PathBuf]| folders.iter().flat_map(|f| libraries_in(f)).collect();
+        match origin {
+            Origin::Option => Vec::new(),
+            Origin::Variable => self.variable.as_deref().map(named).unwrap_or_default(),
+            Origin::Executable => {
+                let folder = self.executable.as_deref().and_then(Path::parent);
+                folder.map_or_else(Vec::new, |folder| {
+                    let beside = folder.parent().map(|up| up.join("lib"));
+                    let folders = std::iter::once(folder.to_owned()).chain(beside);
+                    all_in(&folders.collect::<Vec<_>>())
+                })
+            }
+            Origin::VirtualEnv => in_prefix(self.virtual_env.as_deref()),
+            Origin::Conda => in_prefix(self.conda.as_deref()),
+            Origin::Python => {
+                let package = self.python.as_ref().and_then(ask);
+                package.map_or_else(Vec::new, |package| libraries_in(&package.join("capi")))
+            }
+            Origin::System => {
+                let mut paths: Vec<PathBuf> = all_in(&self.system);
+                paths.extend(self.bare_name.clone());
+                paths
+            }
+        }
     }
 }
 

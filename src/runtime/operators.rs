@@ -1,7 +1,5 @@
 //! The operators of a graph, inner graphs included.
 
-use std::collections::BTreeMap;
-
 use crate::onnx::proto::{GraphProto, NodeProto};
 
 /// Calls `f` for each node of `graph` and of the graphs inside its attributes.
@@ -34,8 +32,8 @@ pub(super) fn operator(node: &NodeProto) -> String {
 
 /// How often each operator occurs.
 #[cfg(feature = "ort")]
-pub(super) fn count(graph: &GraphProto) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
+pub(super) fn count(graph: &GraphProto) -> std::collections::BTreeMap<String, usize> {
+    let mut counts = std::collections::BTreeMap::new();
     for_each_node(graph, &mut |node| {
         *counts.entry(operator(node)).or_insert(0) += 1;
     });

@@ -53,6 +53,7 @@ impl Signature {
     }
 
     /// The inputs, in the order of the graph.
+    #[cfg(feature = "tract")]
     pub(super) fn inputs(&self) -> &[Input] {
         &self.inputs
     }
