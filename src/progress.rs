@@ -49,8 +49,7 @@ impl Bars {
 impl Progress for Bars {
     fn start(&self, what: &str, total: u64) {
         let bar = ProgressBar::new(total);
-        if let Ok(style) = ProgressStyle::with_template("{msg:<24} [{wide_bar}] {pos}/{len} {eta}")
-        {
+        if let Ok(style) = ProgressStyle::with_template("{msg:<24} [{wide_bar}] {pos}/{len} {eta}") {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(what.to_owned());

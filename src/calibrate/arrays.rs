@@ -76,11 +76,7 @@ pub(crate) fn elements(shape: &[usize]) -> Result<usize> {
         .iter()
         .try_fold(1usize, |n, &d| n.checked_mul(d))
         .filter(|&n| n <= MAX_ELEMENTS)
-        .ok_or_else(|| {
-            Error::input(format!(
-                "shape {shape:?} has more than {MAX_ELEMENTS} elements"
-            ))
-        })
+        .ok_or_else(|| Error::input(format!("shape {shape:?} has more than {MAX_ELEMENTS} elements")))
 }
 
 /// Integers as a tensor of type `elem`; `None` when one does not fit.
@@ -90,10 +86,7 @@ pub(crate) fn from_integers(elem: Elem, shape: Vec<usize>, values: &[i64]) -> Op
     }
     // Integers of this size are exact in the type.
     fn within(values: &[i64], limit: i64) -> Option<()> {
-        values
-            .iter()
-            .all(|v| (-limit..=limit).contains(v))
-            .then_some(())
+        values.iter().all(|v| (-limit..=limit).contains(v)).then_some(())
     }
     let data = match elem {
         Elem::I64 => Data::I64(values.to_vec()),
@@ -254,8 +247,7 @@ pub(crate) fn concat(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
     let mut total = 0usize;
     for tensor in tensors {
         let same_axes = tensor.shape.len() == first.shape.len()
-            && (tensor.shape.iter().zip(&first.shape).enumerate())
-                .all(|(i, (a, b))| i == axis || a == b);
+            && (tensor.shape.iter().zip(&first.shape).enumerate()).all(|(i, (a, b))| i == axis || a == b);
         if !same_axes || tensor.elem() != first.elem() {
             return Err(mismatch());
         }
@@ -286,9 +278,7 @@ pub(crate) fn concat(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
             }
         };
     }
-    let data = join!(
-        F32, F64, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64, Bool
-    );
+    let data = join!(F32, F64, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64, Bool);
     Ok(Tensor { shape, data })
 }
 
@@ -358,9 +348,6 @@ mod tests {
     fn fortran_order() {
         // A 2 x 3 array stored column by column is a 3 x 2 one stored row by row.
         let stored = Tensor::i64(vec![3, 2], vec![0, 3, 1, 4, 2, 5]);
-        assert_eq!(
-            reversed_axes(&stored),
-            Tensor::i64(vec![2, 3], (0..6).collect())
-        );
+        assert_eq!(reversed_axes(&stored), Tensor::i64(vec![2, 3], (0..6).collect()));
     }
 }

@@ -50,11 +50,7 @@ pub struct Batches<'a> {
 /// ones as many more as keep the size of their inputs below that (at most eight
 /// times as many); a graph with a batch of fixed size gets that. The longest come
 /// first; a sample's place in a batch is its place among its equals.
-pub fn batches<'a>(
-    samples: &'a Samples,
-    specs: &[InputSpec],
-    max_rows: usize,
-) -> Result<Batches<'a>> {
+pub fn batches<'a>(samples: &'a Samples, specs: &[InputSpec], max_rows: usize) -> Result<Batches<'a>> {
     let layout = Layout::new(specs);
     let mut groups: BTreeMap<Shapes<'_>, Vec<usize>> = BTreeMap::new();
     for (i, sample) in samples.samples.iter().enumerate() {
@@ -66,8 +62,7 @@ pub fn batches<'a>(
     let mut batches = Vec::new();
     for (shapes, members) in groups.iter().rev() {
         let rows = layout.fixed_batch.unwrap_or_else(|| {
-            (largest.saturating_mul(max_rows) / shapes.elements.max(1))
-                .clamp(1, max_rows.saturating_mul(8))
+            (largest.saturating_mul(max_rows) / shapes.elements.max(1)).clamp(1, max_rows.saturating_mul(8))
         });
         if rows == 0 {
             return Err(Error::input("the graph fixes a batch of size 0"));
@@ -98,9 +93,10 @@ impl<'a> Shapes<'a> {
             shared: Vec::new(),
         };
         for input in &layout.inputs {
-            let tensor = sample.feeds.get(&input.spec.name).ok_or_else(|| {
-                Error::input(format!("nothing for graph input '{}'", input.spec.name))
-            })?;
+            let tensor = sample
+                .feeds
+                .get(&input.spec.name)
+                .ok_or_else(|| Error::input(format!("nothing for graph input '{}'", input.spec.name)))?;
             key.shapes.push(&tensor.shape);
             match input.batch_axis() {
                 Some(axis) if tensor.shape.get(axis) == Some(&1) => {
@@ -129,18 +125,11 @@ fn fingerprint(tensor: &Tensor) -> Vec<u8> {
 
 impl Batches<'_> {
     fn batch(&self, rows: Vec<usize>) -> Result<Batch> {
-        let members: Vec<&Sample> = rows
-            .iter()
-            .filter_map(|&i| self.samples.samples.get(i))
-            .collect();
+        let members: Vec<&Sample> = rows.iter().filter_map(|&i| self.samples.samples.get(i)).collect();
         let (Some(first), Some(last)) = (members.first(), members.last()) else {
             return Err(Error::input("an empty batch"));
         };
-        let size = self
-            .layout
-            .fixed_batch
-            .unwrap_or(rows.len())
-            .max(rows.len());
+        let size = self.layout.fixed_batch.unwrap_or(rows.len()).max(rows.len());
         let mut feeds = Feeds::new();
         let mut tokens = None;
         for input in &self.layout.inputs {
@@ -155,14 +144,12 @@ impl Batches<'_> {
                         .collect();
                     arrays::concat(&parts, axis).context(|| format!("graph input '{name}'"))?
                 }
-                None => own(first)
-                    .ok_or_else(|| Error::input(format!("nothing for graph input '{name}'")))?,
+                None => {
+                    own(first).ok_or_else(|| Error::input(format!("nothing for graph input '{name}'")))?
+                }
             };
             if tokens.is_none() {
-                let axis = input
-                    .axes
-                    .iter()
-                    .position(|a| *a == Axis::Tokens(Stream::Main));
+                let axis = input.axes.iter().position(|a| *a == Axis::Tokens(Stream::Main));
                 tokens = axis.and_then(|axis| tensor.shape.get(axis)).copied();
             }
             feeds.insert(name.clone(), tensor);

@@ -121,10 +121,7 @@ pub fn collect(
             .collect();
         for collector in &mut collectors {
             let tensor = fetched.get(collector.value).copied().ok_or_else(|| {
-                Error::engine(format!(
-                    "the engine did not return value '{}'",
-                    collector.value
-                ))
+                Error::engine(format!("the engine did not return value '{}'", collector.value))
             })?;
             collector.take(tensor, &batch)?;
         }
@@ -152,10 +149,7 @@ pub fn collect(
             std::mem::replace(&mut collector.statistics, SiteStatistics::new(0))
         };
         if sites.insert(probe.site.clone(), own).is_some() {
-            return Err(Error::input(format!(
-                "two probes are named '{}'",
-                probe.site
-            )));
+            return Err(Error::input(format!("two probes are named '{}'", probe.site)));
         }
     }
     let statistics = Statistics {

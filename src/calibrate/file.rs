@@ -139,10 +139,7 @@ fn load_inner(path: &Path) -> Result<Stored> {
         return Err(foreign());
     }
     let mut header = Vec::new();
-    (&mut file)
-        .take(length)
-        .read_to_end(&mut header)
-        .map_err(io)?;
+    (&mut file).take(length).read_to_end(&mut header).map_err(io)?;
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|_| foreign())?;
     let head = metadata
         .metadata()
@@ -171,9 +168,7 @@ fn load_inner(path: &Path) -> Result<Stored> {
             let (start, end) = info.data_offsets;
             let start = (start as u64).saturating_add(8 + length);
             file.seek(SeekFrom::Start(start)).map_err(io)?;
-            let bytes = (end as u64)
-                .saturating_add(8 + length)
-                .saturating_sub(start);
+            let bytes = (end as u64).saturating_add(8 + length).saturating_sub(start);
             let mut data = Vec::new();
             (&mut file).take(bytes).read_to_end(&mut data).map_err(io)?;
             Ok(data

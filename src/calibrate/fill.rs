@@ -46,8 +46,7 @@ impl Sizes {
                 Axis::Past => self.past = size,
                 _ => {}
             }
-            if let (Axis::Free | Axis::Past | Axis::Tokens(_), InputDim::Symbol(name)) = (axis, dim)
-            {
+            if let (Axis::Free | Axis::Past | Axis::Tokens(_), InputDim::Symbol(name)) = (axis, dim) {
                 self.symbols.entry(name.clone()).or_insert(size);
             }
         }
@@ -111,8 +110,7 @@ impl Template {
             let mut id = random.below(rows);
             // Hardly ever more than once; bounded for vocabularies of specials only.
             for _ in 0..16 {
-                let special =
-                    u32::try_from(id).is_ok_and(|id| self.avoid.binary_search(&id).is_ok());
+                let special = u32::try_from(id).is_ok_and(|id| self.avoid.binary_search(&id).is_ok());
                 if !special {
                     break;
                 }
@@ -159,10 +157,7 @@ impl Filler<'_> {
         let overflow = || Error::input(format!("the values do not fit {elem:?}"));
         match input.role {
             Role::TokenIds => {
-                let rows = self
-                    .tables
-                    .rows(&input.spec.name)
-                    .unwrap_or(FALLBACK_VOCABULARY);
+                let rows = self.tables.rows(&input.spec.name).unwrap_or(FALLBACK_VOCABULARY);
                 let length = along_tokens(input, &shape);
                 let mut ids = Vec::with_capacity(n);
                 while ids.len() < n {
@@ -177,9 +172,7 @@ impl Filler<'_> {
                 arrays::from_integers(elem, shape, &positions).ok_or_else(overflow)
             }
             Role::Mask => arrays::filled(elem, shape, 1),
-            Role::TokenTypes | Role::InverseMask | Role::Past | Role::Flag => {
-                arrays::filled(elem, shape, 0)
-            }
+            Role::TokenTypes | Role::InverseMask | Role::Past | Role::Flag => arrays::filled(elem, shape, 0),
             Role::Integers => match self.tables.rows(&input.spec.name) {
                 Some(rows) if elem != Elem::Bool => {
                     let ids: Vec<i64> = (0..n).map(|_| random.below(rows as u64) as i64).collect();

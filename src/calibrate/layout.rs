@@ -122,10 +122,7 @@ impl Layout {
                 }
             }
         }
-        Self {
-            inputs,
-            fixed_batch,
-        }
+        Self { inputs, fixed_batch }
     }
 
     /// The first input of `stream` with token ids.
@@ -160,12 +157,7 @@ fn role(spec: &InputSpec) -> Role {
     let rank = spec.dims.len();
     if has(&["past", "cache"]) && spec.elem.is_float() {
         Role::Past
-    } else if has(&[
-        "padding_mask",
-        "pad_mask",
-        "masked",
-        "global_attention_mask",
-    ]) {
+    } else if has(&["padding_mask", "pad_mask", "masked", "global_attention_mask"]) {
         Role::InverseMask
     } else if has(&["mask"]) {
         Role::Mask
@@ -215,9 +207,7 @@ fn name_nameless_ids(inputs: &mut [Input]) {
         return;
     }
     let candidate = |i: &&mut Input| {
-        i.role == Role::Integers
-            && i.spec.dims.len() == 2
-            && matches!(i.spec.elem, Elem::I32 | Elem::I64)
+        i.role == Role::Integers && i.spec.dims.len() == 2 && matches!(i.spec.elem, Elem::I32 | Elem::I64)
     };
     if let Some(input) = inputs.iter_mut().find(candidate) {
         input.role = Role::TokenIds;
@@ -267,12 +257,7 @@ fn mark_batch(inputs: &mut [Input]) -> Option<usize> {
         }
         return None;
     };
-    let others: Vec<&str> = main
-        .dims
-        .iter()
-        .skip(1)
-        .filter_map(InputDim::symbol)
-        .collect();
+    let others: Vec<&str> = main.dims.iter().skip(1).filter_map(InputDim::symbol).collect();
     let fixed = match main.dims.first() {
         Some(InputDim::Fixed(size)) if !any_named && main.dims.len() >= 2 => Some(*size),
         _ => None,
@@ -316,8 +301,7 @@ fn mark_tokens(inputs: &mut [Input], stream: Stream) {
         );
         let one_axis = i.axes.iter().filter(|a| **a != Axis::Batch).count() == 1;
         // Token ids may have further axes in front, such as choices.
-        role && i.stream == stream
-            && (one_axis || i.role != Role::Mask && i.role != Role::InverseMask)
+        role && i.stream == stream && (one_axis || i.role != Role::Mask && i.role != Role::InverseMask)
     };
     let anchor = inputs
         .iter()
@@ -418,11 +402,7 @@ mod tests {
         let layout = Layout::new(&[
             spec("input_ids", Elem::I64, &["batch", "sequence"]),
             spec("attention_mask", Elem::I64, &["batch", "total"]),
-            spec(
-                "past_key_values.0.key",
-                Elem::F32,
-                &["batch", "4", "past", "12"],
-            ),
+            spec("past_key_values.0.key", Elem::F32, &["batch", "4", "past", "12"]),
             spec("past_0", Elem::F32, &["2", "batch", "4", "past", "12"]),
         ]);
         assert_eq!(axes(&layout, 1), [Axis::Batch, Axis::Total]);

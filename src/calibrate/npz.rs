@@ -52,12 +52,8 @@ impl Archive {
     /// Opens the archive and reads the headers of its arrays.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
-        let zip = ZipArchive::new(BufReader::new(file)).map_err(|e| {
-            Error::input(format!(
-                "{} is not a readable .npz archive: {e}",
-                path.display()
-            ))
-        })?;
+        let zip = ZipArchive::new(BufReader::new(file))
+            .map_err(|e| Error::input(format!("{} is not a readable .npz archive: {e}", path.display())))?;
         let mut archive = Self {
             path: path.to_owned(),
             zip,
@@ -71,9 +67,7 @@ impl Archive {
         for entry in entries {
             if let Some(name) = entry.strip_suffix(".npy") {
                 let header = archive.header_of(name, &entry)?;
-                archive
-                    .headers
-                    .insert(name.to_owned(), (entry.clone(), header));
+                archive.headers.insert(name.to_owned(), (entry.clone(), header));
             }
         }
         if archive.headers.is_empty() {
@@ -109,11 +103,7 @@ impl Archive {
         format!("array '{name}' of {}", self.path.display())
     }
 
-    fn entry(
-        &mut self,
-        name: &str,
-        entry: &str,
-    ) -> Result<zip::read::ZipFile<'_, BufReader<File>>> {
+    fn entry(&mut self, name: &str, entry: &str) -> Result<zip::read::ZipFile<'_, BufReader<File>>> {
         let place = self.place(name);
         self.zip
             .by_name(entry)
@@ -151,10 +141,7 @@ impl Archive {
                 rows(&mut file, &header, wanted)
             }
             Some(wanted) => whole(&mut file, &header).and_then(|all| {
-                let rows: Vec<Tensor> = wanted
-                    .iter()
-                    .map(|&r| arrays::slice(&all, 0, r..r + 1))
-                    .collect();
+                let rows: Vec<Tensor> = wanted.iter().map(|&r| arrays::slice(&all, 0, r..r + 1)).collect();
                 arrays::concat(&rows.iter().collect::<Vec<_>>(), 0)
             }),
             None => whole(&mut file, &header),
@@ -175,10 +162,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 
 /// Writes `arrays` to `path` uncompressed, as `numpy.savez` does. bfloat16,
 /// which NumPy does not have, is written as float32.
-pub fn write<'a>(
-    path: &Path,
-    arrays: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-) -> Result<()> {
+pub fn write<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
     let failed = |e: std::io::Error| Error::io("cannot write", path, e);
     let file = File::create(path).map_err(failed)?;
     let mut zip = zip::ZipWriter::new(BufWriter::new(file));
@@ -235,12 +219,10 @@ fn rows(reader: &mut impl Read, header: &Header, wanted: &[usize]) -> Result<Ten
     for &index in wanted {
         let index = index as u64;
         if index < next || index >= total as u64 {
-            return Err(Error::input(format!(
-                "row {index} of {total} is out of order"
-            )));
+            return Err(Error::input(format!("row {index} of {total} is out of order")));
         }
-        let skipped = std::io::copy(&mut reader.take((index - next) * row), &mut std::io::sink())
-            .map_err(cut_short)?;
+        let skipped =
+            std::io::copy(&mut reader.take((index - next) * row), &mut std::io::sink()).map_err(cut_short)?;
         if skipped < (index - next) * row {
             return Err(cut_short(std::io::ErrorKind::UnexpectedEof.into()));
         }
@@ -328,12 +310,7 @@ fn parse_header(text: &str) -> Option<Result<Header>> {
         let after = quoted
             .iter()
             .find_map(|q| text.find(q.as_str()).map(|at| at + q.len()))?;
-        Some(
-            text.get(after..)?
-                .trim_start()
-                .strip_prefix(':')?
-                .trim_start(),
-        )
+        Some(text.get(after..)?.trim_start().strip_prefix(':')?.trim_start())
     };
     let descr = value("descr")?;
     let descr = match descr.chars().next()? {
@@ -405,14 +382,13 @@ fn write_array(writer: &mut impl Write, tensor: &Tensor) -> std::io::Result<()> 
         Elem::Bool => "|b1",
     };
     let sizes: String = tensor.shape.iter().map(|d| format!("{d}, ")).collect();
-    let mut header =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
     // The data start at a multiple of 64 bytes.
     let padding = 63 - (10 + header.len()) % 64;
     header.extend(std::iter::repeat_n(' ', padding));
     header.push('\n');
-    let length = u16::try_from(header.len())
-        .map_err(|_| std::io::Error::other("the array has too many axes"))?;
+    let length =
+        u16::try_from(header.len()).map_err(|_| std::io::Error::other("the array has too many axes"))?;
     writer.write_all(MAGIC)?;
     writer.write_all(&[1, 0])?;
     writer.write_all(&length.to_le_bytes())?;

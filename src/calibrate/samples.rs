@@ -161,8 +161,7 @@ fn checked_shapes(layout: &Layout, options: &DataOptions) -> Result<BTreeMap<Str
             .find(|i| i.spec.name == *name)
             .ok_or_else(|| wrong("there is no such input"))?;
         let dims = &input.spec.dims;
-        let fits =
-            |(dim, size): (&InputDim, &usize)| dim.fixed().is_none_or(|fixed| fixed == *size);
+        let fits = |(dim, size): (&InputDim, &usize)| dim.fixed().is_none_or(|fixed| fixed == *size);
         if shape.len() != dims.len() {
             return Err(wrong("the number of axes differs"));
         }
@@ -403,10 +402,7 @@ impl Reader<'_> {
             Some(path) => Some(Tokenizer::open(path, options.max_length.max(8))?),
             None => None,
         };
-        let template = tokenizer
-            .as_ref()
-            .map(Tokenizer::template)
-            .unwrap_or_default();
+        let template = tokenizer.as_ref().map(Tokenizer::template).unwrap_or_default();
         let filler = self.filler(&template);
         let mut random = Random::new(options.seed, Purpose::Values);
 
@@ -424,15 +420,8 @@ impl Reader<'_> {
                     sizes.learn(input, shape);
                 }
             }
-            for (stream, step) in [
-                (Stream::Main, 0),
-                (Stream::Encoder, 5),
-                (Stream::Decoder, 7),
-            ] {
-                let varied = lengths
-                    .get((i + step) % lengths.len())
-                    .copied()
-                    .unwrap_or(most);
+            for (stream, step) in [(Stream::Main, 0), (Stream::Encoder, 5), (Stream::Decoder, 7)] {
+                let varied = lengths.get((i + step) % lengths.len()).copied().unwrap_or(most);
                 let length = fixed_tokens(&self.layout, stream).unwrap_or(varied);
                 sizes.tokens.entry(stream).or_insert(length);
             }
@@ -600,12 +589,7 @@ impl<'a> Finish<'a> {
 
     fn into_samples(self, mut notes: Vec<String>) -> Samples {
         for name in &self.made {
-            let input = self
-                .reader
-                .layout
-                .inputs
-                .iter()
-                .find(|i| i.spec.name == *name);
+            let input = self.reader.layout.inputs.iter().find(|i| i.spec.name == *name);
             let with = match input.map(|i| i.role) {
                 Some(Role::Mask) => "ones",
                 Some(Role::Positions) => "0, 1, 2, ...",
@@ -617,10 +601,7 @@ impl<'a> Finish<'a> {
             ));
         }
         if self.removed > 0 {
-            notes.push(format!(
-                "{} positions of padding were cut off",
-                self.removed
-            ));
+            notes.push(format!("{} positions of padding were cut off", self.removed));
         }
         if self.masked > 0 {
             notes.push(format!(

@@ -116,10 +116,7 @@ impl Source {
 }
 
 /// One array and one input belong together whatever they are called.
-fn lone_pair<'a>(
-    layout: &Layout,
-    shapes: &'a [(String, Vec<usize>)],
-) -> Option<&'a (String, Vec<usize>)> {
+fn lone_pair<'a>(layout: &Layout, shapes: &'a [(String, Vec<usize>)]) -> Option<&'a (String, Vec<usize>)> {
     match shapes {
         [only] if layout.inputs.len() == 1 => Some(only),
         _ => None,
@@ -178,12 +175,8 @@ fn arrange(input: &Input, shape: &[usize]) -> Result<(Rows, Option<usize>)> {
     }
     match shape.split_first() {
         Some((&count, own)) if own.len() == rank && fits(own) => {
-            let one_each = input
-                .batch_axis()
-                .is_none_or(|axis| own.get(axis) == Some(&1));
-            one_each
-                .then_some((Rows::Extra, Some(count)))
-                .ok_or_else(wrong)
+            let one_each = input.batch_axis().is_none_or(|axis| own.get(axis) == Some(&1));
+            one_each.then_some((Rows::Extra, Some(count))).ok_or_else(wrong)
         }
         _ => Err(wrong()),
     }

@@ -70,10 +70,7 @@ impl<'a> Search<'a> {
                 producers.insert(output.as_str(), node);
             }
         }
-        Self {
-            constants,
-            producers,
-        }
+        Self { constants, producers }
     }
 
     /// The shape of a constant table, through what keeps its rows.
@@ -111,8 +108,7 @@ impl<'a> Search<'a> {
         // Nodes come in topological order.
         for node in &graph.node {
             let first = node.input.first().map(String::as_str);
-            if HANDS_INDICES_ON.contains(&node.op_type()) && first.is_some_and(|v| same.contains(v))
-            {
+            if HANDS_INDICES_ON.contains(&node.op_type()) && first.is_some_and(|v| same.contains(v)) {
                 same.extend(node.output.iter().map(String::as_str));
             }
         }
@@ -178,17 +174,13 @@ struct Lookup<'a> {
 }
 
 fn lookups(node: &proto::NodeProto) -> Vec<Lookup<'_>> {
-    let input = |i: usize| {
-        node.input
-            .get(i)
-            .map(String::as_str)
-            .filter(|s| !s.is_empty())
-    };
+    let input = |i: usize| node.input.get(i).map(String::as_str).filter(|s| !s.is_empty());
     match node.op_type() {
         "Gather" | "GatherBlockQuantized" => {
-            let axis = node.attribute.iter().find(|a| {
-                a.name() == "axis" || node.op_type() != "Gather" && a.name() == "gather_axis"
-            });
+            let axis = node
+                .attribute
+                .iter()
+                .find(|a| a.name() == "axis" || node.op_type() != "Gather" && a.name() == "gather_axis");
             match (axis.map_or(0, |a| a.i()), input(0), input(1)) {
                 (0, Some(table), Some(indices)) => {
                     vec![Lookup {

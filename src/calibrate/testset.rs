@@ -20,9 +20,7 @@ pub(crate) fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     let listing = std::fs::read_dir(folder).map_err(|e| Error::io("cannot list", folder, e))?;
     let mut sets = Vec::new();
     for entry in listing {
-        let path = entry
-            .map_err(|e| Error::io("cannot list", folder, e))?
-            .path();
+        let path = entry.map_err(|e| Error::io("cannot list", folder, e))?.path();
         let number = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -62,12 +60,8 @@ fn tensor(proto: &proto::TensorProto) -> Result<Tensor> {
     if !proto.external_data.is_empty() {
         return Err(Error::input("external data are not read in test data sets"));
     }
-    let elem = Elem::from_onnx(proto.data_type()).ok_or_else(|| {
-        Error::input(format!(
-            "element type {} is not supported",
-            proto.data_type()
-        ))
-    })?;
+    let elem = Elem::from_onnx(proto.data_type())
+        .ok_or_else(|| Error::input(format!("element type {} is not supported", proto.data_type())))?;
     let shape: Vec<usize> = proto
         .dims
         .iter()

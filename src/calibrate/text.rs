@@ -128,13 +128,10 @@ fn lines(path: &Path, file: File, mut each: impl FnMut(u64, &str) -> Result<()>)
         }
         let at = || format!("{}, line {number}", path.display());
         if read > MAX_LINE {
-            return Err(Error::input(format!(
-                "{}: longer than {MAX_LINE} bytes",
-                at()
-            )));
+            return Err(Error::input(format!("{}: longer than {MAX_LINE} bytes", at())));
         }
-        let text = std::str::from_utf8(&line)
-            .map_err(|e| Error::input(format!("{}: not UTF-8 ({e})", at())))?;
+        let text =
+            std::str::from_utf8(&line).map_err(|e| Error::input(format!("{}: not UTF-8 ({e})", at())))?;
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
         let text = if number == 1 {
@@ -149,12 +146,7 @@ fn lines(path: &Path, file: File, mut each: impl FnMut(u64, &str) -> Result<()>)
     Ok(())
 }
 
-fn json_lines(
-    path: &Path,
-    file: File,
-    columns: &[String],
-    each: &mut dyn FnMut(Text),
-) -> Result<()> {
+fn json_lines(path: &Path, file: File, columns: &[String], each: &mut dyn FnMut(Text)) -> Result<()> {
     let mut columns = columns.to_vec();
     lines(path, file, |number, line| {
         let at = |what: String| Error::input(format!("{}, line {number}: {what}", path.display()));
@@ -189,10 +181,7 @@ fn json_lines(
                 Some(_) => return Err(at(format!("'{column}' is not a string"))),
                 None => {
                     let keys: Vec<&str> = object.keys().map(String::as_str).collect();
-                    return Err(at(format!(
-                        "no key '{column}'; there are: {}",
-                        keys.join(", ")
-                    )));
+                    return Err(at(format!("no key '{column}'; there are: {}", keys.join(", "))));
                 }
             }
         }
@@ -234,33 +223,27 @@ fn comma_separated(
     let mut record = csv::ByteRecord::new();
     loop {
         let number = reader.position().line();
-        let more = reader.read_byte_record(&mut record).map_err(|e| match e.into_kind() {
-            csv::ErrorKind::Io(e) if e.kind() != std::io::ErrorKind::FileTooLarge => {
-                Error::io("cannot read", path, e)
-            }
-            _ => Error::input(format!(
-                "{}, line {number}: a record is longer than {MAX_LINE} bytes; is a quotation mark \
+        let more = reader
+            .read_byte_record(&mut record)
+            .map_err(|e| match e.into_kind() {
+                csv::ErrorKind::Io(e) if e.kind() != std::io::ErrorKind::FileTooLarge => {
+                    Error::io("cannot read", path, e)
+                }
+                _ => Error::input(format!(
+                    "{}, line {number}: a record is longer than {MAX_LINE} bytes; is a quotation mark \
                  left open?",
-                path.display()
-            )),
-        })?;
+                    path.display()
+                )),
+            })?;
         read.set(0);
         if !more {
             break;
         }
         let mut cells = Vec::with_capacity(record.len());
         for (i, cell) in record.iter().enumerate() {
-            let cell = std::str::from_utf8(cell).map_err(|e| {
-                Error::input(format!(
-                    "{}, line {number}: not UTF-8 ({e})",
-                    path.display()
-                ))
-            })?;
-            let bom = if number == 1 && i == 0 {
-                '\u{feff}'
-            } else {
-                '\0'
-            };
+            let cell = std::str::from_utf8(cell)
+                .map_err(|e| Error::input(format!("{}, line {number}: not UTF-8 ({e})", path.display())))?;
+            let bom = if number == 1 && i == 0 { '\u{feff}' } else { '\0' };
             cells.push(cell.strip_prefix(bom).unwrap_or(cell).to_owned());
         }
         table.record(number, &cells, each)?;
@@ -339,9 +322,8 @@ impl<'a> Table<'a> {
     fn choose(&self, cells: &[String]) -> Result<(Vec<usize>, bool)> {
         let names: Vec<String> = cells.iter().map(|c| c.trim().to_lowercase()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let known = |name: &&str| {
-            OTHER_COLUMNS.contains(name) || TEXT_COLUMNS.iter().any(|set| set.contains(name))
-        };
+        let known =
+            |name: &&str| OTHER_COLUMNS.contains(name) || TEXT_COLUMNS.iter().any(|set| set.contains(name));
         let looks_like_header = names.iter().any(known);
         if self.wanted.is_empty() {
             if let Some(columns) = usual_columns(&names) {
@@ -353,11 +335,7 @@ impl<'a> Table<'a> {
             }
         } else {
             let by_name: Option<Vec<usize>> = (self.wanted.iter())
-                .map(|w| {
-                    names
-                        .iter()
-                        .position(|name| *name == w.trim().to_lowercase())
-                })
+                .map(|w| names.iter().position(|name| *name == w.trim().to_lowercase()))
                 .collect();
             if let Some(columns) = by_name {
                 return Ok((columns, true));

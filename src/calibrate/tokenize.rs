@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use tokenizers::{
-    Encoding, PaddingDirection, PostProcessor as _, Tokenizer as Inner, TruncationParams,
-};
+use tokenizers::{Encoding, PaddingDirection, PostProcessor as _, Tokenizer as Inner, TruncationParams};
 
 use super::fill::Template;
 use super::text::Text;
@@ -60,18 +58,13 @@ impl Tokenizer {
         };
         inner.with_padding(None);
         // A pair takes the most special tokens.
-        let special = inner
-            .get_post_processor()
-            .map_or(0, |p| p.added_tokens(true));
+        let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
         if max_length <= special {
             return Err(Error::input(format!(
                 "--max-length {max_length} leaves no room: the tokenizer adds {special} special tokens"
             )));
         }
-        let direction = inner
-            .get_truncation()
-            .map(|t| t.direction)
-            .unwrap_or_default();
+        let direction = inner.get_truncation().map(|t| t.direction).unwrap_or_default();
         let truncation = TruncationParams {
             direction,
             max_length,
@@ -93,8 +86,7 @@ impl Tokenizer {
             Some(second) => self.inner.encode((first, second.as_str()), true),
             None => self.inner.encode(first, true),
         };
-        let encoding =
-            encoding.map_err(|e| Error::input(format!("the tokenizer fails on a text: {e}")))?;
+        let encoding = encoding.map_err(|e| Error::input(format!("the tokenizer fails on a text: {e}")))?;
         Ok(Tokens {
             ids: encoding.get_ids().to_vec(),
             types: encoding.get_type_ids().to_vec(),

@@ -51,10 +51,7 @@ pub(crate) fn trim(layout: &Layout, feeds: &mut Feeds) -> Result<Trimmed> {
             trimmed.empty |= stream == Stream::Main;
             continue;
         };
-        let end = own
-            .iter()
-            .rposition(|real| *real)
-            .map_or(length, |last| last + 1);
+        let end = own.iter().rposition(|real| *real).map_or(length, |last| last + 1);
         let mut left = own;
         if (first > 0 || end < length) && past == 0 && can_cut(layout, feeds, stream, length) {
             cut(layout, feeds, stream, first..end);

@@ -7,11 +7,7 @@ use crate::tensor::{Feeds, Tensor};
 /// Makes sessions of models.
 pub trait Engine: Send + Sync {
     /// Prepares `model` for runs.
-    fn session(
-        &self,
-        model: &proto::ModelProto,
-        options: &SessionOptions,
-    ) -> Result<Box<dyn Session>>;
+    fn session(&self, model: &proto::ModelProto, options: &SessionOptions) -> Result<Box<dyn Session>>;
 }
 
 /// How a session is prepared.
