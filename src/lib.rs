@@ -24,14 +24,14 @@
 #![deny(missing_docs)]
 
 pub mod axes;
-pub mod budget;
 pub mod calibrate;
-pub mod cli;
 pub mod error;
 pub mod graph;
 pub mod linalg;
 pub mod mask;
 pub mod onnx;
+pub mod progress;
+pub mod rewrite;
 pub mod runtime;
 pub mod tensor;
 pub mod verify;

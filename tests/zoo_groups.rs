@@ -20,7 +20,10 @@ fn zoo() -> Option<PathBuf> {
 fn groups_equal_the_architecture() {
     let Some(zoo) = zoo() else { return };
     let mut failures = Vec::new();
-    let mut cases: Vec<_> = std::fs::read_dir(zoo).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut cases: Vec<_> = std::fs::read_dir(zoo)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     cases.sort();
     let only = std::env::var("CASE").ok();
     for case in cases {
@@ -30,12 +33,24 @@ fn groups_equal_the_architecture() {
         }
         let meta: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(case.join("meta.json")).unwrap()).unwrap();
-        let model = onnx::proto::ModelProto::decode(std::fs::read(case.join("model.onnx")).unwrap().as_slice()).unwrap();
+        let model =
+            onnx::proto::ModelProto::decode(std::fs::read(case.join("model.onnx")).unwrap().as_slice())
+                .unwrap();
         let graph = graph::build(&model).unwrap();
         let cache = meta["prunable"]["cache_in_interface"].as_bool() == Some(true);
-        let analysis = axes::analyse(&graph, axes::Options { change_interface: cache });
+        let analysis = axes::analyse(
+            &graph,
+            axes::Options {
+                change_interface: cache,
+            },
+        );
         let of = |kind: Kind| -> Vec<usize> {
-            analysis.groups.iter().filter(|g| g.kind == kind).map(|g| g.units).collect()
+            analysis
+                .groups
+                .iter()
+                .filter(|g| g.kind == kind)
+                .map(|g| g.units)
+                .collect()
         };
         let expected = |key: &str| -> Vec<usize> {
             let entry = &meta["prunable"][key];
@@ -60,7 +75,13 @@ fn groups_equal_the_architecture() {
             if std::env::var("DUMP").is_ok() {
                 for c in &analysis.contractions {
                     let show = |d: &axes::Dim| format!("{:?}", analysis.space.resolve(d));
-                    text += &format!("  {} {:?} contracted {:?} free {:?}\n", graph.label(c.node), c.constant, c.contracted.iter().map(|x| show(&x.2)).collect::<Vec<_>>(), c.free[1].iter().map(show).collect::<Vec<_>>());
+                    text += &format!(
+                        "  {} {:?} contracted {:?} free {:?}\n",
+                        graph.label(c.node),
+                        c.constant,
+                        c.contracted.iter().map(|x| show(&x.2)).collect::<Vec<_>>(),
+                        c.free[1].iter().map(show).collect::<Vec<_>>()
+                    );
                 }
             }
             if !ok {
@@ -70,5 +91,10 @@ fn groups_equal_the_architecture() {
             }
         }
     }
-    assert!(failures.is_empty(), "{}\n{} cases", failures.join("\n"), failures.len());
+    assert!(
+        failures.is_empty(),
+        "{}\n{} cases",
+        failures.join("\n"),
+        failures.len()
+    );
 }

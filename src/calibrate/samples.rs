@@ -120,8 +120,8 @@ pub fn read_samples(model: &proto::ModelProto, options: &DataOptions) -> Result<
     }
     let (texts, sources) = find_data(&options.data)?;
     let mut samples = match (texts.as_slice(), sources.as_slice()) {
-        ([], _) => reader.from_arrays(sources)?,
-        (_, []) => reader.from_texts(&texts)?,
+        ([], _) => reader.read_arrays(sources)?,
+        (_, []) => reader.read_texts(&texts)?,
         ([text, ..], _) => {
             return Err(Error::input(format!(
                 "texts ({}) and arrays cannot be mixed in --data",
@@ -237,7 +237,7 @@ impl Reader<'_> {
         }
     }
 
-    fn from_arrays(&self, sources: Vec<Source>) -> Result<Samples> {
+    fn read_arrays(&self, sources: Vec<Source>) -> Result<Samples> {
         let mut notes = Vec::new();
         let mut plans = Vec::new();
         let mut total = 0u64;
@@ -279,7 +279,7 @@ impl Reader<'_> {
         Ok(finish.into_samples(notes))
     }
 
-    fn from_texts(&self, paths: &[PathBuf]) -> Result<Samples> {
+    fn read_texts(&self, paths: &[PathBuf]) -> Result<Samples> {
         let Some(tokenizer) = &self.options.tokenizer else {
             return Err(Error::input(
                 "texts need the model's tokenizer: give its tokenizer.json with --tokenizer",
@@ -328,7 +328,7 @@ impl Reader<'_> {
         let template = tokenizer.template();
         let mut finish = Finish::new(self, self.filler(&template));
         for text in reservoir.into_items() {
-            let (feeds, token_mask) = self.from_text(&tokenizer, &text, fixed)?;
+            let (feeds, token_mask) = self.text_inputs(&tokenizer, &text, fixed)?;
             finish.add(feeds, token_mask)?;
         }
         let mut samples = finish.into_samples(notes);
@@ -347,7 +347,7 @@ impl Reader<'_> {
     }
 
     /// The inputs that a text gives, padded where the graph fixes the length.
-    fn from_text(
+    fn text_inputs(
         &self,
         tokenizer: &Tokenizer,
         text: &Text,

@@ -26,8 +26,11 @@ use crate::error::{Error, Result, ResultExt};
 /// Rows whose products are summed in float32.
 pub(crate) const BLOCK: usize = 1024;
 
-/// Columns of the product that one task makes.
-const PANEL: usize = 128;
+/// Columns of the product of n columns that one task makes: enough tasks for
+/// all threads, each large enough for a fast product.
+fn panel(n: usize) -> usize {
+    (n / 8).next_multiple_of(64).clamp(64, 256)
+}
 
 /// Token count, sum and Gram matrix of one site's input X (T x n).
 #[derive(Debug, Clone, PartialEq)]
@@ -136,6 +139,10 @@ impl SiteStatistics {
         let mut chosen = chosen().peekable();
         while let Some(values) = chosen.next() {
             block.extend(values.iter().zip(&pilot).map(|(x, p)| x - p));
+            // The sum is exact in float64, unlike the differences above.
+            for ((sum, &x), p) in self.shifted_sum.iter_mut().zip(values).zip(&self.pilot) {
+                *sum += f64::from(x) - p;
+            }
             if block.len() == BLOCK * n || chosen.peek().is_none() {
                 self.add_block(&block);
                 block.clear();
@@ -156,22 +163,16 @@ impl SiteStatistics {
         }
     }
 
-    /// Adds a block of at most [`BLOCK`] rows of x - p.
+    /// Adds the products of a block of at most [`BLOCK`] rows of x - p.
     fn add_block(&mut self, y: &[f32]) {
         let n = self.width;
         let t = y.len() / n;
         self.tokens += t as u64;
-        for row in y.chunks_exact(n) {
-            self.shifted_sum
-                .iter_mut()
-                .zip(row)
-                .for_each(|(sum, &y)| *sum += f64::from(y));
-        }
         let y = MatRef::from_row_major_slice(y, t, n);
-        let mut panels = Vec::with_capacity(n.div_ceil(PANEL));
+        let mut panels = Vec::with_capacity(n.div_ceil(panel(n)));
         let mut rest = self.shifted_gram.as_mut_slice();
-        for from in (0..n).step_by(PANEL) {
-            let to = (from + PANEL).min(n);
+        for from in (0..n).step_by(panel(n)) {
+            let to = (from + panel(n)).min(n);
             let (own, after) = rest.split_at_mut(column_start(n, to) - column_start(n, from));
             panels.push((from, to, own));
             rest = after;
@@ -180,10 +181,10 @@ impl SiteStatistics {
             let height = n - from;
             let mut product = vec![0.0f32; height * (to - from)];
             matmul(
-                MatMut::from_column_major_slice_mut(&mut product, height, to - from),
+                MatMut::from_row_major_slice_mut(&mut product, to - from, height),
                 Accum::Replace,
-                y.subcols(from, height).transpose(),
-                y.subcols(from, to - from),
+                y.subcols(from, to - from).transpose(),
+                y.subcols(from, height),
                 1.0,
                 Par::Seq,
             );
