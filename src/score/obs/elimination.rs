@@ -1,0 +1,275 @@
+//! The elimination itself: a Cholesky factorization of `Z = H^-1` whose pivots
+//! are the removed rows.
+//!
+//! Removing rows P turns `Z` into `Z - Z_:P Z_PP^-1 Z_P:` and `W` into
+//! `W - Z_:P Z_PP^-1 W_P`. With `Z_PP = L L^T`, `V = Z_:P L^-T` and `Y = L^-1 W_P`
+//! these are `Z - V V^T` and `W - V Y`, and `|Y_i|^2` is what row i costs given
+//! the rows before it. Z is never updated: only its columns P are needed, and
+//! only when P goes, so they are made then, from the first Z and all V so far.
+//! That is one product of shape `k x removed x live` a step, a third of n^3 in
+//! all; W takes `n^2 d` more.
+//!
+//! Everything is scaled to `H_ii = 1`, which changes no score. Then each pivot
+//! is at least 1 in exact arithmetic (`[(H_SS)^-1]_ii >= 1 / H_ii` for any S),
+//! a floor that keeps single precision safe.
+//!
+//! V^T and W^T are stored with one column per row of W, and the live ones come
+//! first, so that a step is one pass over chunks of columns that fit the cache.
+
+use faer::linalg::matmul::matmul;
+use faer::perm::swap_cols_idx;
+use faer::{Accum, Mat, MatRef, Par};
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::linalg::{self, Cholesky};
+use crate::score::site::{Site, check_damp};
+
+/// Columns per task of a step: with d = 768 the W of a chunk fits the L2 cache.
+const CHUNK: usize = 128;
+
+/// What is kept current for a live row.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    /// The row of W.
+    row: usize,
+    /// `Z_ii`.
+    z: f32,
+    /// `|W_i|^2`.
+    w: f32,
+}
+
+/// The state between two steps.
+#[derive(Clone)]
+pub struct Elimination {
+    /// Z before the first step, `n x n`, by row of W.
+    z: Mat<f32>,
+    /// `V^T`, `n x n` by position: the first `removed` rows are filled.
+    v: Mat<f32>,
+    /// `W^T` as it stands, `d x n` by position.
+    w: Mat<f32>,
+    /// `W^T` before the first step, `d x n` by row of W.
+    start: Mat<f32>,
+    /// `1 / H_ii` by row of W: takes a squared change back to the true scale.
+    unscale: Vec<f32>,
+    /// By position; the live rows come first.
+    rows: Vec<Row>,
+    /// The position of each row of W.
+    position: Vec<usize>,
+    live: usize,
+    ridge: f64,
+    /// `|D|^2` for the change D of W since the start.
+    drift: f64,
+    /// The part of `drift` that is removed rows.
+    gone: f64,
+}
+
+impl Elimination {
+    /// Factors and inverts `Sigma + lambda I`, with `lambda = damp` x the mean
+    /// diagonal.
+    ///
+    /// # Errors
+    /// When the statistics are no Gram matrix, or `damp` no ridge.
+    pub fn new(site: &Site, damp: f64) -> Result<Self> {
+        check_damp(damp)?;
+        let n = site.weight.nrows();
+        let all: Vec<usize> = (0..n).collect();
+        let Cholesky { lower, ridge } =
+            Cholesky::new(site.sigma.as_ref(), &all, site.ridge(damp))?;
+        let scale: Vec<f64> = (0..n).map(|i| (site.sigma[(i, i)] + ridge).sqrt()).collect();
+        let scaled = Mat::from_fn(n, n, |i, j| {
+            if i < j { 0.0 } else { (lower[(i, j)] / scale[i]) as f32 }
+        });
+        drop(lower);
+        let z = linalg::inverse_from_factor(scaled.as_ref());
+        drop(scaled);
+        let start = Mat::from_fn(site.weight.ncols(), n, |j, i| {
+            (site.weight[(i, j)] * scale[i]) as f32
+        });
+        let rows = (0..n)
+            .map(|row| Row {
+                row,
+                z: z[(row, row)].max(1.0),
+                w: square(start.col_as_slice(row)),
+            })
+            .collect();
+        Ok(Self {
+            z,
+            v: Mat::zeros(n, n),
+            w: start.clone(),
+            start,
+            unscale: scale.iter().map(|s| (1.0 / (s * s)) as f32).collect(),
+            rows,
+            position: all,
+            live: n,
+            ridge,
+            drift: 0.0,
+            gone: 0.0,
+        })
+    }
+
+    /// How many rows are left.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// lambda.
+    pub(super) fn ridge(&self) -> f64 {
+        self.ridge
+    }
+
+    /// `|W_0 - W|^2`, removed rows included.
+    pub(super) fn drift(&self) -> f64 {
+        self.drift
+    }
+
+    /// The live rows of W with their scores `|W_i|^2 / Z_ii`, in no order.
+    pub(super) fn scores(&self) -> impl Iterator<Item = (f32, usize)> {
+        self.rows[..self.live].iter().map(|r| (r.w / r.z, r.row))
+    }
+
+    /// `Z` as it stands between `rows`.
+    pub(super) fn z_between(&self, rows: &[usize]) -> Mat<f32> {
+        let past = self.v_of(rows);
+        let mut z = Mat::from_fn(rows.len(), rows.len(), |i, j| self.z[(rows[i], rows[j])]);
+        matmul(z.as_mut(), Accum::Add, past.as_ref().transpose(), past.as_ref(), -1.0, linalg::par());
+        z
+    }
+
+    /// The columns of `W^T` as it stands for `rows`, `d x rows`.
+    pub(super) fn w_of(&self, rows: &[usize]) -> Mat<f32> {
+        linalg::select_columns(self.w.as_ref(), &self.positions(rows))
+    }
+
+    /// The last `k` rows of `V^T` (the last step) for `rows`, `k x rows`.
+    pub(super) fn last_v_of(&self, k: usize, rows: &[usize]) -> Mat<f32> {
+        let removed = self.rows.len() - self.live;
+        let last = self.v.as_ref().subrows(removed - k, k);
+        linalg::select_columns(last, &self.positions(rows))
+    }
+
+    fn v_of(&self, rows: &[usize]) -> Mat<f32> {
+        let past = self.v.as_ref().subrows(0, self.rows.len() - self.live);
+        linalg::select_columns(past, &self.positions(rows))
+    }
+
+    fn positions(&self, rows: &[usize]) -> Vec<usize> {
+        rows.iter().map(|&row| self.position[row]).collect()
+    }
+
+    /// Removes live `removed` rows together. Returns what each adds to
+    /// `tr(D^T H D)`, given those before it.
+    pub(super) fn remove(&mut self, removed: &[usize]) -> Vec<f64> {
+        let k = removed.len();
+        let past = self.v_of(removed);
+        let mut lower = self.z_between(removed);
+        // With the floor no pivot fails; were it to overflow, the scores would
+        // be NaN and the curve flat, not the process gone.
+        linalg::factor_in_place(lower.as_mut(), Some(1.0), Par::Seq);
+        let mut y = self.w_of(removed).transpose().to_owned();
+        linalg::solve_lower_seq(lower.as_ref(), y.as_mut());
+        let lost: Vec<f64> = (0..k)
+            .map(|i| y.row(i).iter().map(|&y| f64::from(y) * f64::from(y)).sum())
+            .collect();
+
+        let done = self.rows.len() - self.live;
+        self.move_to_end(removed);
+        let live = self.live - k;
+        let pivots: Vec<&[f32]> = removed.iter().map(|&row| self.z.col_as_slice(row)).collect();
+        let (start, unscale) = (&self.start, &self.unscale);
+        let (past, lower, y) = (past.as_ref().transpose(), lower.as_ref(), y.as_ref().transpose());
+        let drift: Vec<f64> = self
+            .v
+            .as_mut()
+            .subcols_mut(0, live)
+            .par_col_chunks_mut(CHUNK)
+            .zip(self.w.as_mut().subcols_mut(0, live).par_col_chunks_mut(CHUNK))
+            .zip(self.rows[..live].par_chunks_mut(CHUNK))
+            .map(|((v, mut w), rows)| {
+                let (before, v) = v.split_at_row_mut(done);
+                let mut new = Mat::<f32>::zeros(k, rows.len());
+                for (j, row) in rows.iter().enumerate() {
+                    let entries = new.col_as_slice_mut(j).iter_mut().zip(&pivots);
+                    entries.for_each(|(entry, pivot)| *entry = pivot[row.row]);
+                }
+                matmul(new.as_mut(), Accum::Add, past, before.as_ref(), -1.0, Par::Seq);
+                linalg::solve_lower_seq(lower, new.as_mut());
+                v.subrows_mut(0, k).copy_from(new.as_ref());
+                matmul(w.as_mut(), Accum::Add, y, new.as_ref(), -1.0, Par::Seq);
+                refresh(rows, new.as_ref(), w.as_ref(), start, unscale)
+            })
+            .collect();
+        self.gone += removed
+            .iter()
+            .map(|&row| f64::from(square(start.col_as_slice(row)) * unscale[row]))
+            .sum::<f64>();
+        self.drift = drift.iter().sum::<f64>() + self.gone;
+        self.live = live;
+        lost
+    }
+
+    /// Swaps `rows` to the last live positions, in their order.
+    fn move_to_end(&mut self, rows: &[usize]) {
+        let first = self.live - rows.len();
+        for (i, &row) in rows.iter().enumerate().rev() {
+            let (from, to) = (self.position[row], first + i);
+            if from == to {
+                continue;
+            }
+            let done = self.rows.len() - self.live;
+            let past = self.v.as_mut().subrows_mut(0, done);
+            swap_cols_idx(past, from, to);
+            swap_cols_idx(self.w.as_mut(), from, to);
+            self.rows.swap(from, to);
+            self.position[self.rows[from].row] = from;
+            self.position[row] = to;
+        }
+    }
+}
+
+/// Brings the scores of a chunk up to date after a step: `new` is its part of
+/// `V^T`, `w` its part of `W^T`. Returns its part of the drift.
+fn refresh(
+    rows: &mut [Row],
+    new: MatRef<'_, f32>,
+    w: MatRef<'_, f32>,
+    start: &Mat<f32>,
+    unscale: &[f32],
+) -> f64 {
+    let mut drift = 0.0;
+    for (j, row) in rows.iter_mut().enumerate() {
+        let (new, w) = (contiguous(new, j), contiguous(w, j));
+        row.z = (row.z - square(new)).max(1.0);
+        row.w = square(w);
+        drift += f64::from(distance(w, start.col_as_slice(row.row)) * unscale[row.row]);
+    }
+    drift
+}
+
+/// A column of a matrix stored by columns (empty for any other).
+fn contiguous(m: MatRef<'_, f32>, column: usize) -> &[f32] {
+    m.col(column).try_as_col_major().map_or(&[], |column| column.as_slice())
+}
+
+fn square(x: &[f32]) -> f32 {
+    sum(x, x, |x, _| x * x)
+}
+
+fn distance(x: &[f32], y: &[f32]) -> f32 {
+    sum(x, y, |x, y| (x - y) * (x - y))
+}
+
+/// The sum of `term` in a fixed order that the compiler can vectorise.
+fn sum(x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let (x_body, x_tail) = x.as_chunks::<LANES>();
+    let (y_body, y_tail) = y.as_chunks::<LANES>();
+    let mut lanes = [0.0_f32; LANES];
+    for (x, y) in x_body.iter().zip(y_body) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += term(x, y);
+        }
+    }
+    let tail: f32 = x_tail.iter().zip(y_tail).map(|(&x, &y)| term(x, y)).sum();
+    lanes.iter().sum::<f32>() + tail
+}

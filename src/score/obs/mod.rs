@@ -1,0 +1,148 @@
+//! `obs`: greedy structured optimal-brain-surgeon elimination, closed form.
+//!
+//! On `H = Sigma + lambda I` the error of removing unit u with everything else
+//! re-fitted is `tr(W_u^T ([H^-1]_uu)^-1 W_u)`. Remove the cheapest, update W
+//! and `H^-1`, repeat ([`elimination`]). Sigma is centred: the mean part costs
+//! nothing, the bias absorbs it.
+//!
+//! Units of one row (neurons) go in blocks of about n/64 per step, which turns
+//! the updates into matrix products. Taking the k cheapest by their scores alone
+//! would take both of two units that stand in for each other: each is cheap only
+//! while the other stays. So a block is chosen one by one from a pool of the
+//! cheapest, with the scores inside the pool kept current ([`pool`]).
+//!
+//! Units of several rows (heads, KV groups) go one per step.
+
+mod blocks;
+mod elimination;
+mod pool;
+
+use self::blocks::Blocks;
+pub use self::elimination::Elimination;
+use super::curve::Curve;
+use super::site::{DEFAULT_DAMP, Site, Units};
+use crate::error::Result;
+
+/// No step takes more than this fraction of what is left.
+const TAPER: usize = 12;
+
+/// Options of [`obs`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ObsOptions {
+    /// lambda as a fraction of the mean diagonal of Sigma.
+    pub damp: f64,
+    /// Units of one row removed per step; by default a 64th of them.
+    pub step: Option<usize>,
+    /// Candidates per unit of a step: 1 takes the cheapest as they stand.
+    pub pool: f64,
+}
+
+impl Default for ObsOptions {
+    fn default() -> Self {
+        Self {
+            damp: DEFAULT_DAMP,
+            step: None,
+            pool: 1.5,
+        }
+    }
+}
+
+/// Which unit goes first, second, ... and the error after each.
+///
+/// The order is found in single precision from a factor in double precision.
+/// Errors are exact after each step; inside a step, between two exact values,
+/// they follow the objective (error plus ridge).
+///
+/// # Errors
+/// Bad shapes, units, or numbers in `site` ([`Site::check`]).
+pub fn obs(site: &Site, options: &ObsOptions) -> Result<Curve> {
+    site.check()?;
+    let elimination = Elimination::new(site, options.damp)?;
+    Ok(eliminate(elimination, &site.units, options))
+}
+
+/// The elimination alone, from a prepared state; `units` are those of its site.
+pub fn eliminate(mut state: Elimination, units: &Units, options: &ObsOptions) -> Curve {
+    let mut trace = Trace::new(&state);
+    if units.are_single() {
+        let unit_of_row = unit_of_row(units);
+        let step = options.step.unwrap_or(units.len() / 64).max(1);
+        while state.live() > 0 {
+            // Near the end each unit weighs more, and small steps cost nothing.
+            let step = step.min(state.live().div_ceil(TAPER));
+            let candidates = (step as f64 * options.pool.max(1.0)).ceil() as usize;
+            let rows = pool::choose(&state, step, candidates);
+            let lost = state.remove(&rows);
+            let units = rows.iter().map(|&row| unit_of_row[row]);
+            trace.record(&state, units.zip(lost));
+        }
+    } else {
+        let mut blocks = Blocks::new(&state, units);
+        while let Some(unit) = blocks.cheapest(&state) {
+            let rows = &units.rows[unit];
+            let lost = state.remove(rows).iter().sum();
+            blocks.remove(unit, rows.len(), &state);
+            trace.record(&state, std::iter::once((unit, lost)));
+        }
+    }
+    trace.into_curve()
+}
+
+/// The unit of each row, where each unit is one row.
+fn unit_of_row(units: &Units) -> Vec<usize> {
+    let mut unit_of_row = vec![0; units.len()];
+    for (unit, rows) in units.rows.iter().enumerate() {
+        for &row in rows {
+            unit_of_row[row] = unit;
+        }
+    }
+    unit_of_row
+}
+
+/// The order so far and its errors, `tr(D^T Sigma D)` for the change D of W.
+struct Trace {
+    order: Vec<usize>,
+    error: Vec<f64>,
+    /// `tr(D^T H D)`.
+    objective: f64,
+}
+
+impl Trace {
+    fn new(elimination: &Elimination) -> Self {
+        let n = elimination.live();
+        let mut error = Vec::with_capacity(n + 1);
+        error.push(0.0);
+        Self {
+            order: Vec::with_capacity(n),
+            error,
+            objective: 0.0,
+        }
+    }
+
+    /// Adds the units of one step, each with what its removal added to the
+    /// objective given those before it.
+    fn record(&mut self, state: &Elimination, step: impl Iterator<Item = (usize, f64)>) {
+        let first = self.error.len();
+        let before = self.error.last().copied().unwrap_or(0.0);
+        let start = self.objective;
+        for (unit, lost) in step {
+            self.order.push(unit);
+            self.objective += lost;
+            self.error.push(self.objective - start);
+        }
+        let after = self.objective - state.ridge() * state.drift();
+        let gained = self.objective - start;
+        for error in &mut self.error[first..] {
+            let share = if gained > 0.0 { *error / gained } else { 1.0 };
+            *error = before + share * (after - before);
+        }
+    }
+
+    /// With all units gone the error is the output's energy. Where it is nothing
+    /// but the rounding of the objective the output is constant.
+    fn into_curve(self) -> Curve {
+        let last = self.error.last().copied().unwrap_or(0.0);
+        let energy = if last > 1e-6 * self.objective { last } else { 0.0 };
+        Curve::new(self.order, self.error, energy)
+    }
+}
