@@ -1,9 +1,49 @@
 //! Prune a trained transformer in an ONNX file: no labels, no gradients, no
 //! training framework.
+//!
+//! Data flows one way, one stage per module; a stage imports only what stands
+//! above it.
+//!
+//! ```text
+//! onnx        bytes <-> ModelProto, external data
+//! graph       who produces and who consumes each value
+//! axes        which axes of which tensors must shrink together
+//! runtime     one trait, two engines: ONNX Runtime, tract
+//! calibrate   inputs -> instrumented runs -> statistics per site
+//! score       statistics + weights -> order of elimination, error curve
+//! solve       kept units + statistics -> re-fitted weights of one site
+//! budget      cost model + allocation -> mask
+//! rewrite     slice constants, mend shapes, drop dead sublayers
+//! rebuild     re-fitted weights go into the pruned model
+//! verify      sliced == masked, pruned against dense
+//! report      terminal, JSON
+//! ```
+//!
+//! [`pipeline::prune`] reads like this list.
 #![deny(unsafe_code)]
+#![deny(missing_docs)]
 
+pub mod axes;
+pub mod budget;
+pub mod calibrate;
+pub mod cli;
 pub mod error;
+pub mod graph;
+pub mod linalg;
+pub mod mask;
 pub mod onnx;
+pub mod options;
+pub mod pipeline;
+pub mod progress;
+pub mod rank;
+pub mod rebuild;
+pub mod report;
+pub mod rewrite;
+pub mod runtime;
+pub mod score;
+pub mod sites;
+pub mod solve;
 pub mod tensor;
+pub mod verify;
 
 pub use error::{Error, Result, ResultExt};

@@ -1,1 +1,104 @@
-fn main() {}
+//! Parses, calls the library, prints the error chain, sets the exit code.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use onnx_prune::budget::{Cost, Sizes};
+use onnx_prune::cli::{Cli, Command, CompareArgs, InspectArgs, PruneArgs};
+use onnx_prune::options::Options;
+use onnx_prune::progress::{Bars, Progress, Quiet};
+use onnx_prune::{Error, Result, pipeline, report};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&cancelled);
+    // The first interrupt asks the run to stop at the next batch, a second one
+    // ends the process; nothing half-written is left either way.
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = handler {
+        eprintln!("warning: interrupts are not handled: {error}");
+    }
+    match run(cli, &cancelled) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.chain());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, cancelled: &AtomicBool) -> Result<()> {
+    match cli.command {
+        Some(Command::Inspect(args)) => inspect(&args),
+        Some(Command::Compare(args)) => compare(&args, cancelled),
+        None => prune(&cli.prune, cancelled),
+    }
+}
+
+fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
+    let (Some(input), Some(output)) = (&args.input, &args.output) else {
+        return Err(Error::input("give the input and the output file: onnx-prune IN.onnx OUT.onnx"));
+    };
+    let options = args.options()?;
+    let progress: Box<dyn Progress> = if args.quiet { Box::new(Quiet) } else { Box::new(Bars::new()) };
+    let report = pipeline::prune(input, output, &options, progress.as_ref(), cancelled)?;
+    if let Some(path) = &args.json {
+        report::write_json(path, &report)?;
+    }
+    let text = report::terminal::summary(&report);
+    match (&args.json, args.quiet) {
+        (_, true) => {}
+        (Some(path), _) if path.as_os_str() == "-" => eprint!("{text}"),
+        _ => print!("{text}"),
+    }
+    Ok(())
+}
+
+fn inspect(args: &InspectArgs) -> Result<()> {
+    let loaded = pipeline::load(&args.input)?;
+    let sizes = Sizes {
+        batch: args.batch,
+        seq: args.seq,
+        named: Default::default(),
+    };
+    let cost = Cost::new(&loaded.graph, &loaded.analysis, &sizes);
+    let name = args.input.display().to_string();
+    let found = report::inspect::inspect(&name, &loaded.graph, &loaded.analysis, &cost, loaded.notes);
+    if args.json {
+        report::write_json("-".as_ref(), &found)
+    } else {
+        print!("{}", found.text());
+        Ok(())
+    }
+}
+
+fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
+    let options = Options {
+        data: args.data.options()?,
+        engine: args.engine.options(),
+        ..Options::default()
+    };
+    let comparison = pipeline::compare(&args.a, &args.b, &options, cancelled)?;
+    if args.json {
+        return report::write_json("-".as_ref(), &comparison);
+    }
+    for o in &comparison.outputs {
+        let classes = match (o.agreement, o.kl) {
+            (Some(a), Some(kl)) => format!("  same answer {:.2}%  KL {kl:.5}", 100.0 * a),
+            _ => String::new(),
+        };
+        println!(
+            "{}: largest difference {:.3e} ({:.2e} of the largest value)  relative squared error {:.5}{classes}",
+            o.name, o.max, o.relative_max, o.relative_squared
+        );
+    }
+    println!("{} samples", comparison.samples);
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! What a mask costs: multiply-accumulates, parameters, bytes.
+//!
+//! All three are additive over groups up to the products of two pruned axes in
+//! one contraction, which do not occur between heads and neurons; a mask's cost
+//! is always computed from the whole model, never from the sum of parts.
+
+use std::collections::BTreeMap;
+
+use crate::axes::{Analysis, Dim, FactorId, Int, IntOp, SymbolId, Term};
+use crate::graph::{Graph, Role};
+use crate::mask::{Kept, Mask};
+
+/// Values of the run-time sizes that costs are computed for.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    /// Batch size.
+    pub batch: usize,
+    /// Length of the sequence.
+    pub seq: usize,
+    /// Sizes by symbol name, which win.
+    pub named: BTreeMap<String, usize>,
+}
+
+/// A cost model of one graph.
+pub struct Cost<'a> {
+    analysis: &'a Analysis,
+    symbols: BTreeMap<SymbolId, f64>,
+    macs: Vec<Dim>,
+    weights: Vec<(Vec<Dim>, usize)>,
+}
+
+impl<'a> Cost<'a> {
+    /// Reads the work and the weights of a graph.
+    pub fn new(graph: &Graph, analysis: &'a Analysis, sizes: &Sizes) -> Self {
+        let macs = analysis
+            .contractions
+            .iter()
+            .filter(|c| c.constant != [true, true])
+            .map(|c| analysis.macs(c))
+            .collect();
+        let mut weights = Vec::new();
+        for (at, value) in graph.values.iter().enumerate() {
+            let Some(elem) = value.elem else { continue };
+            let facts = &analysis.facts[at];
+            if let (Role::Constant, Some(dims)) = (value.role, &facts.dims)
+                && dims.iter().all(|d| analysis.space.size(d).is_some())
+            {
+                weights.push((dims.clone(), elem.size()));
+            }
+        }
+        Cost {
+            analysis,
+            symbols: symbols(graph, analysis, sizes),
+            macs,
+            weights,
+        }
+    }
+
+    /// Multiply-accumulates of the whole model under a mask.
+    pub fn macs(&self, mask: &Mask) -> u64 {
+        self.macs_kept(&mask.by_factor(self.analysis))
+    }
+
+    fn macs_kept(&self, kept: &Kept) -> u64 {
+        let total: f64 = self.macs.iter().map(|d| self.size(d, kept)).sum();
+        total as u64
+    }
+
+    /// Parameters (elements of constants) under a mask.
+    pub fn parameters(&self, mask: &Mask) -> u64 {
+        self.weigh(mask, |_| 1)
+    }
+
+    /// Bytes of constants under a mask.
+    pub fn bytes(&self, mask: &Mask) -> u64 {
+        self.weigh(mask, |size| size)
+    }
+
+    fn weigh(&self, mask: &Mask, of: impl Fn(usize) -> usize) -> u64 {
+        let kept = mask.by_factor(self.analysis);
+        let each = |(dims, size): &(Vec<Dim>, usize)| {
+            dims.iter().map(|d| self.size(d, &kept)).product::<f64>() * of(*size) as f64
+        };
+        self.weights.iter().map(each).sum::<f64>() as u64
+    }
+
+    /// The value of a run-time size.
+    pub fn symbol(&self, id: SymbolId) -> f64 {
+        self.symbols.get(&id).copied().unwrap_or(1.0)
+    }
+
+    fn size(&self, dim: &Dim, kept: &Kept) -> f64 {
+        let space = &self.analysis.space;
+        space
+            .resolve(dim)
+            .0
+            .iter()
+            .map(|term| match term {
+                Term::Factor(f) => kept.size(space, *f) as f64,
+                Term::Symbol(s) => self.symbol(*s),
+                Term::Sum(parts) => parts.iter().map(|p| self.size(p, kept)).sum(),
+            })
+            .product()
+    }
+}
+
+/// A value for every symbol: the first axis of the inputs is the batch, all
+/// others are the sequence unless their name says otherwise.
+fn symbols(graph: &Graph, analysis: &Analysis, sizes: &Sizes) -> BTreeMap<SymbolId, f64> {
+    let space = &analysis.space;
+    let mut values = BTreeMap::new();
+    let mut leading = Vec::new();
+    for input in &graph.inputs {
+        if let Some(Some(first)) = analysis.facts(*input).dims.as_ref().map(|d| d.first())
+            && let [Term::Symbol(s)] = first.0[..]
+        {
+            leading.push(s);
+        }
+    }
+    for (id, name) in space.free_symbols() {
+        let lower = name.to_ascii_lowercase();
+        let value = match sizes.named.get(name) {
+            Some(n) => *n,
+            None if leading.contains(&id) || lower.contains("batch") => sizes.batch,
+            None if lower.contains("past") => 0,
+            None => sizes.seq,
+        };
+        values.insert(id, value as f64);
+    }
+    for id in (0..).map(SymbolId).take_while(|id| (id.0 as usize) < space.symbol_count()) {
+        if let Some(definition) = space.definition(id) {
+            let value = evaluate(analysis, definition, &values, sizes.seq as f64);
+            values.insert(id, value);
+        }
+    }
+    values
+}
+
+fn evaluate(analysis: &Analysis, int: &Int, known: &BTreeMap<SymbolId, f64>, default: f64) -> f64 {
+    let space = &analysis.space;
+    fn dim_size(
+        analysis: &Analysis,
+        dim: &Dim,
+        known: &BTreeMap<SymbolId, f64>,
+        default: f64,
+        size: &dyn Fn(FactorId) -> usize,
+    ) -> f64 {
+        analysis
+            .space
+            .resolve(dim)
+            .0
+            .iter()
+            .map(|t| match t {
+                Term::Factor(f) => size(*f) as f64,
+                Term::Symbol(s) => known.get(s).copied().unwrap_or(default),
+                Term::Sum(parts) => parts.iter().map(|p| dim_size(analysis, p, known, default, size)).sum(),
+            })
+            .product()
+    }
+    match int {
+        Int::Const(n) => *n as f64,
+        Int::Dim(dim) => dim_size(analysis, dim, known, default, &|f| space.factor_size(f)),
+        Int::Unknown(_) => default,
+        Int::Op(op, ab) => {
+            let (a, b) = (evaluate(analysis, &ab.0, known, default), evaluate(analysis, &ab.1, known, default));
+            match op {
+                IntOp::Add => a + b,
+                IntOp::Sub => a - b,
+                IntOp::Mul => a * b,
+                IntOp::Div if b != 0.0 => (a / b).floor(),
+                IntOp::Div => default,
+            }
+        }
+    }
+}

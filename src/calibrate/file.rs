@@ -1,0 +1,194 @@
+//! Statistics on disk: a safetensors file, with what does not fit a tensor as
+//! JSON in its metadata.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, Metadata, View};
+
+use super::statistics::{SiteStatistics, Statistics};
+use crate::error::{Error, Result, ResultExt};
+
+/// The version that is written; others are refused.
+const VERSION: u32 = 1;
+
+/// The entry of the file's metadata that holds [`Head`].
+const HEAD: &str = "onnx-prune statistics";
+
+/// Longest header that is read, as in the safetensors library.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// The parts of a site, in the names of tensors.
+const PARTS: [&str; 3] = ["pilot", "sum", "gram"];
+
+/// What the metadata say.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Head {
+    version: u32,
+    model: String,
+    samples: usize,
+    tokens: u64,
+    /// Tokens per site.
+    sites: BTreeMap<String, u64>,
+}
+
+/// Statistics and the model they are of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Names the model, as a hash of its file does.
+    pub model: String,
+    /// The statistics.
+    pub statistics: Statistics,
+}
+
+impl Stored {
+    /// Adds those of other samples; they must be of the same model.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        if self.model != other.model {
+            return Err(Error::input(format!(
+                "statistics of different models cannot be merged ({} and {})",
+                self.model, other.model
+            )));
+        }
+        self.statistics.merge(&other.statistics)
+    }
+}
+
+/// float64 values as a tensor of one axis.
+struct Values<'a> {
+    shape: [usize; 1],
+    values: &'a [f64],
+}
+
+impl View for Values<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F64
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
+/// Writes `statistics` of the model called `model` to `path`; the file appears
+/// whole or not at all.
+pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
+    let head = Head {
+        version: VERSION,
+        model: model.to_owned(),
+        samples: statistics.samples,
+        tokens: statistics.tokens,
+        sites: statistics
+            .sites
+            .iter()
+            .map(|(name, s)| (name.clone(), s.tokens()))
+            .collect(),
+    };
+    let head = serde_json::to_string(&head)
+        .map_err(|e| Error::input(format!("the statistics cannot be described: {e}")))?;
+    // One entry: the library writes several in no fixed order.
+    let metadata = [(HEAD.to_owned(), head)].into_iter().collect();
+    let tensors = statistics.sites.iter().flat_map(|(name, site)| {
+        let (pilot, sum, gram) = site.parts();
+        PARTS
+            .into_iter()
+            .zip([pilot, sum, gram])
+            .map(move |(part, values)| {
+                (
+                    format!("{name}.{part}"),
+                    Values {
+                        shape: [values.len()],
+                        values,
+                    },
+                )
+            })
+    });
+    let path = &std::path::absolute(path).map_err(|e| Error::io("cannot find", path, e))?;
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
+        safetensors::SafeTensorError::IoError(e) => Error::io("cannot write", path, e),
+        e => Error::input(format!("cannot write {}: {e}", path.display())),
+    })
+}
+
+/// Reads what [`save`] wrote.
+pub fn load(path: &Path) -> Result<Stored> {
+    load_inner(path).context(|| format!("cannot use the statistics in {}", path.display()))
+}
+
+fn load_inner(path: &Path) -> Result<Stored> {
+    let io = |e| Error::io("cannot read", path, e);
+    let mut file = BufReader::new(File::open(path).map_err(io)?);
+    let size = file.get_ref().metadata().map_err(io)?.len();
+    let foreign = || Error::input("it is not a file of statistics");
+
+    let mut length = [0u8; 8];
+    file.read_exact(&mut length).map_err(|_| foreign())?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER || length > size.saturating_sub(8) {
+        return Err(foreign());
+    }
+    let mut header = Vec::new();
+    (&mut file).take(length).read_to_end(&mut header).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|_| foreign())?;
+    let head = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|m| m.get(HEAD))
+        .ok_or_else(foreign)?;
+    let version: serde_json::Value = serde_json::from_str(head).map_err(|_| foreign())?;
+    if version.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
+        return Err(Error::input(format!(
+            "it is of another version of the format; this program reads version {VERSION}"
+        )));
+    }
+    let head: Head = serde_json::from_value(version)
+        .map_err(|e| Error::input(format!("its metadata are damaged: {e}")))?;
+    if size - 8 - length != metadata.data_len() as u64 {
+        return Err(Error::input("it is cut short or damaged"));
+    }
+
+    let mut sites = BTreeMap::new();
+    for (name, tokens) in head.sites {
+        let mut part = |part: &str| -> Result<Vec<f64>> {
+            let info = metadata
+                .info(&format!("{name}.{part}"))
+                .filter(|info| info.dtype == Dtype::F64)
+                .ok_or_else(|| Error::input(format!("it has no {part} of site '{name}'")))?;
+            let (start, end) = info.data_offsets;
+            let start = (start as u64).saturating_add(8 + length);
+            file.seek(SeekFrom::Start(start)).map_err(io)?;
+            let bytes = (end as u64).saturating_add(8 + length).saturating_sub(start);
+            let mut data = Vec::new();
+            (&mut file).take(bytes).read_to_end(&mut data).map_err(io)?;
+            Ok(data
+                .chunks_exact(8)
+                .filter_map(|b| b.try_into().ok())
+                .map(f64::from_le_bytes)
+                .collect())
+        };
+        let [pilot, sum, gram] = PARTS;
+        let site = SiteStatistics::from_parts(tokens, part(pilot)?, part(sum)?, part(gram)?)
+            .context(|| format!("site '{name}'"))?;
+        sites.insert(name, site);
+    }
+    let statistics = Statistics {
+        sites,
+        samples: head.samples,
+        tokens: head.tokens,
+    };
+    Ok(Stored {
+        model: head.model,
+        statistics,
+    })
+}

@@ -1,0 +1,30 @@
+//! Inputs -> instrumented runs -> statistics per site.
+//!
+//! [`read_samples`] turns files (or nothing at all) into [`Samples`];
+//! [`batches`] groups those of equal shape; [`collect`] runs them and adds up
+//! what ranking and re-fitting need of each site: [`Statistics`], which
+//! [`file`] keeps.
+
+mod arrays;
+mod batch;
+mod collect;
+mod draw;
+pub mod file;
+mod fill;
+mod layout;
+pub mod npz;
+mod samples;
+mod source;
+mod spec;
+mod statistics;
+mod tables;
+mod testset;
+mod text;
+mod tokenize;
+mod trim;
+
+pub use batch::{Batch, Batches, batches};
+pub use collect::{SiteProbe, Timings, collect};
+pub use samples::{DataOptions, Origin, Sample, Samples, read_samples};
+pub use spec::{InputDim, InputSpec, input_specs};
+pub use statistics::{SiteStatistics, Statistics};

@@ -1,0 +1,349 @@
+//! Additive statistics of the input of a site.
+//!
+//! With X the T x n matrix of a site's inputs over T real tokens, ranking and
+//! re-fitting need T, the mean mu of its rows, G = X^T X and
+//! Sigma = G - T mu mu^T. Activations have means much larger than their
+//! deviations, so G and Sigma are kept about a *pilot* p, the mean of the first
+//! rows: with Y = X - 1 p^T, S = Y^T Y and s = Y^T 1,
+//!
+//! ```text
+//! mu    = p + s / T
+//! Sigma = S - s s^T / T
+//! G     = S + p s^T + s p^T + T p p^T
+//! ```
+//!
+//! No large numbers cancel in Sigma, so that S can be summed in float32 over a
+//! block of rows, at the speed of a matrix product, and in float64 over blocks.
+
+use std::collections::BTreeMap;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
+
+use crate::error::{Error, Result, ResultExt};
+
+/// Rows whose products are summed in float32.
+pub(crate) const BLOCK: usize = 1024;
+
+/// Columns of the product that one task makes.
+const PANEL: usize = 128;
+
+/// Token count, sum and Gram matrix of one site's input X (T x n).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteStatistics {
+    width: usize,
+    tokens: u64,
+    /// p: values that float32 holds exactly, so that x - p is rounded once.
+    pilot: Vec<f64>,
+    /// s, the sum of x - p.
+    shifted_sum: Vec<f64>,
+    /// The lower triangle of S by columns: column j holds rows j to n - 1.
+    shifted_gram: Vec<f64>,
+}
+
+fn triangle(n: usize) -> usize {
+    n * (n + 1) / 2
+}
+
+/// Where column `j` of a packed lower triangle of `n` columns starts.
+fn column_start(n: usize, j: usize) -> usize {
+    j * n - j * j.saturating_sub(1) / 2
+}
+
+impl SiteStatistics {
+    /// Nothing yet, of a site with `n` inputs.
+    pub fn new(n: usize) -> Self {
+        Self {
+            width: n,
+            tokens: 0,
+            pilot: vec![0.0; n],
+            shifted_sum: vec![0.0; n],
+            shifted_gram: vec![0.0; triangle(n)],
+        }
+    }
+
+    /// From stored parts; an error when their sizes do not agree.
+    pub(crate) fn from_parts(
+        tokens: u64,
+        pilot: Vec<f64>,
+        shifted_sum: Vec<f64>,
+        shifted_gram: Vec<f64>,
+    ) -> Result<Self> {
+        let width = pilot.len();
+        let size = width
+            .checked_add(1)
+            .and_then(|m| m.checked_mul(width))
+            .map(|m| m / 2);
+        if shifted_sum.len() != width || Some(shifted_gram.len()) != size {
+            return Err(Error::input("the sizes of the statistics do not agree"));
+        }
+        let statistics = Self {
+            width,
+            tokens,
+            pilot,
+            shifted_sum,
+            shifted_gram,
+        };
+        if !statistics.is_finite() {
+            return Err(Error::input("the statistics hold NaN or infinite values"));
+        }
+        Ok(statistics)
+    }
+
+    /// p, s and the packed S.
+    pub(crate) fn parts(&self) -> (&[f64], &[f64], &[f64]) {
+        (&self.pilot, &self.shifted_sum, &self.shifted_gram)
+    }
+
+    /// n, the number of inputs.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// T, the number of tokens (rows of X) added so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Whether all sums are finite.
+    pub fn is_finite(&self) -> bool {
+        [&self.pilot, &self.shifted_sum, &self.shifted_gram]
+            .iter()
+            .all(|part| part.iter().all(|x| x.is_finite()))
+    }
+
+    /// Adds the rows of `x` (`rows` x n, row-major) for which `keep` holds, all
+    /// without it. The first call sets the pilot. Uses all threads of rayon's
+    /// pool; the result does not depend on their number.
+    pub fn add(&mut self, x: &[f32], rows: usize, keep: Option<&[bool]>) {
+        let n = self.width;
+        let kept = |row: usize| keep.is_none_or(|keep| keep.get(row).copied().unwrap_or(false));
+        if n == 0 {
+            self.tokens += (0..rows).filter(|&row| kept(row)).count() as u64;
+            return;
+        }
+        let chosen = || {
+            (x.chunks_exact(n).take(rows).enumerate())
+                .filter(|(row, _)| kept(*row))
+                .map(|(_, values)| values)
+        };
+        if self.tokens == 0 {
+            self.set_pilot(chosen());
+        }
+        let pilot: Vec<f32> = self.pilot.iter().map(|&p| p as f32).collect();
+        let mut block: Vec<f32> = Vec::with_capacity(rows.min(BLOCK) * n);
+        let mut chosen = chosen().peekable();
+        while let Some(values) = chosen.next() {
+            block.extend(values.iter().zip(&pilot).map(|(x, p)| x - p));
+            if block.len() == BLOCK * n || chosen.peek().is_none() {
+                self.add_block(&block);
+                block.clear();
+            }
+        }
+    }
+
+    fn set_pilot<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
+        let mut count = 0u64;
+        let mut sum = vec![0.0f64; self.width];
+        for row in rows {
+            count += 1;
+            sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        if count > 0 {
+            let mean = |sum: f64| f64::from((sum / count as f64) as f32);
+            self.pilot = sum.into_iter().map(mean).collect();
+        }
+    }
+
+    /// Adds a block of at most [`BLOCK`] rows of x - p.
+    fn add_block(&mut self, y: &[f32]) {
+        let n = self.width;
+        let t = y.len() / n;
+        self.tokens += t as u64;
+        for row in y.chunks_exact(n) {
+            self.shifted_sum
+                .iter_mut()
+                .zip(row)
+                .for_each(|(sum, &y)| *sum += f64::from(y));
+        }
+        let y = MatRef::from_row_major_slice(y, t, n);
+        let mut panels = Vec::with_capacity(n.div_ceil(PANEL));
+        let mut rest = self.shifted_gram.as_mut_slice();
+        for from in (0..n).step_by(PANEL) {
+            let to = (from + PANEL).min(n);
+            let (own, after) = rest.split_at_mut(column_start(n, to) - column_start(n, from));
+            panels.push((from, to, own));
+            rest = after;
+        }
+        panels.into_par_iter().for_each(|(from, to, own)| {
+            let height = n - from;
+            let mut product = vec![0.0f32; height * (to - from)];
+            matmul(
+                MatMut::from_column_major_slice_mut(&mut product, height, to - from),
+                Accum::Replace,
+                y.subcols(from, height).transpose(),
+                y.subcols(from, to - from),
+                1.0,
+                Par::Seq,
+            );
+            let mut rest = own;
+            for (j, column) in product.chunks_exact(height).enumerate() {
+                let (sums, after) = rest.split_at_mut(height - j);
+                sums.iter_mut()
+                    .zip(&column[j..])
+                    .for_each(|(sum, &p)| *sum += f64::from(p));
+                rest = after;
+            }
+        });
+    }
+
+    /// Adds the tokens of `other`. The pilot stays this one's, unless there are
+    /// no tokens yet.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        if self.width != other.width {
+            return Err(Error::input(format!(
+                "statistics of {} and of {} inputs cannot be merged",
+                self.width, other.width
+            )));
+        }
+        if other.tokens == 0 {
+            return Ok(());
+        }
+        if self.tokens == 0 {
+            self.clone_from(other);
+            return Ok(());
+        }
+        // With d = q - p: x - p = (x - q) + d, so
+        // S_p = S_q + s_q d^T + d s_q^T + T d d^T and s_p = s_q + T d.
+        let t = other.tokens as f64;
+        let d: Vec<f64> = other.pilot.iter().zip(&self.pilot).map(|(q, p)| q - p).collect();
+        let s = &other.shifted_sum;
+        let mut columns = self.shifted_gram.iter_mut().zip(&other.shifted_gram);
+        for j in 0..self.width {
+            for ((sum, &g), i) in columns.by_ref().take(self.width - j).zip(j..) {
+                *sum += g + s[i] * d[j] + d[i] * s[j] + t * d[i] * d[j];
+            }
+        }
+        for (sum, (s, d)) in self.shifted_sum.iter_mut().zip(s.iter().zip(&d)) {
+            *sum += s + t * d;
+        }
+        self.tokens += other.tokens;
+        Ok(())
+    }
+
+    /// mu, the mean of x; zeros without tokens.
+    pub fn mean(&self) -> Vec<f64> {
+        let t = self.tokens.max(1) as f64;
+        self.pilot
+            .iter()
+            .zip(&self.shifted_sum)
+            .map(|(p, s)| p + s / t)
+            .collect()
+    }
+
+    /// The sum of x.
+    pub fn sum(&self) -> Vec<f64> {
+        let t = self.tokens as f64;
+        self.pilot
+            .iter()
+            .zip(&self.shifted_sum)
+            .map(|(p, s)| t * p + s)
+            .collect()
+    }
+
+    /// G = X^T X (n x n, symmetric).
+    pub fn gram(&self) -> Mat<f64> {
+        let (p, s, t) = (&self.pilot, &self.shifted_sum, self.tokens as f64);
+        self.symmetric(|g, i, j| g + p[i] * s[j] + s[i] * p[j] + t * p[i] * p[j])
+    }
+
+    /// Sigma = G - T mu mu^T (n x n, symmetric; not divided by T).
+    pub fn covariance(&self) -> Mat<f64> {
+        let (s, t) = (&self.shifted_sum, self.tokens.max(1) as f64);
+        self.symmetric(|g, i, j| g - s[i] * s[j] / t)
+    }
+
+    /// The sums of x_i^2: the diagonal of G.
+    pub fn squares(&self) -> Vec<f64> {
+        let (n, t) = (self.width, self.tokens as f64);
+        (0..n)
+            .map(|j| {
+                let (p, s) = (self.pilot[j], self.shifted_sum[j]);
+                self.shifted_gram[column_start(n, j)] + 2.0 * p * s + t * p * p
+            })
+            .collect()
+    }
+
+    /// A symmetric matrix from the entries of S.
+    fn symmetric(&self, entry: impl Fn(f64, usize, usize) -> f64) -> Mat<f64> {
+        let n = self.width;
+        let mut full = Mat::zeros(n, n);
+        let mut packed = self.shifted_gram.iter();
+        for j in 0..n {
+            for (i, &g) in (j..n).zip(packed.by_ref()) {
+                full[(i, j)] = entry(g, i, j);
+            }
+        }
+        mirror(full.as_mut());
+        full
+    }
+}
+
+/// Copies the lower triangle to the upper one, a tile at a time.
+fn mirror(mut full: MatMut<'_, f64>) {
+    const TILE: usize = 64;
+    let n = full.nrows();
+    for column in (0..n).step_by(TILE) {
+        for row in (column..n).step_by(TILE) {
+            for j in column..(column + TILE).min(n) {
+                for i in row.max(j + 1)..(row + TILE).min(n) {
+                    full[(j, i)] = full[(i, j)];
+                }
+            }
+        }
+    }
+}
+
+/// Statistics of all sites of a model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Statistics {
+    /// By name of the site.
+    pub sites: BTreeMap<String, SiteStatistics>,
+    /// The number of samples.
+    pub samples: usize,
+    /// The number of real token positions of the inputs (of samples, for models
+    /// without tokens).
+    pub tokens: u64,
+}
+
+impl Statistics {
+    /// Adds those of other samples of the same model.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        if !self.sites.keys().eq(other.sites.keys()) {
+            let differ = (self.sites.keys().find(|k| !other.sites.contains_key(*k)))
+                .or_else(|| other.sites.keys().find(|k| !self.sites.contains_key(*k)));
+            return Err(Error::input(format!(
+                "statistics of different sites cannot be merged: only one has '{}'",
+                differ.map_or("", String::as_str)
+            )));
+        }
+        let widths = self.sites.values().zip(other.sites.values());
+        if let Some((site, _)) = self
+            .sites
+            .keys()
+            .zip(widths)
+            .find(|(_, (a, b))| a.width() != b.width())
+        {
+            return Err(Error::input(format!(
+                "statistics of different models cannot be merged: site '{site}' differs in width"
+            )));
+        }
+        for ((site, own), theirs) in self.sites.iter_mut().zip(other.sites.values()) {
+            own.merge(theirs).context(|| format!("site '{site}'"))?;
+        }
+        self.samples += other.samples;
+        self.tokens += other.tokens;
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! Arguments of the command line, turned into [`Options`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::calibrate::DataOptions;
+use crate::options::{Method, Options, Reconstruct, Target};
+use crate::runtime::{Device, EngineChoice, EngineOptions};
+use crate::{Error, Result};
+
+/// Prune a trained transformer in an ONNX file: no labels, no gradients, no
+/// training framework.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onnx-prune",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_long_help = "\
+Examples:
+  onnx-prune bert.onnx small.onnx --flops 0.6 --data texts.txt --tokenizer tokenizer.json
+      keeps 60% of the work of the prunable blocks; texts without labels calibrate it
+  onnx-prune vit.onnx small.onnx --flops 0.5 --data images.npz
+      arrays by the names of the graph's inputs, samples along the first axis
+  onnx-prune model.onnx small.onnx --flops 0.7
+      no data at all: synthetic inputs (a little worse, not much)
+  onnx-prune inspect model.onnx
+      what can be pruned, what cannot, and why
+  onnx-prune compare small.onnx model.onnx --data images.npz
+      how far apart two models are
+
+Exit codes: 0 written; 1 the budget or a verification was not met; 2 bad input
+or usage; 3 nothing can be pruned; 4 an engine or device is missing or refuses
+the model; 5 reading or writing failed; 130 interrupted."
+)]
+pub struct Cli {
+    /// What to do instead of pruning.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Pruning.
+    #[command(flatten)]
+    pub prune: PruneArgs,
+}
+
+/// Other things to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what can be pruned in a model, what cannot, and why.
+    Inspect(InspectArgs),
+    /// Run two models on the same inputs and show how far apart they are.
+    Compare(CompareArgs),
+}
+
+/// Arguments of pruning.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// The trained model. It is never changed.
+    #[arg(required = true, value_name = "IN.onnx")]
+    pub input: Option<PathBuf>,
+    /// Where the smaller model goes; it appears whole or not at all.
+    #[arg(required = true, value_name = "OUT.onnx")]
+    pub output: Option<PathBuf>,
+    /// Fraction of the prunable blocks' multiply-accumulates to keep. The
+    /// prunable blocks are what vanishes when all groups are empty: attention
+    /// and feed-forward sublayers.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.6)]
+    pub flops: f64,
+    /// How units are ranked.
+    #[arg(long, value_enum, default_value_t = Method::Obs)]
+    pub method: Method,
+    /// How the remaining weights are re-fitted.
+    #[arg(long, value_enum, default_value_t = Reconstruct::Auto)]
+    pub reconstruct: Reconstruct,
+    /// What may be pruned.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Target::Heads, Target::Neurons])]
+    pub targets: Vec<Target>,
+    /// Leave groups alone whose name matches (regular expression; see `inspect`).
+    #[arg(long, value_name = "REGEX")]
+    pub exclude: Vec<String>,
+    /// Every group keeps at least this many units; with 0, whole sublayers may go.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub min_units: usize,
+    /// Tell what would be done; write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Put tensors into a side file beside the model.
+    #[arg(long)]
+    pub external_data: bool,
+    /// Write a machine-readable report of everything here (`-`: standard output,
+    /// and the summary goes to standard error).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Ridge of obs and re-fitting, as a fraction of the mean variance.
+    #[arg(long, value_name = "X", default_value_t = crate::score::DEFAULT_DAMP, hide_short_help = true)]
+    pub damp: f64,
+    /// kcm: width of the Gaussian kernel.
+    #[arg(long, value_name = "X", default_value_t = 1.0, hide_short_help = true)]
+    pub kcm_sigma: f64,
+    /// kcm: stop when the coefficients change by less than this fraction.
+    #[arg(long, value_name = "X", default_value_t = 0.01, hide_short_help = true)]
+    pub kcm_alpha: f64,
+    /// kcm: most iterations.
+    #[arg(long, value_name = "N", default_value_t = 100, hide_short_help = true)]
+    pub kcm_iterations: usize,
+    /// No summary and no progress.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Calibration inputs.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The model.
+    #[arg(value_name = "MODEL.onnx")]
+    pub input: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Batch size that costs are computed for.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: usize,
+    /// Sequence length that costs are computed for.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub seq: usize,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The model to judge.
+    #[arg(value_name = "A.onnx")]
+    pub a: PathBuf,
+    /// The model to judge it by.
+    #[arg(value_name = "B.onnx")]
+    pub b: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Inputs.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Where inputs come from.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Inputs without labels: .npz files (arrays by input name), a folder of
+    /// them, ONNX test data sets, or texts (.txt, .jsonl, .tsv, .csv) together
+    /// with --tokenizer. Without it, synthetic inputs are made.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// tokenizer.json (or the folder with it), for texts.
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: Option<PathBuf>,
+    /// One or two columns with text, by name or number from 0.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub text_column: Vec<String>,
+    /// Texts are cut to this many tokens.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_length: usize,
+    /// How many samples to take.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub samples: usize,
+    /// Seed of sampling and of synthetic inputs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Shape of an input whose axes the graph leaves open, as in
+    /// pixel_values=1,3,224,224.
+    #[arg(long, value_name = "NAME=DIMS")]
+    pub shape: Vec<String>,
+    /// Batch size that costs are computed for.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: usize,
+    /// Sequence length that costs are computed for, and the longest synthetic
+    /// sequence.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub seq: usize,
+}
+
+/// What runs the model.
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// Which engine: onnxruntime where it is found, else the built-in tract.
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    pub engine: EngineChoice,
+    /// Where it runs; cuda is an error where CUDA does not really work.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Threads; all cores when not given.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// The onnxruntime library, or a folder that holds it.
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// Checked.
+    ///
+    /// # Errors
+    /// A `--shape` that is not `name=d,d,...`.
+    pub fn options(&self) -> Result<DataOptions> {
+        let mut shapes = Vec::new();
+        for text in &self.shape {
+            let bad = || Error::input(format!("--shape '{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224"));
+            let (name, dims) = text.split_once('=').ok_or_else(bad)?;
+            let dims: std::result::Result<Vec<usize>, _> =
+                dims.split([',', 'x']).map(|d| d.trim().parse()).collect();
+            shapes.push((name.to_string(), dims.map_err(|_| bad())?));
+        }
+        Ok(DataOptions {
+            data: self.data.clone(),
+            tokenizer: self.tokenizer.clone(),
+            text_columns: self.text_column.clone(),
+            max_length: self.max_length,
+            samples: self.samples,
+            seed: self.seed,
+            shapes,
+            batch: self.batch,
+            seq: self.seq,
+        })
+    }
+}
+
+impl EngineArgs {
+    /// As the runtime takes them.
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions {
+            engine: self.engine,
+            device: self.device,
+            threads: self.threads,
+            ort_lib: self.ort_lib.clone(),
+        }
+    }
+}
+
+impl PruneArgs {
+    /// Checked.
+    ///
+    /// # Errors
+    /// Names the option that is wrong.
+    pub fn options(&self) -> Result<Options> {
+        let exclude = self
+            .exclude
+            .iter()
+            .map(|text| regex::Regex::new(text).map_err(|e| Error::input(format!("--exclude '{text}': {e}"))))
+            .collect::<Result<Vec<_>>>()?;
+        let options = Options {
+            method: self.method,
+            flops: self.flops,
+            reconstruct: self.reconstruct,
+            targets: self.targets.clone(),
+            exclude,
+            min_units: self.min_units,
+            data: self.data.options()?,
+            engine: self.engine.options(),
+            dry_run: self.dry_run,
+            external_data: self.external_data,
+            damp: self.damp,
+            kcm_sigma: self.kcm_sigma,
+            kcm_alpha: self.kcm_alpha,
+            kcm_iterations: self.kcm_iterations,
+        };
+        options.check()?;
+        Ok(options)
+    }
+}

@@ -1,0 +1,113 @@
+//! Statistics and weights of the chosen groups in, a ranking per group out.
+
+use crate::axes::{Analysis, Kind};
+use crate::budget::Ranking;
+use crate::calibrate::{SiteStatistics, Statistics};
+use crate::graph::Graph;
+use crate::onnx::proto;
+use crate::options::{Method, Options};
+use crate::score::{self, Site};
+use crate::sites::{Chosen, side_by_side};
+use crate::{Error, Result, ResultExt};
+
+/// What a method says about the chosen groups.
+pub struct Ranked {
+    /// Per chosen group.
+    pub rankings: Vec<Ranking>,
+    /// Iterations that kcm ran, per group it ranked.
+    pub iterations: Vec<(String, usize)>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Ranks the units of every chosen group.
+///
+/// # Errors
+/// Statistics that are missing or not finite, a weight that is not a matrix.
+pub fn rank(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    statistics: &Statistics,
+    options: &Options,
+) -> Result<Ranked> {
+    let mut ranked = Ranked {
+        rankings: Vec::with_capacity(chosen.len()),
+        iterations: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut heads_left = false;
+    for c in chosen {
+        let group = &analysis.groups[c.group];
+        let weight = side_by_side(model, graph, c, &group.name)?;
+        let ranking = match options.method {
+            Method::Obs => {
+                let pooled = pooled(c, statistics)?;
+                let has_bias = c.sites.iter().all(|s| s.bias.is_some());
+                let sigma = if has_bias { pooled.covariance() } else { pooled.gram() };
+                let mean = if has_bias { pooled.mean() } else { vec![0.0; sigma.nrows()] };
+                let site = Site {
+                    sigma: &sigma,
+                    mean: &mean,
+                    tokens: pooled.tokens() as f64,
+                    weight: &weight,
+                    units: c.units.clone(),
+                };
+                let obs = score::obs::ObsOptions {
+                    damp: options.damp,
+                    ..Default::default()
+                };
+                Ranking::Curve(score::obs::obs(&site, &obs).context(|| format!("group '{}'", group.name))?)
+            }
+            Method::Kcm if group.kind == Kind::Heads => {
+                heads_left = true;
+                Ranking::Whole
+            }
+            Method::Kcm => {
+                let squares = pooled(c, statistics)?.squares();
+                let weight = faer::Mat::<f32>::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
+                let kcm = score::kcm::KcmOptions {
+                    sigma: options.kcm_sigma,
+                    alpha: options.kcm_alpha,
+                    max_iterations: options.kcm_iterations,
+                    ..Default::default()
+                };
+                let scores = score::kcm::kcm(&weight, &squares, &kcm).context(|| format!("group '{}'", group.name))?;
+                ranked.iterations.push((group.name.clone(), scores.iterations));
+                Ranking::Scores(scores.scores)
+            }
+            Method::Magnitude => {
+                let scores = score::baselines::magnitude(&weight, &c.units)?;
+                let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+                Ranking::Scores(scores.iter().map(|s| s / mean.max(f64::MIN_POSITIVE)).collect())
+            }
+        };
+        ranked.rankings.push(ranking);
+    }
+    if heads_left {
+        ranked.notes.push("kcm keeps all attention heads, as published: only neurons are pruned".into());
+    }
+    Ok(ranked)
+}
+
+/// The statistics of all sinks of a group together.
+///
+/// # Errors
+/// A site that was not calibrated.
+pub fn pooled(chosen: &Chosen, statistics: &Statistics) -> Result<SiteStatistics> {
+    let mut total: Option<SiteStatistics> = None;
+    for site in &chosen.sites {
+        let own = statistics.sites.get(&site.name).ok_or_else(|| {
+            Error::input(format!(
+                "there are no statistics of '{}': its sink contracts several axes at once or its weight is quantised; exclude it with --exclude",
+                site.name
+            ))
+        })?;
+        match &mut total {
+            None => total = Some(own.clone()),
+            Some(total) => total.merge(own)?,
+        }
+    }
+    total.ok_or_else(|| Error::input("a group without a sink"))
+}

@@ -1,0 +1,131 @@
+//! What a run found, did and measured: one value, shown by several exporters.
+
+pub mod inspect;
+pub mod terminal;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::axes::Kind;
+use crate::budget::Budget;
+use crate::rebuild::Fitted;
+use crate::runtime::EngineInfo;
+use crate::verify::{Comparison, Equality, Kernels};
+use crate::{Error, Result};
+
+/// Version of the JSON report's layout.
+pub const SCHEMA: u32 = 1;
+
+/// Everything about one run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Version of this layout.
+    pub schema: u32,
+    /// Tool and version.
+    pub tool: String,
+    /// The input file.
+    pub input: String,
+    /// Its SHA-256, side files included.
+    pub input_sha256: String,
+    /// The output file, if one was written.
+    pub output: Option<String>,
+    /// Method, re-fitting, seed and so on.
+    pub options: BTreeMap<String, serde_json::Value>,
+    /// Engine, device, threads.
+    pub engine: Option<EngineInfo>,
+    /// Where calibration inputs came from.
+    pub calibration: Option<Calibration>,
+    /// Asked and got.
+    pub budget: Budget,
+    /// Parameters, bytes before and after.
+    pub size: Size,
+    /// What stays of each group.
+    pub groups: Vec<GroupReport>,
+    /// What could not be pruned, and why.
+    pub frozen: Vec<FrozenReport>,
+    /// Operators without a rule.
+    pub unsupported: BTreeMap<String, usize>,
+    /// Re-fitted sites.
+    pub fitted: Vec<Fitted>,
+    /// Sliced against masked, before re-fitting.
+    pub equality: Option<Equality>,
+    /// Pruned against dense on held-out samples.
+    pub held_out: Option<Comparison>,
+    /// Operators after the engine's optimisations.
+    pub kernels: Option<Kernels>,
+    /// Seconds per stage.
+    pub seconds: Vec<(String, f64)>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Calibration inputs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Calibration {
+    /// Where they come from.
+    pub origin: crate::calibrate::Origin,
+    /// Samples that statistics were taken of.
+    pub samples: usize,
+    /// Samples kept apart for measuring.
+    pub held_out: usize,
+    /// Real tokens (or rows) in the statistics.
+    pub tokens: u64,
+}
+
+/// Parameters and bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Size {
+    /// Parameters, dense.
+    pub parameters_before: u64,
+    /// Parameters, pruned.
+    pub parameters_after: u64,
+    /// Bytes of the input file and its side files.
+    pub bytes_before: u64,
+    /// Bytes written.
+    pub bytes_after: Option<u64>,
+}
+
+/// What stays of one group.
+#[derive(Debug, Clone, Serialize)]
+pub struct GroupReport {
+    /// The group.
+    pub name: String,
+    /// What its units are.
+    pub kind: Kind,
+    /// Units before.
+    pub units: usize,
+    /// Indices of the units that stay.
+    pub kept: Vec<usize>,
+    /// Damage that the method expects.
+    pub damage: f64,
+}
+
+/// An axis that keeps its size.
+#[derive(Debug, Clone, Serialize)]
+pub struct FrozenReport {
+    /// The axis.
+    pub name: String,
+    /// Its units.
+    pub units: usize,
+    /// Why.
+    pub why: String,
+}
+
+/// Writes any report as JSON; `-` is standard output.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(report)
+        .map_err(|e| Error::input(format!("the report cannot be written as JSON: {e}")))?;
+    text.push('\n');
+    if path.as_os_str() == "-" {
+        use std::io::Write;
+        return std::io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|e| Error::io("cannot write", Path::new("standard output"), e));
+    }
+    std::fs::write(path, text).map_err(|e| Error::io("cannot write", path, e))
+}

@@ -1,0 +1,71 @@
+//! Attributes that hold sizes, and splits into equal parts that are not equal
+//! any more.
+
+use super::draft::Draft;
+use super::ints::int_attribute;
+use crate::onnx::proto;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+pub(super) fn mend(draft: &mut Draft) -> Result<()> {
+    for entry in &draft.analysis.attr_uses {
+        if !draft.live[entry.node.0 as usize] {
+            continue;
+        }
+        let needed = draft.eval(&entry.needed).as_const().ok_or_else(|| {
+            Error::input(format!(
+                "the attribute '{}' of node {} depends on a run-time size",
+                entry.name,
+                draft.graph.label(entry.node)
+            ))
+        })?;
+        let mut body = draft.body(entry.node);
+        let found = body.attribute.iter_mut().find(|a| a.name() == entry.name);
+        let slot = match (found, entry.entry) {
+            (Some(attr), None) => attr.i.get_or_insert(0),
+            (Some(attr), Some(at)) => match attr.ints.get_mut(at) {
+                Some(slot) => slot,
+                None => continue,
+            },
+            (None, _) => continue,
+        };
+        if *slot != needed {
+            *slot = needed;
+            draft.changed.insert(entry.node, body);
+        }
+    }
+    splits(draft)
+}
+
+fn splits(draft: &mut Draft) -> Result<()> {
+    for (node, parts) in &draft.analysis.even_splits {
+        let space = &draft.analysis.space;
+        let sizes: Option<Vec<i64>> = parts
+            .iter()
+            .map(|p| space.size_with(p, &|f| draft.kept.size(space, f)).map(|n| n as i64))
+            .collect();
+        let touched = parts.iter().any(|p| draft.kept.touches(space, p));
+        let Some(sizes) = sizes.filter(|_| touched && draft.live[node.0 as usize]) else {
+            continue;
+        };
+        if sizes.windows(2).all(|w| w[0] == w[1]) {
+            continue;
+        }
+        let mut body = draft.body(*node);
+        body.attribute.retain(|a| a.name() != "num_outputs");
+        if draft.graph.opset >= 13 {
+            let name = draft.constant("split_sizes", &Tensor::i64(vec![sizes.len()], sizes));
+            body.input.truncate(1);
+            body.input.push(name);
+        } else {
+            body.attribute.push(proto::AttributeProto {
+                ints: sizes,
+                i: None,
+                r#type: Some(proto::attribute_proto::AttributeType::Ints as i32),
+                ..int_attribute("split", 0)
+            });
+        }
+        draft.changed.insert(*node, body);
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Each use of a constant gets the slice that its axes ask for.
+
+use std::collections::BTreeMap;
+
+use super::draft::Draft;
+use super::slice;
+use crate::axes::{Dim, Link};
+use crate::graph::{NodeId, ValueId};
+use crate::onnx::proto;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Axes that shrink, with what stays.
+type Cut = Vec<(usize, Vec<usize>)>;
+
+/// Slices the constants that live nodes read.
+pub(super) fn slice(draft: &mut Draft) -> Result<()> {
+    let graph = draft.graph;
+    let links: BTreeMap<(NodeId, usize), Vec<&Link>> = {
+        let mut map: BTreeMap<_, Vec<&Link>> = BTreeMap::new();
+        for link in &draft.analysis.links {
+            map.entry((link.node, link.input)).or_default().push(link);
+        }
+        map
+    };
+    for (at, value) in graph.values.iter().enumerate() {
+        if value.constant.is_none() {
+            continue;
+        }
+        let id = ValueId(at as u32);
+        let mut by_cut: Vec<(Cut, Vec<(NodeId, usize)>)> = Vec::new();
+        for &(node, input) in &value.consumers {
+            if !draft.live[node.0 as usize] || reads_other(draft, node, input, &value.name) {
+                continue;
+            }
+            let mut cut = match draft.analysis.operand(graph, node, input) {
+                Some(dims) => cut_of(draft, dims, node, &value.name)?,
+                None => Vec::new(),
+            };
+            for link in links.get(&(node, input)).into_iter().flatten() {
+                cut.extend(linked(draft, link));
+            }
+            match by_cut.iter_mut().find(|(c, _)| *c == cut) {
+                Some((_, uses)) => uses.push((node, input)),
+                None => by_cut.push((cut, vec![(node, input)])),
+            }
+        }
+        place(draft, id, by_cut)?;
+    }
+    // Tables that are computed: a Gather in front of each reader.
+    for ((node, input), links) in links {
+        let Some(value) = graph.input(node, input) else {
+            continue;
+        };
+        if !draft.live[node.0 as usize] || graph.value(value).constant.is_some() {
+            continue;
+        }
+        for link in links {
+            if let Some((axis, indices)) = linked(draft, link) {
+                gather(draft, node, input, axis, &indices);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a rewired or replaced input reads something else by now.
+fn reads_other(draft: &Draft, node: NodeId, input: usize, name: &str) -> bool {
+    match draft.changed.get(&node) {
+        Some(body) => !body.input.iter().any(|i| i == name),
+        None => draft.reads(node, input).as_deref() != Some(name),
+    }
+}
+
+fn cut_of(draft: &Draft, dims: &[Dim], node: NodeId, name: &str) -> Result<Cut> {
+    let space = &draft.analysis.space;
+    let mut cut = Cut::new();
+    for (axis, dim) in dims.iter().enumerate() {
+        if !draft.kept.touches(space, dim) {
+            continue;
+        }
+        let indices = draft.kept.indices(space, dim).unwrap_or_default();
+        if indices.is_empty() {
+            return Err(Error::input(format!(
+                "the tensor '{name}' would lose all of axis {axis}, but node {} still needs it",
+                draft.graph.label(node)
+            )));
+        }
+        cut.push((axis, indices));
+    }
+    Ok(cut)
+}
+
+fn linked(draft: &Draft, link: &Link) -> Option<(usize, Vec<usize>)> {
+    let space = &draft.analysis.space;
+    if !draft.kept.touches(space, &link.other) {
+        return None;
+    }
+    Some((link.axis, draft.kept.indices(space, &link.other)?))
+}
+
+fn place(draft: &mut Draft, id: ValueId, by_cut: Vec<(Cut, Vec<(NodeId, usize)>)>) -> Result<()> {
+    let value = draft.graph.value(id);
+    let several = by_cut.len() > 1 || value.is_output;
+    for (cut, uses) in by_cut {
+        if cut.is_empty() {
+            continue;
+        }
+        let source = source(draft, id)?;
+        let mut sliced = slice::tensor(&source, &cut)?;
+        let is_initializer = value.constant.as_ref().is_some_and(|c| c.initializer.is_some());
+        if !several && is_initializer {
+            draft.tensors.insert(value.name.clone(), sliced);
+            continue;
+        }
+        let name = draft.fresh(&value.name);
+        sliced.name = Some(name.clone());
+        draft.tensors.insert(name.clone(), sliced);
+        for (node, input) in uses {
+            rewire(draft, node, input, &value.name, &name);
+        }
+    }
+    Ok(())
+}
+
+/// Makes a use read another value, in a changed body too.
+pub(super) fn rewire(draft: &mut Draft, node: NodeId, input: usize, from: &str, to: &str) {
+    if let Some(body) = draft.changed.get_mut(&node) {
+        for name in body.input.iter_mut().filter(|n| *n == from) {
+            *name = to.to_string();
+        }
+    }
+    draft.inputs.insert((node, input), to.to_string());
+}
+
+/// The tensor of a constant.
+pub(super) fn source(draft: &Draft, id: ValueId) -> Result<proto::TensorProto> {
+    let value = draft.graph.value(id);
+    let missing = || Error::input(format!("the constant '{}' cannot be read", value.name));
+    if let Some(index) = value.constant.as_ref().and_then(|c| c.initializer) {
+        return draft.proto.initializer.get(index).cloned().ok_or_else(missing);
+    }
+    let (node, _) = value.producer.ok_or_else(missing)?;
+    let node = draft.proto.node.get(node.0 as usize).ok_or_else(missing)?;
+    let found = node.attribute.iter().find_map(|a| match a.name() {
+        "value" => a.t.clone(),
+        "value_floats" => Some(crate::onnx::tensor_proto("", &Tensor::f32(vec![a.floats.len()], a.floats.clone()))),
+        "value_ints" => Some(crate::onnx::tensor_proto("", &Tensor::i64(vec![a.ints.len()], a.ints.clone()))),
+        _ => None,
+    });
+    found.ok_or_else(missing)
+}
+
+fn gather(draft: &mut Draft, node: NodeId, input: usize, axis: usize, indices: &[usize]) {
+    let Some(reads) = draft.reads(node, input) else {
+        return;
+    };
+    let list: Vec<i64> = indices.iter().map(|i| *i as i64).collect();
+    let picks = draft.constant(&format!("{reads}_heads"), &Tensor::i64(vec![list.len()], list));
+    let attribute = proto::AttributeProto {
+        name: Some("axis".into()),
+        r#type: Some(proto::attribute_proto::AttributeType::Int as i32),
+        i: Some(axis as i64),
+        ..Default::default()
+    };
+    let output = draft.node("Gather", &reads, &[&reads, &picks], vec![attribute]);
+    draft.inputs.insert((node, input), output);
+}

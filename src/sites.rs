@@ -1,0 +1,163 @@
+//! The groups that a run prunes, with what the numerics need of each.
+
+use faer::Mat;
+
+use crate::axes::{Analysis, Kind, PruneGroup};
+use crate::calibrate::SiteProbe;
+use crate::graph::Graph;
+use crate::mask::Kept;
+use crate::onnx::proto;
+use crate::options::{Options, Target};
+use crate::rebuild::weights::{self, Weight};
+use crate::rewrite;
+use crate::score::Units;
+use crate::{Error, Result, ResultExt};
+
+/// One sink of a chosen group.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Unique name.
+    pub name: String,
+    /// Index of the sink in the group.
+    pub sink: usize,
+    /// The weight, where it is a plain float matrix.
+    pub weight: Option<Weight>,
+    /// Where the bias is, if there is one.
+    pub bias: Option<weights::Place>,
+    /// What calibration watches; `None` where the pruned axes are not one axis.
+    pub probe: Option<SiteProbe>,
+}
+
+/// A group that the run may prune.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// Index in [`Analysis::groups`].
+    pub group: usize,
+    /// Its sinks.
+    pub sites: Vec<Site>,
+    /// Rows of the sinks' weights per unit.
+    pub units: Units,
+    /// Least number of units to keep.
+    pub least: usize,
+}
+
+/// Chooses groups by the options.
+///
+/// # Errors
+/// [`Error::NothingPrunable`] with the reasons of what is frozen.
+pub fn choose(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, options: &Options) -> Result<Vec<Chosen>> {
+    let wanted = |g: &PruneGroup| {
+        let kind = match g.kind {
+            Kind::Heads => options.targets.contains(&Target::Heads),
+            Kind::Neurons => options.targets.contains(&Target::Neurons),
+            _ => false,
+        };
+        kind && !options.exclude.iter().any(|r| r.is_match(&g.name))
+    };
+    let mut chosen = Vec::new();
+    for (index, group) in analysis.groups.iter().enumerate().filter(|(_, g)| wanted(g)) {
+        let zero = options.min_units == 0 && rewrite::can_empty(model, graph, analysis, index);
+        chosen.push(Chosen {
+            group: index,
+            sites: sites(graph, analysis, group),
+            units: units(analysis, group).context(|| format!("group '{}'", group.name))?,
+            least: if zero { 0 } else { options.min_units.clamp(1, group.units) },
+        });
+    }
+    if chosen.is_empty() {
+        return Err(Error::NothingPrunable(nothing(analysis, options)));
+    }
+    Ok(chosen)
+}
+
+fn nothing(analysis: &Analysis, options: &Options) -> String {
+    let mut text = "nothing in this model can be pruned".to_string();
+    if !analysis.groups.is_empty() {
+        text += &format!(
+            ": {} groups were found, but --targets ({:?}) and --exclude leave none",
+            analysis.groups.len(),
+            options.targets
+        );
+    }
+    for (op, count) in &analysis.unsupported {
+        text += &format!("; {op} ({count}x) has no rule");
+    }
+    for frozen in analysis.frozen.iter().take(3) {
+        text += &format!("; '{}' ({} units): {}", frozen.name, frozen.units, frozen.why);
+    }
+    text
+}
+
+fn sites(graph: &Graph, analysis: &Analysis, group: &PruneGroup) -> Vec<Site> {
+    let several = group.sinks.len() > 1;
+    group
+        .sinks
+        .iter()
+        .enumerate()
+        .map(|(at, sink)| {
+            let weight = weights::weight(graph, sink);
+            let name = if several { format!("{}#{at}", group.name) } else { group.name.clone() };
+            let probe = match (&sink.activation_axes[..], &weight) {
+                ([axis], Some(w)) => Some(SiteProbe {
+                    site: name.clone(),
+                    value: graph.value(sink.activation).name.clone(),
+                    axis: *axis,
+                    width: w.rows,
+                }),
+                _ => None,
+            };
+            let bias = weight.as_ref().and_then(|w| weights::bias(graph, analysis, sink, w.columns));
+            Site {
+                name,
+                sink: at,
+                weight,
+                bias,
+                probe,
+            }
+        })
+        .collect()
+}
+
+/// The rows of the sink's weight that belong to each unit.
+fn units(analysis: &Analysis, group: &PruneGroup) -> Result<Units> {
+    let sink = group.sinks.first().ok_or_else(|| Error::input("it has no sink"))?;
+    let mut of_row: Vec<Option<usize>> = vec![None];
+    for (_, _, dim) in &analysis.contractions[sink.contraction].contracted {
+        let axis = Kept::unit_of_index(&analysis.space, dim, group.leaf)
+            .ok_or_else(|| Error::input("its axis is symbolic"))?;
+        of_row = of_row.iter().flat_map(|a| axis.iter().map(move |b| a.or(*b))).collect();
+    }
+    let mut rows = vec![Vec::new(); group.units];
+    for (row, unit) in of_row.iter().enumerate() {
+        let unit = unit.ok_or_else(|| Error::input(format!("row {row} of its sink belongs to no unit")))?;
+        rows[unit].push(row);
+    }
+    Ok(Units { rows })
+}
+
+/// The weights of a group's sinks side by side, rows by all columns.
+///
+/// # Errors
+/// A weight that is not a plain float matrix.
+pub fn side_by_side(model: &proto::ModelProto, graph: &Graph, chosen: &Chosen, name: &str) -> Result<Mat<f64>> {
+    let mut parts: Vec<Mat<f64>> = Vec::new();
+    let mut seen = Vec::new();
+    for site in &chosen.sites {
+        let weight = site.weight.as_ref().ok_or_else(|| {
+            Error::input(format!("the weight of '{name}' is quantised or computed; only --method magnitude with --reconstruct none could prune it"))
+        })?;
+        if !seen.contains(&weight.place.value) {
+            seen.push(weight.place.value);
+            parts.push(weight.read(model, graph)?);
+        }
+    }
+    let rows = parts.first().map_or(0, Mat::nrows);
+    let columns: usize = parts.iter().map(Mat::ncols).sum();
+    let mut out = Mat::zeros(rows, columns);
+    let mut at = 0;
+    for part in &parts {
+        out.as_mut().subcols_mut(at, part.ncols()).copy_from(part);
+        at += part.ncols();
+    }
+    Ok(out)
+}

@@ -1,0 +1,178 @@
+//! Structure, types, numbers: what is checked on every run.
+
+mod compare;
+
+pub use compare::{Comparison, OutputDifference, compare};
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use crate::axes::Analysis;
+use crate::calibrate::Samples;
+use crate::graph::Graph;
+use crate::mask::Mask;
+use crate::onnx::proto;
+use crate::rewrite::{float_type, masked};
+use crate::runtime::{Engine, SessionOptions};
+use crate::sites::Chosen;
+use crate::tensor::Elem;
+use crate::{Error, Result};
+
+/// Largest relative difference of two computations of the same thing in
+/// float32.
+pub const CLOSE_F32: f64 = 1e-5;
+/// The same for float16: ten bits of mantissa, some layers.
+pub const CLOSE_F16: f64 = 2e-2;
+/// The same for bfloat16.
+pub const CLOSE_BF16: f64 = 1e-1;
+/// How many times the engine's own optimised-against-unoptimised difference is
+/// accepted.
+pub const ENGINE_MARGIN: f64 = 10.0;
+
+/// Sliced against masked.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Equality {
+    /// Whether all differences are within the tolerance.
+    pub passed: bool,
+    /// The tolerance.
+    pub tolerance: f64,
+    /// The engine's own difference between optimised and unoptimised runs.
+    pub engine: f64,
+    /// Largest relative difference per sink's output.
+    pub sites: BTreeMap<String, f64>,
+    /// Largest relative difference per graph output.
+    pub outputs: BTreeMap<String, f64>,
+    /// How many samples were run.
+    pub samples: usize,
+}
+
+/// Runs the sliced model against the masked one.
+///
+/// # Errors
+/// The engine's; a difference is no error here.
+#[allow(clippy::too_many_arguments)]
+pub fn sliced_equals_masked(
+    engine: &dyn Engine,
+    model: &proto::ModelProto,
+    graph: &Graph,
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    mask: &Mask,
+    sliced: &proto::ModelProto,
+    samples: &Samples,
+    cancelled: &AtomicBool,
+) -> Result<Equality> {
+    let mask_model = masked(model, graph, analysis, mask)?;
+    let mut names: Vec<String> = Vec::new();
+    let mut kind = Elem::F32;
+    for c in chosen {
+        let group = &analysis.groups[c.group];
+        for sink in &group.sinks {
+            match (float_type(graph, sink), kind) {
+                (Elem::BF16, _) => kind = Elem::BF16,
+                (Elem::F16, Elem::F32) => kind = Elem::F16,
+                _ => {}
+            }
+            let alive = mask.kept.get(&c.group).is_none_or(|k| k.iter().any(|k| *k));
+            let output = graph.node(sink.node).outputs.first().copied().flatten();
+            if let (true, Some(output)) = (alive, output) {
+                let name = &graph.value(output).name;
+                let exists = sliced.graph.iter().flat_map(|g| &g.node).any(|n| n.output.contains(name));
+                if exists && !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+    }
+    let finals: Vec<String> = graph.outputs.iter().map(|o| graph.value(*o).name.clone()).collect();
+    let all: Vec<String> = names.iter().chain(&finals).cloned().collect();
+    let options = |outputs: &[String], optimise: bool| SessionOptions {
+        optimise,
+        outputs: Some(outputs.to_vec()),
+    };
+    let own = {
+        let mut a = engine.session(model, &options(&finals, true))?;
+        let mut b = engine.session(model, &options(&finals, false))?;
+        compare(a.as_mut(), b.as_mut(), model, samples, cancelled)?.worst()
+    };
+    let mut a = engine.session(sliced, &options(&all, true))?;
+    let mut b = engine.session(&mask_model, &options(&all, true))?;
+    let comparison = compare(a.as_mut(), b.as_mut(), model, samples, cancelled)?;
+    let base = match kind {
+        Elem::F16 => CLOSE_F16,
+        Elem::BF16 => CLOSE_BF16,
+        _ => CLOSE_F32,
+    };
+    let tolerance = base.max(ENGINE_MARGIN * own);
+    let mut equality = Equality {
+        passed: true,
+        tolerance,
+        engine: own,
+        sites: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+        samples: samples.samples.len(),
+    };
+    for output in comparison.outputs {
+        let value = output.relative_max;
+        equality.passed &= value <= tolerance;
+        if names.contains(&output.name) {
+            equality.sites.insert(output.name.clone(), value);
+        }
+        if finals.contains(&output.name) {
+            equality.outputs.insert(output.name, value);
+        }
+    }
+    Ok(equality)
+}
+
+impl Equality {
+    /// The largest difference.
+    pub fn worst(&self) -> f64 {
+        self.sites.values().chain(self.outputs.values()).fold(0.0, |w, v| if v.is_nan() || *v > w { *v } else { w })
+    }
+
+    /// The error when it did not pass.
+    ///
+    /// # Errors
+    /// [`Error::Unmet`] with the first value that differs.
+    pub fn require(&self) -> Result<()> {
+        if self.passed {
+            return Ok(());
+        }
+        let bad = self.sites.iter().chain(&self.outputs).find(|(_, v)| v.is_nan() || **v > self.tolerance);
+        let (name, value) = bad.map_or(("?", f64::NAN), |(n, v)| (n.as_str(), *v));
+        Err(Error::Unmet(format!(
+            "the pruned model does not compute what the masked model computes: '{name}' differs by {value:.2e}, accepted is {:.2e}; no file is written. This is a defect: please report the model",
+            self.tolerance
+        )))
+    }
+}
+
+/// Operators after the engine's optimisations: what one model has and the other
+/// has not.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Kernels {
+    /// Dense model.
+    pub before: BTreeMap<String, usize>,
+    /// Pruned model.
+    pub after: BTreeMap<String, usize>,
+    /// Operators of which there are more after pruning.
+    pub more: Vec<String>,
+}
+
+/// Compares the operators after optimisation; `None` where the engine cannot
+/// tell.
+///
+/// # Errors
+/// The engine refuses a model.
+pub fn kernels(engine: &dyn Engine, dense: &proto::ModelProto, pruned: &proto::ModelProto) -> Result<Option<Kernels>> {
+    let (Some(before), Some(after)) = (engine.optimised_operators(dense)?, engine.optimised_operators(pruned)?) else {
+        return Ok(None);
+    };
+    let more = after
+        .iter()
+        .filter(|(op, n)| **n > before.get(*op).copied().unwrap_or(0))
+        .map(|(op, _)| op.clone())
+        .collect();
+    Ok(Some(Kernels { before, after, more }))
+}
