@@ -1,7 +1,10 @@
-//! What may be spent and where: the allocation of a budget over all sites.
+//! What a mask costs, and which mask a budget buys.
 
+mod allocate;
+mod cost;
 pub mod knapsack;
 mod ranking;
 
-pub use knapsack::{Choice, allocate};
+pub use allocate::{Allocation, Budget, Ranking, allocate};
+pub use cost::{Cost, Sizes};
 pub use ranking::{Ranked, top_scores};
