@@ -1,0 +1,114 @@
+//! The two loops that must run at the speed of a plain matrix product: one R2
+//! iteration of `kcm` and the block elimination of `obs`. Besides criterion's
+//! times each prints its ratio to an f32 product of the same size in the same
+//! library, as useful operations per second over the product's; the bar is 0.60.
+//!
+//! `cargo bench --bench numerics` (threads: `RAYON_NUM_THREADS`).
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat};
+use onnx_prune::linalg;
+use onnx_prune::score::kcm::{gaussian_kernel, representatives};
+use onnx_prune::score::obs::{Elimination, ObsOptions, eliminate};
+use onnx_prune::score::{Site, Units};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Neurons and outputs: the feed-forward sinks of MiniLM and of BERT-base.
+const SIZES: [(usize, usize); 2] = [(1536, 384), (3072, 768)];
+
+fn random(seed: u64, rows: usize, columns: usize) -> Mat<f64> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+    Mat::from_fn(rows, columns, |_, _| rng.random_range(-0.5..0.5))
+}
+
+fn single(a: &Mat<f64>) -> Mat<f32> {
+    Mat::from_fn(a.nrows(), a.ncols(), |i, j| a[(i, j)] as f32)
+}
+
+fn time(f: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    f();
+    start.elapsed().as_secs_f64()
+}
+
+/// The best of several runs of both, taken in turns so that a busy machine slows
+/// both; prints operations per second of `what` over those of the product.
+fn print_ratio(what: &str, operations: f64, n: usize, mut run: impl FnMut() -> f64) {
+    let a = single(&random(1, n, n));
+    let mut out = Mat::<f32>::zeros(n, n);
+    let (mut product, mut own) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..7 {
+        product = product.min(time(|| {
+            matmul(out.as_mut(), Accum::Replace, a.as_ref(), a.as_ref(), 1.0, linalg::par());
+        }));
+        own = own.min(run());
+    }
+    let product_rate = 2.0 * (n as f64).powi(3) / product;
+    println!(
+        "{what}, n = {n}: {own:.4} s, {:.0} GF/s; product {:.0} GF/s; ratio {:.2}",
+        operations / own / 1e9,
+        product_rate / 1e9,
+        operations / own / product_rate,
+    );
+}
+
+fn r2_iteration(c: &mut Criterion) {
+    let mut group = c.benchmark_group("r2 iteration");
+    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    for (n, d) in SIZES {
+        let kernel = gaussian_kernel(&single(&random(2, n, d)), 1.0).expect("finite weights");
+        let operations = 2.0 * (n as f64).powi(3);
+        // Two counts of iterations apart: the set-up of C falls out.
+        print_ratio("R2 iteration", operations, n, || {
+            let run = |iterations| time(|| drop(black_box(representatives(&kernel, 0.0, iterations))));
+            (run(4) - run(1)) / 3.0
+        });
+        group.throughput(Throughput::Elements(operations as u64));
+        group.bench_function(n.to_string(), |b| b.iter(|| representatives(&kernel, 0.0, 1)));
+    }
+    group.finish();
+}
+
+fn block_elimination(c: &mut Criterion) {
+    let mut group = c.benchmark_group("block elimination");
+    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    for (n, d) in SIZES {
+        let sigma = linalg::outer(random(3, n, n + n / 2).as_ref());
+        let (mean, weight) = (vec![0.0; n], random(4, n, d));
+        let site = Site {
+            sigma: &sigma,
+            mean: &mean,
+            tokens: 1.5 * n as f64,
+            weight: &weight,
+            units: Units::single(n),
+        };
+        let options = ObsOptions::default();
+        let start = Elimination::new(&site, options.damp).expect("a Gram matrix");
+        // Z takes a third of n^3 in its symmetric form, W takes n^2 d.
+        let operations = (n as f64).powi(3) / 3.0 + (n * n * d) as f64;
+        print_ratio("block elimination", operations, n, || {
+            let state = start.clone();
+            time(|| drop(black_box(eliminate(state, &site.units, &options))))
+        });
+        group.throughput(Throughput::Elements(operations as u64));
+        group.bench_function(n.to_string(), |b| {
+            b.iter_batched(
+                || start.clone(),
+                |state| eliminate(state, &site.units, &options),
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(format!("{n}, with factor and inverse"), |b| {
+            b.iter(|| onnx_prune::score::obs::obs(&site, &options));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, r2_iteration, block_elimination);
+criterion_main!(benches);
