@@ -2,7 +2,9 @@
 //! training framework.
 #![deny(unsafe_code)]
 
+pub mod axes;
 pub mod error;
+pub mod graph;
 pub mod onnx;
 pub mod tensor;
 

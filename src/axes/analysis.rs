@@ -1,0 +1,300 @@
+//! The pass over the graph that applies the rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::dim::{Dim, FactorId};
+use super::int::Int;
+use super::op::Op;
+use super::space::{Freeze, Space};
+use super::{groups, links, rules};
+use crate::graph::{Declared, Graph, NodeId, Role, ValueId};
+
+/// What the analysis may assume.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Whether axes of graph inputs and outputs (the KV cache) may shrink.
+    pub change_interface: bool,
+}
+
+/// What is known about one value.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The dimensions; `None` when not even the rank is known.
+    pub dims: Option<Vec<Dim>>,
+    /// The elements of a small integer tensor of rank 0 or 1.
+    pub ints: Option<Vec<Int>>,
+    /// Computed from constants only.
+    pub constant: bool,
+    /// Computed from constants and integers without a projection: masks,
+    /// position biases. Such a table may be broadcast into several layers.
+    pub table: bool,
+}
+
+/// A sum of products over shared axes: MatMul, Gemm, Conv, Einsum, and the
+/// inner products of fused operators.
+#[derive(Debug, Clone)]
+pub struct Contraction {
+    /// The node.
+    pub node: NodeId,
+    /// The inputs of the node that are multiplied.
+    pub inputs: [usize; 2],
+    /// Whether each operand is a constant.
+    pub constant: [bool; 2],
+    /// Contracted axes: in the first operand, in the second, the dimension.
+    pub contracted: Vec<(usize, usize, Dim)>,
+    /// Axes that both operands and the output have.
+    pub batch: Vec<Dim>,
+    /// Axes that one operand and the output have.
+    pub free: [Vec<Dim>; 2],
+    /// Input that the operator adds to the result (Gemm's C).
+    pub bias: Option<usize>,
+    /// Inside a fused operator: no input of the node is an operand as it is.
+    pub inner: bool,
+}
+
+/// An integer that a node reads and that depends on sizes.
+#[derive(Debug, Clone)]
+pub struct IntUse {
+    /// The reading node.
+    pub node: NodeId,
+    /// Its input.
+    pub input: usize,
+    /// Index of the entry in that input.
+    pub entry: usize,
+    /// What the graph computes there.
+    pub actual: Int,
+    /// What the node needs there.
+    pub needed: Int,
+}
+
+/// An attribute that holds a size.
+#[derive(Debug, Clone)]
+pub struct AttrUse {
+    /// The node.
+    pub node: NodeId,
+    /// The attribute.
+    pub name: &'static str,
+    /// Index for list attributes.
+    pub entry: Option<usize>,
+    /// What the node needs there.
+    pub needed: Int,
+}
+
+/// A table axis broadcast into an activation: it does not couple the layers
+/// that read it; each takes its own slice.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The node that combines the two.
+    pub node: NodeId,
+    /// Its input that is the table.
+    pub input: usize,
+    /// The axis of the table.
+    pub axis: usize,
+    /// The axis there.
+    pub table: Dim,
+    /// The axis of the activation.
+    pub other: Dim,
+}
+
+/// The result of the analysis.
+#[derive(Debug, Clone, Default)]
+pub struct Analysis {
+    /// All factors and symbols.
+    pub space: Space,
+    /// Per value of the graph.
+    pub facts: Vec<Facts>,
+    /// Dimensions of constants that have no unit identity, per use.
+    pub uniform_uses: BTreeMap<(NodeId, usize), Vec<Dim>>,
+    /// All contractions, in topological order.
+    pub contractions: Vec<Contraction>,
+    /// Integers that nodes read.
+    pub int_uses: Vec<IntUse>,
+    /// Attributes that hold sizes.
+    pub attr_uses: Vec<AttrUse>,
+    /// Equal splits without sizes: the node and its parts.
+    pub even_splits: Vec<(NodeId, Vec<Dim>)>,
+    /// Tables that each layer slices for itself.
+    pub links: Vec<Link>,
+    /// Operators without a rule that touch a float axis, with how often.
+    pub unsupported: BTreeMap<String, usize>,
+    /// Multiply-accumulates: per contraction, the axes whose product it is.
+    pub groups: Vec<groups::PruneGroup>,
+    /// Axes that would be a group, and why they are not.
+    pub frozen: Vec<groups::FrozenAxis>,
+    pub(super) unknowns: u32,
+    pub(super) followed: BTreeSet<(NodeId, usize)>,
+}
+
+/// Analyses a graph. Never fails: what cannot be followed is frozen.
+pub fn analyse(graph: &Graph, options: Options) -> Analysis {
+    let mut analysis = Analysis {
+        facts: vec![Facts::default(); graph.values.len()],
+        ..Analysis::default()
+    };
+    analysis.seed(graph, options);
+    for &node in &graph.order {
+        if graph.node(node).is("", "Constant") {
+            continue;
+        }
+        rules::apply(&mut Op::new(&mut analysis, graph, node));
+        analysis.after(graph, node);
+    }
+    links::settle(&mut analysis, graph);
+    if !options.change_interface {
+        analysis.freeze_outputs(graph);
+    }
+    groups::find(&mut analysis, graph);
+    analysis
+}
+
+impl Analysis {
+    /// The facts of a value.
+    pub fn facts(&self, value: ValueId) -> &Facts {
+        &self.facts[value.0 as usize]
+    }
+
+    /// The dimensions of what a node reads on an input.
+    pub fn operand(&self, graph: &Graph, node: NodeId, input: usize) -> Option<&Vec<Dim>> {
+        if let Some(dims) = self.uniform_uses.get(&(node, input)) {
+            return Some(dims);
+        }
+        self.facts(graph.input(node, input)?).dims.as_ref()
+    }
+
+    /// Whether a leaf may shrink.
+    pub fn is_free(&self, leaf: FactorId) -> bool {
+        self.space.frozen(leaf).is_none()
+    }
+
+    fn seed(&mut self, graph: &Graph, options: Options) {
+        for (at, value) in graph.values.iter().enumerate() {
+            let facts = match value.role {
+                Role::Inner => continue,
+                Role::Constant => match &value.constant {
+                    Some(constant) => Facts {
+                        dims: Some(constant.shape.iter().map(|n| self.space.fresh(*n)).collect()),
+                        ints: (constant.shape.len() <= 1)
+                            .then(|| constant.ints.as_ref())
+                            .flatten()
+                            .map(|v| v.iter().map(|x| Int::Const(*x)).collect()),
+                        constant: true,
+                        table: true,
+                    },
+                    None => Facts {
+                        dims: self.declared_dims(graph, ValueId(at as u32), "it is a constant of a kind that is not read"),
+                        constant: true,
+                        table: true,
+                        ..Facts::default()
+                    },
+                },
+                Role::Input => Facts {
+                    dims: if options.change_interface {
+                        self.open_dims(graph, ValueId(at as u32))
+                    } else {
+                        self.declared_dims(graph, ValueId(at as u32), "it is an axis of a graph input")
+                    },
+                    table: value.elem.is_some_and(|e| !e.is_float()),
+                    ..Facts::default()
+                },
+            };
+            self.facts[at] = facts;
+        }
+    }
+
+    /// Dimensions of a value as the file declares them, frozen.
+    pub(super) fn declared_dims(&mut self, graph: &Graph, value: ValueId, why: &str) -> Option<Vec<Dim>> {
+        let dims = self.open_dims(graph, value)?;
+        let node = graph.value(value).producer.map(|(n, _)| n);
+        for dim in &dims {
+            self.space.freeze(dim, node, why);
+        }
+        Some(dims)
+    }
+
+    fn open_dims(&mut self, graph: &Graph, value: ValueId) -> Option<Vec<Dim>> {
+        let declared = graph.value(value).declared.as_ref()?;
+        Some(
+            declared
+                .iter()
+                .map(|d| match d {
+                    Declared::Size(n) => self.space.fresh(*n),
+                    Declared::Symbol(name) => self.space.named(name),
+                    Declared::Unknown => self.space.unknown(),
+                })
+                .collect(),
+        )
+    }
+
+    /// Derived flags of the outputs, and integers that no rule followed.
+    fn after(&mut self, graph: &Graph, id: NodeId) {
+        let node = graph.node(id);
+        let reads: Vec<ValueId> = node.inputs.iter().flatten().chain(&node.captures).copied().collect();
+        let constant = reads.iter().all(|v| self.facts(*v).constant) && !reads.is_empty();
+        let projects = self
+            .contractions
+            .iter()
+            .rev()
+            .take_while(|c| c.node == id)
+            .any(|c| c.inner || c.constant != [false, false] && !constant);
+        let shape = matches!(node.op.as_str(), "Shape" | "Size") && node.domain.is_empty();
+        let table = shape || !projects && reads.iter().all(|v| self.facts(*v).table);
+        for output in node.outputs.iter().flatten() {
+            let facts = &mut self.facts[output.0 as usize];
+            facts.constant = constant;
+            facts.table = table;
+        }
+        for input in 0..node.inputs.len() + node.captures.len() {
+            if self.followed.contains(&(id, input)) {
+                continue;
+            }
+            let Some(value) = graph.input(id, input) else {
+                continue;
+            };
+            if let Some(ints) = self.facts(value).ints.clone() {
+                for int in ints {
+                    let why = "a number computed from its size enters other arithmetic";
+                    self.space.freeze_int(&int, Some(id), why);
+                }
+            }
+        }
+    }
+
+    fn freeze_outputs(&mut self, graph: &Graph) {
+        for output in &graph.outputs {
+            let facts = self.facts(*output).clone();
+            let name = &graph.value(*output).name;
+            let why = format!("it is an axis of the graph output '{name}'");
+            for dim in facts.dims.iter().flatten() {
+                self.space.freeze(dim, None, &why);
+            }
+            for int in facts.ints.iter().flatten() {
+                self.space.freeze_int(int, None, &why);
+            }
+        }
+    }
+
+    /// Multiply-accumulates of one contraction as a product of dimensions.
+    pub fn macs(&self, contraction: &Contraction) -> Dim {
+        let mut total = Dim::one();
+        let dims = contraction
+            .batch
+            .iter()
+            .chain(&contraction.free[0])
+            .chain(&contraction.free[1])
+            .chain(contraction.contracted.iter().map(|(_, _, d)| d));
+        for dim in dims {
+            total = total.times(dim.clone());
+        }
+        total
+    }
+}
+
+impl Freeze {
+    /// The reason with the node's name.
+    pub fn describe(&self, graph: &Graph) -> String {
+        match self.node {
+            Some(node) => format!("{} (at {})", self.why, graph.label(node)),
+            None => self.why.clone(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! From free factors to groups of units that can be pruned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::analysis::Analysis;
+use super::dim::{Dim, FactorId};
+use super::kind::{self, Kind};
+use super::names;
+use crate::graph::{Graph, NodeId, Role, ValueId};
+
+/// Index of a group in [`Analysis::groups`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct GroupId(pub usize);
+
+/// A contraction of the pruned axis with a constant weight.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    /// Index in [`Analysis::contractions`].
+    pub contraction: usize,
+    /// The node.
+    pub node: NodeId,
+    /// Its input that is the activation.
+    pub activation_input: usize,
+    /// The activation.
+    pub activation: ValueId,
+    /// Contracted axes of the activation.
+    pub activation_axes: Vec<usize>,
+    /// Its input that is the weight.
+    pub weight_input: usize,
+    /// The weight (an initializer, or computed from some).
+    pub weight: ValueId,
+    /// Contracted axes of the weight, in the order of `activation_axes`.
+    pub weight_axes: Vec<usize>,
+    /// Whether the output reaches a residual addition.
+    pub residual: bool,
+}
+
+/// Axes that must shrink together: one class of the factor union-find.
+#[derive(Debug, Clone)]
+pub struct PruneGroup {
+    /// From the nodes' common prefix; unique.
+    pub name: String,
+    /// What the units are.
+    pub kind: Kind,
+    /// The factor.
+    pub leaf: FactorId,
+    /// Number of units.
+    pub units: usize,
+    /// Where the axis is contracted, in topological order.
+    pub sinks: Vec<Sink>,
+    /// Constants that make the axis.
+    pub sources: Vec<ValueId>,
+}
+
+/// An axis that has a source and a sink but must keep its size.
+#[derive(Debug, Clone)]
+pub struct FrozenAxis {
+    /// From the nodes' common prefix.
+    pub name: String,
+    /// Number of units.
+    pub units: usize,
+    /// Why, with the node.
+    pub why: String,
+}
+
+/// What was found about one leaf.
+#[derive(Default)]
+struct Class {
+    sinks: Vec<Sink>,
+    sources: BTreeSet<ValueId>,
+    /// Nodes that carry the class, for its name.
+    nodes: BTreeSet<NodeId>,
+}
+
+pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
+    let classes = classes(analysis, graph);
+    let rank: BTreeMap<NodeId, usize> = graph.order.iter().enumerate().map(|(i, n)| (*n, i)).collect();
+    let mut groups = Vec::new();
+    let mut frozen = Vec::new();
+    let roles = kind::Roles::of(analysis, graph);
+    let mut names = names::Names::default();
+    let mut found: Vec<(FactorId, Class)> = classes
+        .into_iter()
+        .filter(|(_, class)| !class.sinks.is_empty() && !class.sources.is_empty())
+        .collect();
+    found.sort_by_key(|(leaf, class)| {
+        (class.sinks.iter().filter_map(|s| rank.get(&s.node)).min().copied(), *leaf)
+    });
+    for (leaf, mut class) in found {
+        let units = analysis.space.factor_size(leaf);
+        let prefix = names::prefix(graph, &class.nodes, &class.sources);
+        if let Some(freeze) = analysis.space.frozen(leaf) {
+            frozen.push(FrozenAxis {
+                name: prefix,
+                units,
+                why: freeze.describe(graph),
+            });
+            continue;
+        }
+        for sink in &mut class.sinks {
+            sink.residual = kind::reaches_residual(analysis, graph, &rank, sink);
+        }
+        let kind = roles.kind(analysis, leaf, &class.sinks);
+        groups.push(PruneGroup {
+            name: names.unique(&prefix, kind),
+            kind,
+            leaf,
+            units,
+            sinks: class.sinks,
+            sources: class.sources.into_iter().collect(),
+        });
+    }
+    analysis.groups = groups;
+    analysis.frozen = frozen;
+}
+
+fn classes(analysis: &Analysis, graph: &Graph) -> BTreeMap<FactorId, Class> {
+    let mut classes: BTreeMap<FactorId, Class> = BTreeMap::new();
+    let space = &analysis.space;
+    for (index, c) in analysis.contractions.iter().enumerate() {
+        if c.inner || c.constant[0] == c.constant[1] {
+            continue;
+        }
+        let weight_side = usize::from(c.constant[1]);
+        let (weight_input, activation_input) = (c.inputs[weight_side], c.inputs[1 - weight_side]);
+        let (Some(weight), Some(activation)) =
+            (graph.input(c.node, weight_input), graph.input(c.node, activation_input))
+        else {
+            continue;
+        };
+        let mut contracted: BTreeSet<FactorId> = BTreeSet::new();
+        for (_, _, dim) in &c.contracted {
+            contracted.extend(space.leaves(dim));
+        }
+        for leaf in contracted {
+            let axes = |side: usize| -> Vec<usize> {
+                c.contracted.iter().map(|(a, b, _)| if side == 0 { *a } else { *b }).collect()
+            };
+            let class = classes.entry(leaf).or_default();
+            class.nodes.insert(c.node);
+            class.sinks.push(Sink {
+                contraction: index,
+                node: c.node,
+                activation_input,
+                activation,
+                activation_axes: axes(1 - weight_side),
+                weight_input,
+                weight,
+                weight_axes: axes(weight_side),
+                residual: false,
+            });
+        }
+        for leaf in c.free[weight_side].iter().flat_map(|d| space.leaves(d)) {
+            let class = classes.entry(leaf).or_default();
+            class.nodes.insert(c.node);
+            class.sources.insert(weight);
+        }
+    }
+    tables(analysis, graph, &mut classes);
+    classes
+}
+
+/// Constants of two and more axes that carry a leaf and are no operand of a
+/// contraction (embedding tables, convolution filters) are sources, too.
+fn tables(analysis: &Analysis, graph: &Graph, classes: &mut BTreeMap<FactorId, Class>) {
+    for (at, value) in graph.values.iter().enumerate() {
+        let id = ValueId(at as u32);
+        if value.role != Role::Constant {
+            continue;
+        }
+        for (node, input) in &value.consumers {
+            if analysis
+                .contractions
+                .iter()
+                .rev()
+                .any(|c| c.node == *node && !c.inner && c.inputs.contains(input))
+            {
+                continue;
+            }
+            let Some(dims) = analysis.operand(graph, *node, *input) else {
+                continue;
+            };
+            let carrying: Vec<&Dim> = dims.iter().filter(|d| !d.is_one()).collect();
+            if carrying.len() < 2 {
+                continue;
+            }
+            // What is computed from constants only is seen at its own consumer.
+            let folded = graph.node(*node).outputs.iter().flatten().all(|o| analysis.facts(*o).constant);
+            if folded {
+                continue;
+            }
+            for leaf in carrying.into_iter().flat_map(|d| analysis.space.leaves(d)) {
+                classes.entry(leaf).or_default().sources.insert(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What the units of a group are, from the structure around them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::analysis::Analysis;
+use super::dim::FactorId;
+use super::groups::Sink;
+use crate::graph::{Graph, NodeId, ValueId};
+
+/// What the units of a group are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Attention heads; with grouped queries, a key/value head with its query
+    /// heads: a batch axis of a product of activations.
+    Heads,
+    /// Feed-forward neurons: elementwise from source to sink, and the sink's
+    /// output reaches a residual addition.
+    Neurons,
+    /// Channels inside a head's values.
+    ValueDims,
+    /// Query heads within each key/value group.
+    Repeats,
+    /// Anything else, as a pooler's neurons.
+    Other,
+}
+
+impl Kind {
+    /// Whether it is pruned when nothing is said.
+    pub fn is_default(self) -> bool {
+        matches!(self, Kind::Heads | Kind::Neurons)
+    }
+
+    /// The plural noun for tables.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Kind::Heads => "heads",
+            Kind::Neurons => "neurons",
+            Kind::ValueDims => "value-dims",
+            Kind::Repeats => "repeats",
+            Kind::Other => "other",
+        }
+    }
+}
+
+/// How leaves take part in products of activations.
+pub(super) struct Roles {
+    batch: BTreeSet<FactorId>,
+    /// Batch leaves that only one operand has while another leaf is in both.
+    one_sided: BTreeSet<FactorId>,
+    inner: BTreeSet<FactorId>,
+}
+
+impl Roles {
+    pub(super) fn of(analysis: &Analysis, graph: &Graph) -> Self {
+        let mut roles = Roles {
+            batch: BTreeSet::new(),
+            one_sided: BTreeSet::new(),
+            inner: BTreeSet::new(),
+        };
+        let space = &analysis.space;
+        for c in &analysis.contractions {
+            if c.constant != [false, false] {
+                continue;
+            }
+            let batch: BTreeSet<FactorId> = c.batch.iter().flat_map(|d| space.leaves(d)).collect();
+            if !c.inner {
+                let carried = c.inputs.map(|input| {
+                    let dims = analysis.operand(graph, c.node, input);
+                    dims.into_iter().flatten().flat_map(|d| space.leaves(d)).collect::<BTreeSet<_>>()
+                });
+                let both = |l: &FactorId| carried.iter().all(|side| side.contains(l));
+                if batch.iter().any(|l| both(l) && space.factor_size(*l) > 1 && !space.frozen(*l).is_some_and(|f| f.node.is_none())) {
+                    roles.one_sided.extend(batch.iter().filter(|l| !both(l)));
+                }
+            }
+            roles.batch.extend(batch);
+            let free = c.free.iter().flatten().chain(c.contracted.iter().map(|(_, _, d)| d));
+            roles.inner.extend(free.flat_map(|d| space.leaves(d)));
+        }
+        roles
+    }
+
+    pub(super) fn kind(&self, analysis: &Analysis, leaf: FactorId, sinks: &[Sink]) -> Kind {
+        if self.batch.contains(&leaf) {
+            if analysis.space.is_repeat(leaf) || self.one_sided.contains(&leaf) {
+                Kind::Repeats
+            } else {
+                Kind::Heads
+            }
+        } else if self.inner.contains(&leaf) {
+            Kind::ValueDims
+        } else if sinks.iter().all(|s| s.residual) {
+            Kind::Neurons
+        } else {
+            Kind::Other
+        }
+    }
+}
+
+/// Whether the sink's output, through operators that keep positions apart,
+/// reaches an addition with something the sink itself was computed from.
+pub(super) fn reaches_residual(
+    analysis: &Analysis,
+    graph: &Graph,
+    rank: &BTreeMap<NodeId, usize>,
+    sink: &Sink,
+) -> bool {
+    const FAR: usize = 64;
+    let stops: BTreeSet<NodeId> = analysis.contractions.iter().map(|c| c.node).collect();
+    let mut stack: Vec<ValueId> = graph.node(sink.node).outputs.iter().flatten().copied().collect();
+    let mut seen = BTreeSet::new();
+    while let Some(value) = stack.pop() {
+        if !seen.insert(value) || seen.len() > FAR {
+            continue;
+        }
+        for (node, input) in &graph.value(value).consumers {
+            if stops.contains(node) || stops_walk(&graph.node(*node).op) {
+                continue;
+            }
+            let n = graph.node(*node);
+            let adds = match n.op.as_str() {
+                "Add" | "Sum" => Some(0..n.inputs.len()),
+                "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => Some(0..2),
+                _ => None,
+            };
+            if let Some(operands) = adds
+                && operands.contains(input)
+            {
+                for other in operands.filter(|i| i != input).filter_map(|i| graph.input(*node, i)) {
+                    if !analysis.facts(other).constant && depends_on(graph, rank, sink.activation, other) {
+                        return true;
+                    }
+                }
+            }
+            stack.extend(n.outputs.iter().flatten());
+        }
+    }
+    false
+}
+
+/// Operators that mix or pick positions end the way to a residual addition.
+fn stops_walk(op: &str) -> bool {
+    matches!(op, "Gather" | "Softmax" | "ReduceMean" | "ReduceSum" | "ReduceMax" | "Shape" | "Attention")
+}
+
+/// Whether `value` is computed from `from`.
+fn depends_on(graph: &Graph, rank: &BTreeMap<NodeId, usize>, value: ValueId, from: ValueId) -> bool {
+    let position = |v: ValueId| graph.value(v).producer.and_then(|(n, _)| rank.get(&n).copied());
+    let floor = position(from);
+    let mut stack = vec![value];
+    let mut seen = BTreeSet::new();
+    while let Some(value) = stack.pop() {
+        if value == from {
+            return true;
+        }
+        if position(value) < floor || !seen.insert(value) {
+            continue;
+        }
+        if let Some((node, _)) = graph.value(value).producer {
+            stack.extend(graph.node(node).inputs.iter().flatten());
+        }
+    }
+    false
+}

@@ -1,0 +1,298 @@
+//! What a rule sees of its node, and what it may say.
+
+use super::analysis::{Analysis, AttrUse, Contraction, IntUse, Link};
+use super::dim::{Dim, Term};
+use super::int::Int;
+use crate::graph::{Graph, Node, NodeId, ValueId};
+
+/// One node under a rule.
+pub struct Op<'a> {
+    pub(super) a: &'a mut Analysis,
+    pub(super) graph: &'a Graph,
+    /// The node's id.
+    pub id: NodeId,
+}
+
+impl<'a> Op<'a> {
+    pub(super) fn new(a: &'a mut Analysis, graph: &'a Graph, id: NodeId) -> Self {
+        Op { a, graph, id }
+    }
+
+    /// The node: attributes, operator, arity.
+    pub fn node(&self) -> &'a Node {
+        self.graph.node(self.id)
+    }
+
+    /// The value on an input, if it is given.
+    pub fn input(&self, index: usize) -> Option<ValueId> {
+        *self.node().inputs.get(index)?
+    }
+
+    /// Whether an input is given.
+    pub fn has(&self, index: usize) -> bool {
+        self.input(index).is_some()
+    }
+
+    /// Dimensions of an input. A constant without unit identity that several
+    /// nodes share gets its own at each use.
+    pub fn dims(&mut self, index: usize) -> Option<Vec<Dim>> {
+        let id = self.input(index)?;
+        if let Some(dims) = self.a.uniform_uses.get(&(self.id, index)) {
+            return Some(dims.clone());
+        }
+        let value = self.graph.value(id);
+        if let Some(constant) = &value.constant
+            && constant.uniform
+            && value.consumers.len() > 1
+        {
+            let dims: Vec<Dim> = constant.shape.iter().map(|n| self.a.space.fresh(*n)).collect();
+            self.a.uniform_uses.insert((self.id, index), dims.clone());
+            return Some(dims);
+        }
+        self.a.facts(id).dims.clone()
+    }
+
+    /// The tracked integers of an input. The rule takes over the care for them.
+    pub fn ints(&mut self, index: usize) -> Option<Vec<Int>> {
+        let id = self.input(index)?;
+        self.a.followed.insert((self.id, index));
+        self.a.facts(id).ints.clone()
+    }
+
+    /// The integers of an input where all have one value in the file.
+    pub fn values(&mut self, index: usize) -> Option<Vec<i64>> {
+        let ints = self.ints(index)?;
+        ints.iter().map(|i| self.a.space.value(i).as_const()).collect()
+    }
+
+    /// Integers from an attribute (older operator sets) or an input (newer).
+    pub fn attr_or_input(&mut self, name: &str, index: usize) -> Option<Vec<i64>> {
+        match self.node().ints(name) {
+            Some(v) => Some(v.to_vec()),
+            None => self.values(index),
+        }
+    }
+
+    /// Whether an input is computed from constants only.
+    pub fn is_constant(&self, index: usize) -> bool {
+        self.input(index).is_some_and(|v| self.a.facts(v).constant)
+    }
+
+    /// Whether an input is a table or mask: no activation.
+    pub fn is_table(&self, index: usize) -> bool {
+        self.input(index).is_some_and(|v| self.a.facts(v).table)
+    }
+
+    /// Sets the dimensions of an output.
+    pub fn set(&mut self, index: usize, dims: Vec<Dim>) {
+        if let Some(Some(id)) = self.node().outputs.get(index) {
+            self.a.facts[id.0 as usize].dims = Some(dims);
+        }
+    }
+
+    /// Sets the tracked integers of an output; expressions that grow out of
+    /// hand are dropped and what they read is frozen.
+    pub fn set_ints(&mut self, index: usize, ints: Vec<Int>) {
+        const HEAVY: usize = 64;
+        let ints = ints
+            .into_iter()
+            .map(|int| if int.weight(HEAVY) >= HEAVY { self.drop_int(&int) } else { int })
+            .collect();
+        if let Some(Some(id)) = self.node().outputs.get(index) {
+            self.a.facts[id.0 as usize].ints = Some(ints);
+        }
+    }
+
+    /// Stops following an integer.
+    pub fn drop_int(&mut self, int: &Int) -> Int {
+        let why = "a number computed from its size enters other arithmetic";
+        self.a.space.freeze_int(int, Some(self.id), why);
+        self.a.unknowns += 1;
+        Int::Unknown(self.a.unknowns)
+    }
+
+    /// Freezes a dimension at this node.
+    pub fn freeze(&mut self, dim: &Dim, why: &str) {
+        self.a.space.freeze(dim, Some(self.id), why);
+    }
+
+    /// Freezes all dimensions of an input.
+    pub fn freeze_input(&mut self, index: usize, why: &str) {
+        for dim in self.dims(index).unwrap_or_default() {
+            self.freeze(&dim, why);
+        }
+    }
+
+    /// Makes two dimensions the same, unless one is the size 1 (broadcast).
+    /// Returns what the output has.
+    pub fn join(&mut self, a: &Dim, b: &Dim) -> Dim {
+        let (ra, rb) = (self.a.space.resolve(a), self.a.space.resolve(b));
+        match (ra.is_one(), rb.is_one()) {
+            (true, _) => return rb,
+            (_, true) => return ra,
+            _ => {}
+        }
+        let symbol = |d: &Dim| matches!(d.0[..], [Term::Symbol(_)]);
+        match (symbol(&ra), symbol(&rb)) {
+            // A size known at run time may be 1 there.
+            (true, false) => {
+                self.freeze(&rb, "it meets an axis whose size is known at run time only");
+                rb
+            }
+            (false, true) => {
+                self.freeze(&ra, "it meets an axis whose size is known at run time only");
+                ra
+            }
+            (true, true) => self.same_symbol(ra, rb),
+            (false, false) => {
+                self.a.space.unify(&ra, &rb, self.id);
+                ra
+            }
+        }
+    }
+
+    /// Of two symbols that must agree, the one that is known better.
+    fn same_symbol(&self, a: Dim, b: Dim) -> Dim {
+        let named = |d: &Dim| match d.0[..] {
+            [Term::Symbol(s)] => {
+                self.a.space.definition(s).is_none() && !self.a.space.symbol_name(s).starts_with('?')
+            }
+            _ => false,
+        };
+        if !named(&a) && named(&b) { b } else { a }
+    }
+
+    /// Makes two dimensions the same.
+    pub fn unify(&mut self, a: &Dim, b: &Dim) {
+        self.join(a, b);
+    }
+
+    /// Joins axis `axis` of input `index` with `dim`; a table is only linked.
+    pub fn join_input(&mut self, index: usize, axis: usize, dim: &Dim) -> Dim {
+        let Some(mut dims) = self.dims(index) else {
+            return dim.clone();
+        };
+        if axis >= dims.len() {
+            return dim.clone();
+        }
+        let own = dims.swap_remove(axis);
+        self.join_operand(index, axis, &own, dim)
+    }
+
+    fn join_operand(&mut self, index: usize, axis: usize, own: &Dim, dim: &Dim) -> Dim {
+        let (table, other) = (self.a.space.resolve(own), self.a.space.resolve(dim));
+        let linked = self.is_shared_table(index)
+            && table != other
+            && !table.is_one()
+            && !other.is_one()
+            && self.a.space.size(&table).is_some()
+            && self.a.space.size(&table) == self.a.space.size(&other);
+        if !linked {
+            return self.join(dim, own);
+        }
+        self.a.links.push(Link {
+            node: self.id,
+            input: index,
+            axis,
+            table,
+            other: other.clone(),
+        });
+        other
+    }
+
+    /// Whether an input is a table in the sense of [`Link`]: computed without a
+    /// projection, with more than one axis (a bias vector belongs to its layer).
+    fn is_shared_table(&mut self, index: usize) -> bool {
+        if !self.is_table(index) {
+            return false;
+        }
+        let Some(dims) = self.dims(index) else {
+            return false;
+        };
+        !self.is_constant(index)
+            || dims.iter().filter(|d| !self.a.space.resolve(d).is_one()).count() > 1
+    }
+
+    /// Elementwise combination with broadcasting over `inputs`: the output's
+    /// dimensions. `None` when a rank is unknown.
+    pub fn broadcast(&mut self, inputs: &[usize]) -> Option<Vec<Dim>> {
+        let mut operands = Vec::with_capacity(inputs.len());
+        for &index in inputs {
+            let dims = self.dims(index)?;
+            operands.push((self.is_shared_table(index), index, dims));
+        }
+        // Activations first: tables are linked to what they are added to.
+        let all_tables = operands.iter().all(|(table, ..)| *table);
+        operands.sort_by_key(|(table, index, _)| (*table, *index));
+        let rank = operands.iter().map(|(_, _, d)| d.len()).max().unwrap_or(0);
+        let mut out = vec![Dim::one(); rank];
+        for (table, index, dims) in operands {
+            let shift = rank - dims.len();
+            for (axis, own) in dims.iter().enumerate() {
+                let so_far = out[axis + shift].clone();
+                out[axis + shift] = if table && !all_tables {
+                    self.join_operand(index, axis, own, &so_far)
+                } else {
+                    self.join(&so_far, own)
+                };
+            }
+        }
+        Some(out)
+    }
+
+    /// Says that the node needs `needed` as entry `entry` of input `input`.
+    pub fn needs(&mut self, input: usize, entry: usize, actual: Int, needed: Int) {
+        self.a.followed.insert((self.id, input));
+        self.a.int_uses.push(IntUse {
+            node: self.id,
+            input,
+            entry,
+            actual,
+            needed,
+        });
+    }
+
+    /// Says that an attribute holds a size.
+    pub fn needs_attr(&mut self, name: &'static str, entry: Option<usize>, needed: Int) {
+        self.a.attr_uses.push(AttrUse {
+            node: self.id,
+            name,
+            entry,
+            needed,
+        });
+    }
+
+    /// Records a contraction of two inputs.
+    pub fn contract(&mut self, contraction: Contraction) {
+        self.a.contractions.push(contraction);
+    }
+
+    /// An axis index that may be negative.
+    pub fn axis(&self, axis: i64, rank: usize) -> Option<usize> {
+        let rank = i64::try_from(rank).ok()?;
+        let axis = if axis < 0 { axis.checked_add(rank)? } else { axis };
+        (0..rank).contains(&axis).then_some(axis as usize)
+    }
+
+    /// What is not followed: everything it touches keeps its size; the outputs
+    /// are as the file declares them.
+    pub fn give_up(&mut self, why: &str) {
+        for index in 0..self.node().inputs.len() + self.node().captures.len() {
+            let Some(id) = self.graph.input(self.id, index) else {
+                continue;
+            };
+            let facts = self.a.facts(id).clone();
+            for dim in facts.dims.iter().flatten() {
+                self.freeze(dim, why);
+            }
+            for int in facts.ints.iter().flatten() {
+                self.a.space.freeze_int(int, Some(self.id), why);
+            }
+            self.a.followed.insert((self.id, index));
+        }
+        for output in self.node().outputs.iter().flatten().copied() {
+            let dims = self.a.declared_dims(self.graph, output, why);
+            self.a.facts[output.0 as usize].dims = dims;
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Operators that move elements without changing them.
+
+use crate::axes::align::{self, Entry};
+use crate::axes::dim::Dim;
+use crate::axes::int::Int;
+use crate::axes::op::Op;
+
+pub(super) fn reshape(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let from_attr = op.node().ints("shape").map(<[i64]>::to_vec);
+    let shape: Vec<Int> = match from_attr {
+        Some(v) => v.into_iter().map(Int::Const).collect(),
+        None => op.ints(1)?,
+    };
+    let zero_is_size = op.node().int("allowzero", 0) != 0;
+    let mut entries = Vec::with_capacity(shape.len());
+    for (at, int) in shape.iter().enumerate() {
+        entries.push(match int {
+            Int::Const(-1) => Entry::Rest,
+            Int::Const(0) if !zero_is_size => Entry::Int(Int::Dim(input.get(at)?.clone())),
+            other => Entry::Int(other.clone()),
+        });
+    }
+    let out = align::reshape(&mut op.a.space, &input, &entries, op.id);
+    for (at, (entry, dim)) in entries.iter().zip(&out).enumerate() {
+        if let Entry::Int(actual) = entry {
+            op.needs(1, at, actual.clone(), Int::Dim(dim.clone()));
+        }
+    }
+    if let Some(ints) = op.ints(0) {
+        if out.len() <= 1 {
+            op.set_ints(0, ints);
+        } else {
+            ints.iter().for_each(|i| {
+                op.drop_int(i);
+            });
+        }
+    }
+    op.set(0, out);
+    Some(())
+}
+
+pub(super) fn flatten(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let axis = op.node().int("axis", 1);
+    let axis = if axis == input.len() as i64 {
+        input.len()
+    } else {
+        op.axis(axis, input.len())?
+    };
+    let product = |dims: &[Dim]| dims.iter().fold(Dim::one(), |p, d| p.times(d.clone()));
+    op.set(0, vec![product(&input[..axis]), product(&input[axis..])]);
+    Some(())
+}
+
+pub(super) fn transpose(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let perm: Vec<usize> = match op.node().ints("perm") {
+        Some(perm) => perm.iter().map(|p| usize::try_from(*p).ok()).collect::<Option<_>>()?,
+        None => (0..input.len()).rev().collect(),
+    };
+    if let Some(ints) = op.ints(0) {
+        op.set_ints(0, ints);
+    }
+    let out: Option<Vec<Dim>> = perm.iter().map(|p| input.get(*p).cloned()).collect();
+    op.set(0, out?);
+    Some(())
+}
+
+pub(super) fn unsqueeze(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let axes = op.attr_or_input("axes", 1)?;
+    let rank = input.len() + axes.len();
+    let mut out: Vec<Option<Dim>> = vec![None; rank];
+    for axis in axes {
+        out[op.axis(axis, rank)?] = Some(Dim::one());
+    }
+    let mut rest = input.into_iter();
+    for slot in &mut out {
+        if slot.is_none() {
+            *slot = Some(rest.next()?);
+        }
+    }
+    pass_ints(op, rank);
+    op.set(0, out.into_iter().flatten().collect());
+    Some(())
+}
+
+pub(super) fn squeeze(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let gone: Vec<usize> = if op.node().ints("axes").is_some() || op.has(1) {
+        let axes = op.attr_or_input("axes", 1)?;
+        axes.into_iter().map(|a| op.axis(a, input.len())).collect::<Option<_>>()?
+    } else {
+        (0..input.len()).filter(|i| op.a.space.resolve(&input[*i]).is_one()).collect()
+    };
+    for axis in &gone {
+        op.freeze(&input[*axis], "it is squeezed away");
+    }
+    let out: Vec<Dim> =
+        input.into_iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d).collect();
+    pass_ints(op, out.len());
+    op.set(0, out);
+    Some(())
+}
+
+/// Integers stay followed while the tensor has at most one axis.
+fn pass_ints(op: &mut Op, rank: usize) {
+    if let Some(ints) = op.ints(0) {
+        if rank <= 1 {
+            op.set_ints(0, ints);
+        } else {
+            ints.iter().for_each(|i| {
+                op.drop_int(i);
+            });
+        }
+    }
+}
+
+pub(super) fn expand(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let shape = op.ints(1)?;
+    let rank = input.len().max(shape.len());
+    let activation = !op.is_table(0);
+    let mut out = Vec::with_capacity(rank);
+    for axis in 0..rank {
+        let own = (axis + input.len()).checked_sub(rank).map_or_else(Dim::one, |i| input[i].clone());
+        let Some(at) = (axis + shape.len()).checked_sub(rank) else {
+            out.push(own);
+            continue;
+        };
+        let own = op.a.space.resolve(&own);
+        let dim = match &shape[at] {
+            Int::Const(1) | Int::Const(-1) => own,
+            Int::Const(n) if own.is_one() && activation => match usize::try_from(*n) {
+                Ok(n) => op.a.space.repeated(n),
+                Err(_) => op.a.space.unknown(),
+            },
+            int if own.is_one() => op.a.space.dim_of(int),
+            _ => own,
+        };
+        if !matches!(shape[at], Int::Const(1) | Int::Const(-1)) {
+            op.needs(1, at, shape[at].clone(), Int::Dim(dim.clone()));
+        }
+        out.push(dim);
+    }
+    if let Some(ints) = op.ints(0) {
+        match (ints.as_slice(), out.as_slice()) {
+            ([int], [dim]) => {
+                let count = op.a.space.size(dim).filter(|n| *n <= 64);
+                if let Some(n) = count {
+                    op.set_ints(0, vec![int.clone(); n]);
+                } else {
+                    op.drop_int(int);
+                }
+            }
+            _ => ints.iter().for_each(|i| {
+                op.drop_int(i);
+            }),
+        }
+    }
+    op.set(0, out);
+    Some(())
+}
+
+pub(super) fn tile(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let repeats = op.ints(1)?;
+    if repeats.len() != input.len() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(input.len());
+    for (dim, repeat) in input.into_iter().zip(repeats) {
+        let count = op.a.space.dim_of(&repeat);
+        op.freeze(&count, "it counts copies");
+        out.push(count.times(dim));
+    }
+    op.set(0, out);
+    Some(())
+}

@@ -1,0 +1,122 @@
+//! One rule per operator: how the terms of its inputs and outputs relate.
+//!
+//! A rule reads the dimensions of its inputs from an [`Op`], joins what must
+//! agree, freezes what must keep its size and sets the dimensions of its
+//! outputs. It returns `None` when it cannot follow the node; then everything
+//! the node touches is frozen, which is always safe.
+//!
+//! A new operator is one rule in one of these files (or a new one) and one line
+//! in [`find`].
+
+mod attention;
+mod attention_std;
+mod contraction;
+mod convolution;
+mod einsum;
+mod elementwise;
+mod indexing;
+mod layout;
+mod normalisation;
+mod parts;
+mod quantised;
+mod shapes;
+
+use super::op::Op;
+
+/// The type of a rule.
+pub type Rule = fn(&mut Op) -> Option<()>;
+
+const MS: &str = "com.microsoft";
+
+/// The rule of an operator.
+pub fn find(domain: &str, op: &str) -> Option<Rule> {
+    Some(match (domain, op) {
+        (
+            "",
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mean" | "Sum" | "Mod" | "And" | "Or"
+            | "Xor" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "BitwiseAnd"
+            | "BitwiseOr" | "BitwiseXor" | "BitShift" | "PRelu" | "Where",
+        ) => elementwise::broadcast,
+        (
+            "",
+            "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "BitwiseNot" | "Cast"
+            | "CastLike" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "Dropout" | "Elu" | "Erf" | "Exp"
+            | "Floor" | "Gelu" | "HardSigmoid" | "HardSwish" | "Identity" | "IsInf" | "IsNaN"
+            | "LeakyRelu" | "Log" | "Mish" | "Neg" | "Not" | "Reciprocal" | "Relu" | "Round" | "Selu"
+            | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Sinh" | "Softplus" | "Softsign" | "Sqrt" | "Swish"
+            | "Tan" | "Tanh" | "ThresholdedRelu",
+        )
+        | (MS, "Gelu" | "QuickGelu") => elementwise::unary,
+        (MS, "BiasGelu" | "FastGelu" | "BiasAdd") => elementwise::with_bias,
+        ("", "MatMul" | "MatMulInteger") | (MS, "FusedMatMul") => contraction::matmul,
+        ("", "Gemm") | (MS, "GemmFastGelu" | "FusedGemm") => contraction::gemm,
+        ("", "Einsum") => einsum::einsum,
+        ("", "Conv") => convolution::conv,
+        ("", "Reshape") => layout::reshape,
+        ("", "Flatten") => layout::flatten,
+        ("", "Transpose") => layout::transpose,
+        ("", "Unsqueeze") => layout::unsqueeze,
+        ("", "Squeeze") => layout::squeeze,
+        ("", "Expand") => layout::expand,
+        ("", "Tile") => layout::tile,
+        ("", "Concat") => parts::concat,
+        ("", "Split") => parts::split,
+        ("", "Slice") => parts::slice,
+        ("", "Pad") => parts::pad,
+        ("", "Gather") => indexing::gather,
+        ("", "GatherElements") => indexing::gather_elements,
+        ("", "GatherND") => indexing::gather_nd,
+        ("", "ScatterElements" | "ScatterND") => indexing::scatter,
+        ("", "CumSum" | "Trilu") => indexing::along_axes,
+        ("", "ArgMax" | "ArgMin") => indexing::arg,
+        ("", "Shape") => shapes::shape,
+        ("", "Size") => shapes::size,
+        ("", "ConstantOfShape") => shapes::constant_of_shape,
+        ("", "Range") => shapes::range,
+        (
+            "",
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+            | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare",
+        ) => normalisation::reduce,
+        ("", "Softmax" | "LogSoftmax" | "Hardmax") => normalisation::softmax,
+        ("", "LpNormalization") => normalisation::one_axis,
+        ("", "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization")
+        | (MS, "SimplifiedLayerNormalization" | "LayerNormalization") => normalisation::layer_norm,
+        (MS, "SkipLayerNormalization") => normalisation::skip_layer_norm,
+        (MS, "SkipSimplifiedLayerNormalization") => normalisation::skip_simplified,
+        (MS, "EmbedLayerNormalization") => normalisation::embed,
+        (MS, "Attention") => attention::packed,
+        (MS, "MultiHeadAttention") => attention::multi_head,
+        (MS, "GroupQueryAttention") => attention::grouped,
+        (MS, "RotaryEmbedding") => attention::rotary,
+        ("", "Attention") => attention_std::attention,
+        ("", "RotaryEmbedding") => attention_std::rotary,
+        ("", "DequantizeLinear" | "QuantizeLinear") | (MS, "DequantizeLinear" | "QuantizeLinear") => {
+            quantised::linear
+        }
+        ("", "DynamicQuantizeLinear") => quantised::dynamic,
+        (MS, "MatMulIntegerToFloat" | "DynamicQuantizeMatMul") => quantised::matmul,
+        _ => return None,
+    })
+}
+
+/// Applies the rule of a node, or freezes what the node touches.
+pub(super) fn apply(op: &mut Op) {
+    let node = op.node();
+    let name = if node.domain.is_empty() {
+        node.op.clone()
+    } else {
+        format!("{}::{}", node.domain, node.op)
+    };
+    match find(&node.domain, &node.op) {
+        None => {
+            *op.a.unsupported.entry(name.clone()).or_insert(0) += 1;
+            op.give_up(&format!("the operator {name} has no rule"));
+        }
+        Some(rule) => {
+            if rule(op).is_none() {
+                op.give_up(&format!("this use of {name} is not followed"));
+            }
+        }
+    }
+}

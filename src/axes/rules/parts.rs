@@ -1,0 +1,336 @@
+//! Operators that cut axes into parts or lay parts together.
+
+use crate::axes::dim::Dim;
+use crate::axes::int::{Int, Op as IntOp};
+use crate::axes::op::Op;
+
+pub(super) fn concat(op: &mut Op) -> Option<()> {
+    let count = op.node().inputs.len();
+    let operands: Vec<Vec<Dim>> = (0..count).map(|i| op.dims(i)).collect::<Option<_>>()?;
+    let rank = operands.first()?.len();
+    let axis = op.axis(op.node().int("axis", 0), rank)?;
+    concat_ints(op, count, &operands);
+    let mut out = operands[0].clone();
+    for (index, dims) in operands.iter().enumerate().skip(1) {
+        for (k, slot) in out.iter_mut().enumerate().filter(|(k, _)| *k != axis) {
+            dims.get(k)?;
+            *slot = op.join_input(index, k, slot);
+        }
+    }
+    let parts: Vec<Dim> = operands.iter().map(|d| d[axis].clone()).collect();
+    out[axis] = together(op, parts);
+    op.set(0, out);
+    Some(())
+}
+
+/// Parts one after another; with a symbolic part only the total is kept.
+fn together(op: &mut Op, parts: Vec<Dim>) -> Dim {
+    let sum = Dim::sum(parts.clone());
+    if op.a.space.size(&sum).is_some() {
+        return sum;
+    }
+    op.freeze(&sum, "it is laid beside an axis whose size is known at run time only");
+    let empty = |op: &Op, d: &Dim| op.a.space.value(&Int::Dim(d.clone())).as_const() == Some(0);
+    let parts: Vec<Dim> = parts.into_iter().filter(|d| !empty(op, d)).collect();
+    let total = parts
+        .into_iter()
+        .map(Int::Dim)
+        .reduce(|a, b| Int::op(IntOp::Add, a, b))
+        .unwrap_or(Int::Const(0));
+    match total {
+        Int::Dim(dim) => dim,
+        total => op.a.space.derived(total),
+    }
+}
+
+fn concat_ints(op: &mut Op, count: usize, operands: &[Vec<Dim>]) {
+    let tracked: Vec<Option<Vec<Int>>> = (0..count).map(|i| op.ints(i)).collect();
+    if tracked.iter().all(Option::is_none) {
+        return;
+    }
+    let mut out = Vec::new();
+    for (ints, dims) in tracked.iter().zip(operands) {
+        match ints {
+            Some(ints) => out.extend(ints.iter().cloned()),
+            None => {
+                let length = match &dims[..] {
+                    [dim] => op.a.space.size(dim).filter(|n| *n <= 64),
+                    _ => None,
+                };
+                let Some(length) = length else {
+                    tracked.iter().flatten().flatten().for_each(|i| {
+                        op.drop_int(i);
+                    });
+                    return;
+                };
+                for _ in 0..length {
+                    out.push(op.drop_int(&Int::Const(0)));
+                }
+            }
+        }
+    }
+    op.set_ints(0, out);
+}
+
+pub(super) fn split(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let axis = op.axis(op.node().int("axis", 0), input.len())?;
+    let outputs = op.node().outputs.len();
+    let from_attr = op.node().ints("split").map(<[i64]>::to_vec);
+    let explicit = from_attr.is_some();
+    let sizes = match from_attr {
+        Some(v) => Some(v.into_iter().map(Int::Const).collect()),
+        None if op.has(1) => Some(op.ints(1)?),
+        None => None,
+    };
+    let Some(total) = op.a.space.size(&input[axis]) else {
+        return symbolic_split(op, &input, axis, sizes);
+    };
+    let lengths: Vec<usize> = match &sizes {
+        Some(ints) => ints
+            .iter()
+            .map(|i| usize::try_from(op.a.space.value(i).as_const()?).ok())
+            .collect::<Option<_>>()?,
+        None => {
+            let each = total.div_ceil(outputs.max(1));
+            (0..outputs).map(|k| each.min(total.saturating_sub(k * each))).collect()
+        }
+    };
+    if lengths.iter().sum::<usize>() != total || lengths.len() != outputs {
+        return None;
+    }
+    let mut parts = Vec::with_capacity(outputs);
+    let mut from = 0;
+    for length in &lengths {
+        let part = match op.a.space.cut(&input[axis], from, from + length) {
+            Some(part) => part,
+            None => {
+                op.freeze(&input[axis], "a split cuts it inside a factor");
+                let dim = op.a.space.fresh(*length);
+                op.freeze(&dim, "a split cuts it inside a factor");
+                dim
+            }
+        };
+        parts.push(part);
+        from += length;
+    }
+    for (k, part) in parts.iter().enumerate() {
+        match &sizes {
+            Some(_) if explicit => op.needs_attr("split", Some(k), Int::Dim(part.clone())),
+            Some(ints) => op.needs(1, k, ints[k].clone(), Int::Dim(part.clone())),
+            None => {}
+        }
+        let mut out = input.clone();
+        out[axis] = part.clone();
+        op.set(k, out);
+    }
+    if sizes.is_none() {
+        op.a.even_splits.push((op.id, parts));
+    }
+    Some(())
+}
+
+fn symbolic_split(op: &mut Op, input: &[Dim], axis: usize, sizes: Option<Vec<Int>>) -> Option<()> {
+    op.freeze(&input[axis], "it is split at run time");
+    for k in 0..op.node().outputs.len() {
+        let dim = match sizes.as_ref().and_then(|s| s.get(k)) {
+            Some(int) => op.a.space.dim_of(&int.clone()),
+            None => op.a.space.unknown(),
+        };
+        let mut out = input.to_vec();
+        out[axis] = dim;
+        op.set(k, out);
+    }
+    Some(())
+}
+
+pub(super) fn slice(op: &mut Op) -> Option<()> {
+    let mut out = op.dims(0)?;
+    let list = |op: &mut Op, name: &str, input: usize| -> Option<Vec<Int>> {
+        match op.node().ints(name) {
+            Some(v) => Some(v.iter().map(|x| Int::Const(*x)).collect()),
+            None => op.ints(input),
+        }
+    };
+    let from_attr = op.node().ints("starts").is_some();
+    let starts = list(op, "starts", 1)?;
+    let ends = list(op, "ends", 2)?;
+    let axes: Vec<i64> = if op.node().ints("axes").is_some() || op.has(3) {
+        op.attr_or_input("axes", 3)?
+    } else {
+        (0..starts.len() as i64).collect()
+    };
+    let steps = if op.has(4) { op.values(4)? } else { vec![1; starts.len()] };
+    if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
+        return None;
+    }
+    slice_ints(op, &starts, &ends, &axes, &steps);
+    for k in 0..starts.len() {
+        let axis = op.axis(axes[k], out.len())?;
+        let range = Range {
+            entry: k,
+            from_attr,
+            start: &starts[k],
+            end: &ends[k],
+            step: steps[k],
+        };
+        out[axis] = range.of(op, &out[axis].clone());
+    }
+    op.set(0, out);
+    Some(())
+}
+
+fn slice_ints(op: &mut Op, starts: &[Int], ends: &[Int], axes: &[i64], steps: &[i64]) {
+    let Some(ints) = op.ints(0) else {
+        return;
+    };
+    let bounds = match (starts, ends, axes, steps) {
+        ([start], [end], [0 | -1], [1]) => {
+            op.a.space.value(start).as_const().zip(op.a.space.value(end).as_const())
+        }
+        _ => None,
+    };
+    match bounds {
+        Some((start, end)) => {
+            let (start, end) = (clamp(start, ints.len()), clamp(end, ints.len()));
+            let taken = ints.get(start..end.max(start)).unwrap_or_default().to_vec();
+            op.set_ints(0, taken);
+        }
+        None => ints.iter().for_each(|i| {
+            op.drop_int(i);
+        }),
+    }
+}
+
+/// A slice bound in `0..=size`; negative ones count from the end.
+fn clamp(bound: i64, size: usize) -> usize {
+    let size = size as i64;
+    let bound = if bound < 0 { bound.saturating_add(size) } else { bound };
+    bound.clamp(0, size) as usize
+}
+
+/// One `start:end:step` of a Slice.
+struct Range<'i> {
+    entry: usize,
+    from_attr: bool,
+    start: &'i Int,
+    end: &'i Int,
+    step: i64,
+}
+
+impl Range<'_> {
+    /// The axis after slicing.
+    fn of(&self, op: &mut Op, dim: &Dim) -> Dim {
+        let (start, end) = (op.a.space.value(self.start), op.a.space.value(self.end));
+        let (start_value, end_value) = (start.as_const(), end.as_const());
+        let far = |v: i64| v >= i64::from(i32::MAX);
+        let whole = start_value == Some(0)
+            && self.step == 1
+            && (end_value.is_some_and(far) || end == op.a.space.value(&Int::Dim(dim.clone())));
+        if whole {
+            return dim.clone();
+        }
+        match (op.a.space.size(dim), start_value, end_value) {
+            (Some(size), Some(start), Some(end)) => self.of_known(op, dim, size, start, end),
+            _ => {
+                op.freeze(dim, "it is sliced at run time");
+                if self.step != 1 {
+                    return op.a.space.unknown();
+                }
+                let end = match end_value {
+                    Some(v) if far(v) => Int::Dim(dim.clone()),
+                    Some(v) if v < 0 => Int::op(IntOp::Add, Int::Dim(dim.clone()), Int::Const(v)),
+                    _ => self.end.clone(),
+                };
+                let start = match start_value {
+                    Some(v) if v < 0 => Int::op(IntOp::Add, Int::Dim(dim.clone()), Int::Const(v)),
+                    _ => self.start.clone(),
+                };
+                let length = Int::op(IntOp::Sub, end, start);
+                op.a.space.dim_of(&length)
+            }
+        }
+    }
+
+    fn of_known(&self, op: &mut Op, dim: &Dim, size: usize, start: i64, end: i64) -> Dim {
+        if self.step != 1 {
+            op.freeze(dim, "it is sliced with a step");
+            let span = if self.step > 0 {
+                clamp(end, size).saturating_sub(clamp(start, size))
+            } else {
+                size
+            };
+            let known = self.step > 0 || (start == -1 && end < -(size as i64));
+            let length = span.div_ceil(usize::try_from(self.step.unsigned_abs()).unwrap_or(1).max(1));
+            let out = if known { op.a.space.fresh(length) } else { op.a.space.unknown() };
+            op.freeze(&out, "it is sliced with a step");
+            return out;
+        }
+        let (from, to) = (clamp(start, size), clamp(end, size));
+        let to = to.max(from);
+        let cuts = (
+            op.a.space.cut(dim, 0, from),
+            op.a.space.cut(dim, from, to),
+            op.a.space.cut(dim, to, size),
+        );
+        let (Some(before), Some(taken), Some(after)) = cuts else {
+            op.freeze(dim, "a slice cuts it inside a factor");
+            let out = op.a.space.fresh(to - from);
+            op.freeze(&out, "a slice cuts it inside a factor");
+            return out;
+        };
+        let plus = |a: &Dim, b: &Dim| Int::op(IntOp::Add, Int::Dim(a.clone()), Int::Dim(b.clone()));
+        let minus = |i: Int| Int::op(IntOp::Sub, Int::Const(0), i);
+        if start > 0 {
+            self.needs(op, 1, "starts", self.start, Int::Dim(before.clone()));
+        } else if start < 0 && from > 0 {
+            self.needs(op, 1, "starts", self.start, minus(plus(&taken, &after)));
+        }
+        // A bound beyond the end is clamped whatever the size.
+        if end < 0 {
+            self.needs(op, 2, "ends", self.end, minus(Int::Dim(after)));
+        } else if to < size || matches!(self.end, Int::Op(..)) {
+            self.needs(op, 2, "ends", self.end, plus(&before, &taken));
+        }
+        taken
+    }
+
+    fn needs(&self, op: &mut Op, input: usize, name: &'static str, actual: &Int, needed: Int) {
+        if self.from_attr {
+            op.needs_attr(name, Some(self.entry), needed);
+        } else {
+            op.needs(input, self.entry, actual.clone(), needed);
+        }
+    }
+}
+
+pub(super) fn pad(op: &mut Op) -> Option<()> {
+    let input = op.dims(0)?;
+    let pads = op.attr_or_input("pads", 1)?;
+    let axes: Vec<usize> = if op.has(3) {
+        let axes = op.values(3)?;
+        axes.into_iter().map(|a| op.axis(a, input.len())).collect::<Option<_>>()?
+    } else {
+        (0..input.len()).collect()
+    };
+    if pads.len() != 2 * axes.len() {
+        return None;
+    }
+    let mut out = input.clone();
+    for (k, axis) in axes.iter().enumerate() {
+        let (before, after) = (pads[k], pads[k + axes.len()]);
+        if before == 0 && after == 0 {
+            continue;
+        }
+        op.freeze(&input[*axis], "it is padded");
+        let total = Int::op(
+            IntOp::Add,
+            Int::Dim(input[*axis].clone()),
+            Int::Const(before.saturating_add(after)),
+        );
+        out[*axis] = op.a.space.dim_of(&total);
+        op.freeze(&out[*axis].clone(), "it is padded");
+    }
+    op.set(0, out);
+    Some(())
+}

@@ -1,0 +1,68 @@
+//! Operators that turn sizes into integers and integers into sizes.
+
+use crate::axes::dim::Dim;
+use crate::axes::int::{Int, Op as IntOp};
+use crate::axes::op::Op;
+use crate::graph::Attr;
+
+pub(super) fn shape(op: &mut Op) -> Option<()> {
+    let dims = op.dims(0)?;
+    op.ints(0);
+    let rank = dims.len() as i64;
+    let bound = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
+    let (from, to) = (bound(op.node().int("start", 0)), bound(op.node().int("end", rank)));
+    let ints: Vec<Int> = dims.get(from..to.max(from))?.iter().map(|d| Int::Dim(d.clone())).collect();
+    let length = op.a.space.fresh(ints.len());
+    op.freeze(&length, "it counts axes");
+    op.set(0, vec![length]);
+    op.set_ints(0, ints);
+    Some(())
+}
+
+pub(super) fn size(op: &mut Op) -> Option<()> {
+    let dims = op.dims(0)?;
+    op.ints(0);
+    let total = dims.into_iter().fold(Dim::one(), Dim::times);
+    op.set(0, vec![]);
+    op.set_ints(0, vec![Int::Dim(total)]);
+    Some(())
+}
+
+pub(super) fn constant_of_shape(op: &mut Op) -> Option<()> {
+    let entries = op.ints(0)?;
+    let dims: Vec<Dim> = entries.iter().map(|i| op.a.space.dim_of(i)).collect();
+    for (at, (actual, dim)) in entries.iter().zip(&dims).enumerate() {
+        op.needs(0, at, actual.clone(), Int::Dim(dim.clone()));
+    }
+    if let ([dim], Some(Attr::Tensor(value))) = (&dims[..], op.node().attrs.get("value"))
+        && let ([value], Some(length)) = (&value[..], op.a.space.size(dim).filter(|n| *n <= 64))
+    {
+        let ints = vec![Int::Const(*value); length];
+        op.set_ints(0, ints);
+    }
+    op.set(0, dims);
+    Some(())
+}
+
+pub(super) fn range(op: &mut Op) -> Option<()> {
+    let scalar = |op: &mut Op, index: usize| op.ints(index).and_then(|v| v.into_iter().next());
+    let bounds = (scalar(op, 0), scalar(op, 1), scalar(op, 2));
+    let dim = match bounds {
+        (Some(start), Some(limit), Some(delta)) => {
+            let span = Int::op(IntOp::Sub, limit, start);
+            let count = Int::op(IntOp::Div, span, delta);
+            let dim = op.a.space.dim_of(&count);
+            op.a.space.freeze_int(&count, Some(op.id), "it is counted through");
+            dim
+        }
+        (start, limit, delta) => {
+            for int in [start, limit, delta].into_iter().flatten() {
+                op.drop_int(&int);
+            }
+            op.a.space.unknown()
+        }
+    };
+    op.freeze(&dim, "it is counted through");
+    op.set(0, vec![dim]);
+    Some(())
+}
