@@ -1,4 +1,40 @@
-//! Bytes <-> `ModelProto`: load, save, external data.
+//! Bytes <-> `ModelProto`: load, save, external data, local functions.
+//!
+//! ```text
+//! load    file -> map -> scan -> ModelProto, side files mapped into raw_data
+//! save    ModelProto -> temp files in the target folder -> fsync -> rename
+//! ```
+//!
+//! A model is never copied as a whole: `raw_data` of every tensor is a slice of
+//! the memory map of the file (or side file) that holds it, and is written from
+//! there. One thing cannot be caught: when another process *shrinks* a mapped
+//! file while it is in use, the operating system ends this process (SIGBUS).
+//! Files under 1 MiB are read into memory, so this concerns large files only;
+//! a file that is replaced by rename, as [`save`] does it, is not affected.
+
+mod external;
+mod hash;
+mod inline;
+mod label;
+mod layout;
+mod load;
+mod map;
+mod rename;
+mod save;
+mod scan;
+mod tensor;
+mod validate;
+mod visit;
+mod write;
+
+pub use hash::sha256;
+pub use inline::inline_functions;
+pub use label::node_label;
+pub use load::{LoadNotes, Model, from_bytes, load};
+pub use save::{External, SaveOptions, Saved, save};
+pub use tensor::{tensor, tensor_proto};
+pub use validate::validate;
+pub use write::{encode, write_to};
 
 /// The protobuf messages, generated from `proto/onnx-ml.proto` (onnx 1.23, IR 14).
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -6,19 +42,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
-/// placeholder
-pub fn tensor(t: &proto::TensorProto) -> crate::Result<crate::tensor::Tensor> {
-    use crate::tensor::{Data, Tensor};
-    let shape: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
-    let raw = t.raw_data.clone().unwrap_or_default();
-    let d = match t.data_type() {
-        7 => Data::I64(if raw.is_empty() { t.int64_data.clone() } else { raw.chunks(8).map(|c| i64::from_le_bytes(c.try_into().unwrap())).collect() }),
-        6 => Data::I32(if raw.is_empty() { t.int32_data.clone() } else { raw.chunks(4).map(|c| i32::from_le_bytes(c.try_into().unwrap())).collect() }),
-        9 => Data::Bool(if raw.is_empty() { t.int32_data.iter().map(|x| *x!=0).collect() } else { raw.iter().map(|x| *x!=0).collect() }),
-        1 => Data::F32(if raw.is_empty() { t.float_data.clone() } else { raw.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect() }),
-        3 => Data::I8(raw.iter().map(|x| *x as i8).collect()),
-        2 => Data::U8(raw.to_vec()),
-        _ => return Err(crate::Error::input("type")),
-    };
-    Ok(Tensor { shape, data: d })
-}
+/// How deep graphs may nest (the main graph is level 0). The protobuf decoder
+/// stops at 100 nested messages, and each graph level takes three of them
+/// (graph, node, attribute), so no file can hold more.
+const MAX_GRAPH_DEPTH: usize = 33;

@@ -1,0 +1,106 @@
+//! Which units of which group stay.
+
+use std::collections::BTreeMap;
+
+use crate::axes::{Analysis, Dim, FactorId, Space, Term};
+
+/// Kept units per group, by the group's index in [`Analysis::groups`]; a group
+/// that is not mentioned stays whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mask {
+    /// From the group's index to one flag per unit.
+    pub kept: BTreeMap<usize, Vec<bool>>,
+}
+
+impl Mask {
+    /// Number of units of a group that stay.
+    pub fn count(&self, analysis: &Analysis, group: usize) -> usize {
+        match self.kept.get(&group) {
+            Some(kept) => kept.iter().filter(|k| **k).count(),
+            None => analysis.groups.get(group).map_or(0, |g| g.units),
+        }
+    }
+
+    /// The mask by factor, for sizes and indices.
+    pub fn by_factor(&self, analysis: &Analysis) -> Kept {
+        let mut kept = Kept::default();
+        for (group, flags) in &self.kept {
+            if let Some(group) = analysis.groups.get(*group)
+                && flags.iter().any(|k| !k)
+            {
+                let units = flags.iter().enumerate().filter(|(_, k)| **k).map(|(i, _)| i).collect();
+                kept.units.insert(group.leaf, units);
+            }
+        }
+        kept
+    }
+}
+
+/// Units that stay, per factor that shrinks.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// From the factor to its units that stay, ascending.
+    pub units: BTreeMap<FactorId, Vec<usize>>,
+}
+
+impl Kept {
+    /// Size of a factor after pruning.
+    pub fn size(&self, space: &Space, factor: FactorId) -> usize {
+        self.units.get(&factor).map_or_else(|| space.factor_size(factor), Vec::len)
+    }
+
+    /// Whether a dimension changes.
+    pub fn touches(&self, space: &Space, dim: &Dim) -> bool {
+        space.leaves(dim).iter().any(|l| self.units.contains_key(l))
+    }
+
+    /// The flat indices along a dimension that stay, ascending; `None` for
+    /// symbolic dimensions.
+    pub fn indices(&self, space: &Space, dim: &Dim) -> Option<Vec<usize>> {
+        let mut at = vec![0usize];
+        for term in &space.resolve(dim).0 {
+            let (size, keep): (usize, Vec<usize>) = match term {
+                Term::Factor(f) => {
+                    let size = space.factor_size(*f);
+                    (size, self.units.get(f).cloned().unwrap_or_else(|| (0..size).collect()))
+                }
+                Term::Symbol(_) => return None,
+                Term::Sum(parts) => {
+                    let mut keep = Vec::new();
+                    let mut offset = 0;
+                    for part in parts {
+                        keep.extend(self.indices(space, part)?.into_iter().map(|i| i + offset));
+                        offset += space.size(part)?;
+                    }
+                    (offset, keep)
+                }
+            };
+            at = at.iter().flat_map(|p| keep.iter().map(move |k| p * size + k)).collect();
+        }
+        Some(at)
+    }
+
+    /// For each flat index along a dimension whose only shrinking factor is
+    /// `leaf`: the unit it belongs to.
+    pub fn unit_of_index(space: &Space, dim: &Dim, leaf: FactorId) -> Option<Vec<Option<usize>>> {
+        let mut at: Vec<Option<usize>> = vec![None];
+        for term in &space.resolve(dim).0 {
+            let inner: Vec<Option<usize>> = match term {
+                Term::Factor(f) => {
+                    let size = space.factor_size(*f);
+                    (0..size).map(|i| (*f == leaf).then_some(i)).collect()
+                }
+                Term::Symbol(_) => return None,
+                Term::Sum(parts) => {
+                    let mut all = Vec::new();
+                    for part in parts {
+                        all.extend(Self::unit_of_index(space, part, leaf)?);
+                    }
+                    all
+                }
+            };
+            at = at.iter().flat_map(|p| inner.iter().map(move |k| p.or(*k))).collect();
+        }
+        Some(at)
+    }
+}

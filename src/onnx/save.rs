@@ -1,0 +1,334 @@
+//! Models to files: all of it or nothing.
+//!
+//! Everything is written to temporary files in the target folder, synced, and
+//! then renamed: side file first, model last. A rename replaces the directory
+//! entry, never the content of the file behind it, so a file that is mapped
+//! (the input, when it is also the output) keeps its bytes. It follows that an
+//! output path that is a symlink or a hard link is replaced itself; the file it
+//! led to, or the other names of it, are not changed.
+//!
+//! A side file is never written over: if the name is taken by other content, the
+//! next free one is used (`model.onnx.data`, `model.onnx.1.data`, ...). So at any
+//! moment, also when the process is killed, the old model finds its old data.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use tempfile::NamedTempFile;
+
+use super::label::quoted;
+use super::layout::Layout;
+use super::load::{Model, decode};
+use super::proto::{ModelProto, tensor_proto::DataLocation};
+use super::visit::{self, Role};
+use super::{external, map, write};
+use crate::error::{Error, Result};
+
+/// The most that a protobuf message may have, by its specification.
+const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
+/// Names that are tried for a side file.
+const MAX_SIDE_FILES: usize = 1000;
+/// Whether weights go to a side file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum External {
+    /// Only when the model would be above 2 GiB, which protobuf cannot hold.
+    #[default]
+    Auto,
+    /// Always: tensors of 1 KiB and more.
+    Always,
+}
+
+/// How to save.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SaveOptions {
+    /// Whether weights go to a side file.
+    pub external: External,
+    /// The files that the model was read from. When the output replaces an older
+    /// model, that model's own side file is removed afterwards, unless it is one
+    /// of these. If this is empty, nothing is ever removed.
+    pub inputs: Vec<PathBuf>,
+}
+
+impl SaveOptions {
+    /// The options that suit what was made from `model`: a side file if it had
+    /// any, and its files are protected.
+    pub fn for_model(model: &Model) -> Self {
+        let external = match model.notes.external_files.is_empty() {
+            true => External::Auto,
+            false => External::Always,
+        };
+        let inputs = model.path.iter().chain(&model.notes.external_files);
+        SaveOptions {
+            external,
+            inputs: inputs.cloned().collect(),
+        }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Files and their sizes in bytes: the model first, then the side file if
+    /// there is one.
+    pub files: Vec<(PathBuf, u64)>,
+}
+
+/// Writes a model to `path`, and its weights to a side file next to it where
+/// `options` or the size ask for it.
+///
+/// Either everything appears or nothing does; on an error no file is left behind
+/// and an older file at `path` is as it was. If `path` is a symlink or one of
+/// several hard links, only this directory entry is replaced: other names of the
+/// same file, an input among them, keep the old content.
+pub fn save(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<Saved> {
+    let target = Target::new(path)?;
+    // Weights are not copied: clones of `raw_data` share the bytes.
+    let mut model = proto.clone();
+    refuse_external(&mut model)?;
+    let mut layout = Layout::default();
+    if options.external == External::Always || too_large(&model) {
+        layout.take(&mut model, Role::Initializer)?;
+        if too_large(&model) {
+            layout.take(&mut model, Role::Attribute)?;
+        }
+    }
+    let side = match layout.is_empty() {
+        true => None,
+        false => {
+            let side = target.side_file(&layout)?;
+            layout.name(&mut model, &side.name)?;
+            Some(side)
+        }
+    };
+    if too_large(&model) {
+        return Err(Error::input(format!(
+            "the model needs {} bytes besides what can go to a side file, more than protobuf's 2 GiB",
+            model.encoded_len(),
+        )));
+    }
+    let old = target.old_side_files(options);
+    let saved = target.write(&model, side)?;
+    for file in old {
+        if saved.files.iter().all(|(path, _)| *path != file) {
+            // Saved already; a file too many is not worth an error.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+    Ok(saved)
+}
+
+fn too_large(model: &ModelProto) -> bool {
+    model.encoded_len() as u64 > PROTOBUF_LIMIT
+}
+
+/// A reference into the input's folder would lead nowhere from the output's.
+fn refuse_external(model: &mut ModelProto) -> Result<()> {
+    visit::tensors(model, |tensor, _| match tensor.data_location() {
+        DataLocation::External => Err(Error::input(format!(
+            "tensor {} refers to an external file that is not loaded",
+            quoted(tensor.name()),
+        ))),
+        DataLocation::Default => Ok(()),
+    })
+}
+
+/// The folder of a file; `.` for a bare name.
+pub(super) fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Where a model goes.
+struct Target {
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+/// The side file of a model about to be saved.
+struct Side {
+    /// File name, in the folder of the model.
+    name: String,
+    length: u64,
+    /// The content, synced; `None` when a file of this name and content is there.
+    temporary: Option<NamedTempFile>,
+}
+
+impl Target {
+    /// Refuses what a rename should not replace.
+    fn new(path: &Path) -> Result<Self> {
+        if path.file_name().is_none() {
+            return Err(Error::input(format!(
+                "{} does not name a file",
+                path.display()
+            )));
+        }
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            let what = if path.is_dir() {
+                "a folder"
+            } else {
+                "not a regular file"
+            };
+            return Err(Error::input(format!(
+                "cannot write the model to {}: it is {what}",
+                path.display()
+            )));
+        }
+        Ok(Target {
+            path: path.to_owned(),
+            folder: folder_of(path),
+        })
+    }
+
+    /// Writes both files and gives them their names. Dropping the temporary
+    /// files, as every early return does, removes them.
+    fn write(&self, model: &ModelProto, side: Option<Side>) -> Result<Saved> {
+        let fail = |e| Error::io("cannot write", &self.path, e);
+        let mut file = self.temporary()?;
+        let length = write::write(model, file.as_file_mut()).map_err(fail)?;
+        file.as_file().sync_all().map_err(fail)?;
+
+        let mut files = vec![(self.path.clone(), length)];
+        let mut placed = None;
+        if let Some(side) = side {
+            let path = self.folder.join(&side.name);
+            if let Some(temporary) = side.temporary {
+                temporary
+                    .persist_noclobber(&path)
+                    .map_err(|e| Error::io("cannot write", &path, e.error))?;
+                placed = Some(path.clone());
+            }
+            files.push((path, side.length));
+        }
+        if let Err(e) = file.persist(&self.path) {
+            if let Some(path) = placed {
+                let _ = std::fs::remove_file(path);
+            }
+            return Err(fail(e.error));
+        }
+        sync_folder(&self.folder);
+        Ok(Saved { files })
+    }
+
+    /// Writes the side file under a temporary name, and finds the name it will
+    /// have: `model.onnx.data`, or the next one that is free.
+    fn side_file(&self, layout: &Layout) -> Result<Side> {
+        let names = self.side_names()?;
+        for name in names.take(MAX_SIDE_FILES) {
+            let path = self.folder.join(&name);
+            let found = match path.symlink_metadata() {
+                Ok(found) => found,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    let mut file = self.temporary()?;
+                    let fail = |e| Error::io("cannot write", &path, e);
+                    layout.write(file.as_file_mut()).map_err(fail)?;
+                    file.as_file().sync_all().map_err(fail)?;
+                    return Ok(Side {
+                        name,
+                        length: layout.length(),
+                        temporary: Some(file),
+                    });
+                }
+                Err(e) => return Err(Error::io("cannot write", &path, e)),
+            };
+            let same = found.is_file()
+                && found.len() == layout.length()
+                && map::open(&path).is_ok_and(|bytes| layout.equals(&bytes));
+            if same {
+                return Ok(Side {
+                    name,
+                    length: layout.length(),
+                    temporary: None,
+                });
+            }
+        }
+        Err(Error::input(format!(
+            "there are {MAX_SIDE_FILES} side files of {} already: remove those that no model uses",
+            self.path.display(),
+        )))
+    }
+
+    /// The names that side files of this model may have, in order of preference.
+    fn side_names(&self) -> Result<impl Iterator<Item = String>> {
+        let name = self
+            .path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| {
+                Error::input(format!(
+                    "{}: a model with a side file needs a name in UTF-8",
+                    self.path.display()
+                ))
+            })?;
+        let (first, next) = (format!("{name}.data"), name.to_owned());
+        Ok(std::iter::once(first).chain((1..).map(move |n: u32| format!("{next}.{n}.data"))))
+    }
+
+    /// Side files that the model which is about to be replaced refers to, by a
+    /// name that only its own have. None of the inputs, and none at all when the
+    /// input itself is replaced.
+    fn old_side_files(&self, options: &SaveOptions) -> Vec<PathBuf> {
+        let entry = |path: &Path| {
+            let folder = folder_of(path).canonicalize().ok()?;
+            Some(folder.join(path.file_name()?))
+        };
+        let target = entry(&self.path);
+        let in_place = options.inputs.iter().any(|input| entry(input) == target);
+        if options.inputs.is_empty() || in_place || !self.path.is_file() {
+            return Vec::new();
+        }
+        let Ok(names) = self.side_names() else {
+            return Vec::new();
+        };
+        let own: Vec<String> = names.take(MAX_SIDE_FILES).collect();
+        let Ok(mut old) = map::open(&self.path).and_then(decode) else {
+            return Vec::new();
+        };
+        let mut files: Vec<PathBuf> = Vec::new();
+        let _ = visit::tensors(&mut old.proto, |tensor, _| {
+            if let Some(location) = external::location(tensor)
+                && own.iter().any(|name| name == location)
+            {
+                let file = self.folder.join(location);
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+            Ok(())
+        });
+        let inputs: Vec<_> = options
+            .inputs
+            .iter()
+            .filter_map(|input| input.canonicalize().ok())
+            .collect();
+        files.retain(|file| match file.canonicalize() {
+            Ok(real) => !inputs.contains(&real),
+            Err(_) => false,
+        });
+        files
+    }
+
+    fn temporary(&self) -> Result<NamedTempFile> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".onnx-prune-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As any new file; the umask takes away what it should.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        builder
+            .tempfile_in(&self.folder)
+            .map_err(|e| Error::io("cannot create a file in", &self.folder, e))
+    }
+}
+
+/// Makes the renames durable. Not every system can; the content is synced anyway.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}

@@ -1,0 +1,68 @@
+//! The groups that the axis algebra finds equal what each export has.
+
+use std::path::PathBuf;
+
+use onnx_prune::axes::{self, Kind};
+use onnx_prune::{graph, onnx};
+use prost::Message;
+
+fn zoo() -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/zoo");
+    if path.is_dir() {
+        Some(path)
+    } else {
+        eprintln!("skipped: no ../shared/zoo beside the project");
+        None
+    }
+}
+
+#[test]
+fn groups_equal_the_architecture() {
+    let Some(zoo) = zoo() else { return };
+    let mut failures = Vec::new();
+    let mut cases: Vec<_> = std::fs::read_dir(zoo).unwrap().map(|e| e.unwrap().path()).collect();
+    cases.sort();
+    let only = std::env::var("CASE").ok();
+    for case in cases {
+        let name = case.file_name().unwrap().to_string_lossy().to_string();
+        if !case.join("meta.json").exists() || only.as_ref().is_some_and(|o| !name.contains(o)) {
+            continue;
+        }
+        let meta: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(case.join("meta.json")).unwrap()).unwrap();
+        let model = onnx::proto::ModelProto::decode(std::fs::read(case.join("model.onnx")).unwrap().as_slice()).unwrap();
+        let graph = graph::build(&model).unwrap();
+        let cache = meta["prunable"]["cache_in_interface"].as_bool() == Some(true);
+        let analysis = axes::analyse(&graph, axes::Options { change_interface: cache });
+        let of = |kind: Kind| -> Vec<usize> {
+            analysis.groups.iter().filter(|g| g.kind == kind).map(|g| g.units).collect()
+        };
+        let expected = |key: &str| -> Vec<usize> {
+            let entry = &meta["prunable"][key];
+            vec![entry["per_layer"].as_u64().unwrap() as usize; entry["layers"].as_u64().unwrap() as usize]
+        };
+        let ok = of(Kind::Heads) == expected("head_groups") && of(Kind::Neurons) == expected("ffn_groups");
+        if !ok || only.is_some() {
+            let mut text = format!(
+                "{name}: heads {:?} neurons {:?}, expected {:?} {:?}; unsupported {:?}\n",
+                of(Kind::Heads),
+                of(Kind::Neurons),
+                expected("head_groups"),
+                expected("ffn_groups"),
+                analysis.unsupported
+            );
+            for g in &analysis.groups {
+                text += &format!("    group {} {:?} {}\n", g.name, g.kind, g.units);
+            }
+            for f in &analysis.frozen {
+                text += &format!("    frozen {} {}: {}\n", f.name, f.units, f.why);
+            }
+            if !ok {
+                failures.push(text);
+            } else {
+                println!("{text}");
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}\n{} cases", failures.join("\n"), failures.len());
+}
