@@ -94,6 +94,9 @@ pub struct PruneArgs {
     /// Ridge of obs and re-fitting, as a fraction of the mean variance.
     #[arg(long, value_name = "X", default_value_t = crate::score::DEFAULT_DAMP, hide_short_help = true)]
     pub damp: f64,
+    /// Samples that damage is measured on.
+    #[arg(long, value_name = "N", default_value_t = 128, hide_short_help = true)]
+    pub probe: usize,
     /// kcm: width of the Gaussian kernel.
     #[arg(long, value_name = "X", default_value_t = 1.0, hide_short_help = true)]
     pub kcm_sigma: f64,
@@ -267,6 +270,7 @@ impl PruneArgs {
             dry_run: self.dry_run,
             external_data: self.external_data,
             damp: self.damp,
+            probe: self.probe,
             kcm_sigma: self.kcm_sigma,
             kcm_alpha: self.kcm_alpha,
             kcm_iterations: self.kcm_iterations,

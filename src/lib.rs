@@ -12,6 +12,7 @@
 //! calibrate   inputs -> instrumented runs -> statistics per site
 //! score       statistics + weights -> order of elimination, error curve
 //! solve       kept units + statistics -> re-fitted weights of one site
+//! damage      what an error at a site does to the outputs
 //! budget      cost model + allocation -> mask
 //! rewrite     slice constants, mend shapes, drop dead sublayers
 //! rebuild     re-fitted weights go into the pruned model
@@ -24,15 +25,26 @@
 #![deny(missing_docs)]
 
 pub mod axes;
+pub mod budget;
 pub mod calibrate;
+pub mod cli;
+pub mod damage;
 pub mod error;
 pub mod graph;
 pub mod linalg;
 pub mod mask;
 pub mod onnx;
+pub mod options;
+pub mod pipeline;
 pub mod progress;
+pub mod rank;
+pub mod rebuild;
+pub mod report;
 pub mod rewrite;
 pub mod runtime;
+pub mod score;
+pub mod sites;
+pub mod solve;
 pub mod tensor;
 pub mod verify;
 

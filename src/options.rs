@@ -79,6 +79,8 @@ pub struct Options {
     pub external_data: bool,
     /// Ridge of obs and of re-fitting, as a fraction of the mean diagonal.
     pub damp: f64,
+    /// Samples that damage is measured on.
+    pub probe: usize,
     /// KCM's kernel width.
     pub kcm_sigma: f64,
     /// KCM's convergence bound.
@@ -101,6 +103,7 @@ impl Default for Options {
             dry_run: false,
             external_data: false,
             damp: crate::score::DEFAULT_DAMP,
+            probe: 128,
             kcm_sigma: 1.0,
             kcm_alpha: 0.01,
             kcm_iterations: 100,

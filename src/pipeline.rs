@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::axes::{self, Analysis};
-use crate::budget::{self, Allocation, Cost, Sizes};
+use crate::budget::{self, Allocation, Cost, Ranking, Sizes};
 use crate::calibrate::{self, Samples, Statistics};
 use crate::graph::{self, Graph};
 use crate::mask::Mask;
@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::report::{self, Calibration, GroupReport, Report, Size};
 use crate::runtime::{self, Engine, SessionOptions};
 use crate::sites::{self, Chosen};
-use crate::{Error, Result, ResultExt, rank, rebuild, rewrite, verify};
+use crate::{Error, Result, ResultExt, damage, rank, rebuild, rewrite, verify};
 
 /// Samples on which sliced and masked are compared.
 const EQUALITY_SAMPLES: usize = 8;
@@ -122,10 +122,27 @@ pub fn prune(
     };
     clock.lap("calibration");
 
-    let ranked = rank::rank(model, graph, analysis, &chosen, &statistics, options)?;
+    let mut ranked = rank::rank(model, graph, analysis, &chosen, &statistics, options)?;
+    clock.lap("ranking");
+
+    if options.method == Method::Obs && options.reconstruction() != Reconstruct::None {
+        let subject = damage::Subject {
+            engine: engine.as_ref(),
+            model,
+            graph,
+            analysis,
+        };
+        let probe = probe(&samples, options.probe);
+        let curves = ranked.rankings.into_iter().map(Ranking::into_curve).collect();
+        let measured =
+            damage::measure(subject, &chosen, curves, &statistics, options, &probe, progress, cancelled)?;
+        ranked.rankings = measured.into_iter().map(|c| c.map_or(Ranking::Whole, Ranking::Curve)).collect();
+    }
+    clock.lap("damage");
+
     let allocation =
         budget::allocate(&cost, analysis, &chosen, &ranked.rankings, options.flops, options.method.name())?;
-    clock.lap("ranking");
+    clock.lap("allocation");
 
     let sliced = rewrite::prune(model, graph, analysis, &allocation.mask)?;
     let few = Samples {
@@ -224,6 +241,15 @@ fn split(all: Samples, _options: &Options) -> (Samples, Samples) {
         held.samples = samples.samples.clone();
     }
     (samples, held)
+}
+
+/// Some of the samples, evenly spread: those that damage is measured on.
+fn probe(samples: &Samples, count: usize) -> Samples {
+    let step = samples.samples.len().div_ceil(count.max(1)).max(1);
+    Samples {
+        samples: samples.samples.iter().step_by(step).cloned().collect(),
+        ..samples.clone()
+    }
 }
 
 fn statistics(

@@ -20,6 +20,16 @@ pub enum Ranking {
     Whole,
 }
 
+impl Ranking {
+    /// The curve, where it is one.
+    pub fn into_curve(self) -> Option<Curve> {
+        match self {
+            Ranking::Curve(curve) => Some(curve),
+            _ => None,
+        }
+    }
+}
+
 /// The budget in multiply-accumulates of the prunable blocks.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Budget {
