@@ -482,10 +482,7 @@ fn hostile_arrays() {
         let mut bytes = good.clone();
         bytes[at..at + text.len()].copy_from_slice(claim.as_bytes());
         let said = said(&bytes);
-        assert!(
-            said.contains(problem) && said.contains("input_ids"),
-            "{said}"
-        );
+        assert!(said.contains(problem) && said.contains("input_ids"), "{said}");
     }
     let huge = npy("<i8", "(4294967295, 4294967295, 16)");
     assert!(said(&zip_of("input_ids.npy", &huge)).contains("too large"));

@@ -11,7 +11,7 @@ use onnx_prune::calibrate::{
 };
 use onnx_prune::onnx::proto;
 use onnx_prune::progress::{Progress, Quiet};
-use onnx_prune::runtime::{Engine, Session, SessionOptions};
+use onnx_prune::runtime::{Engine, EngineInfo, Session, SessionOptions};
 use onnx_prune::tensor::{Elem, Feeds, Tensor};
 use onnx_prune::{Error, Result};
 
@@ -236,6 +236,7 @@ struct Fake {
     padding: f32,
     runs: AtomicUsize,
     outputs: Mutex<Vec<String>>,
+    info: EngineInfo,
 }
 
 struct FakeSession {
@@ -245,15 +246,32 @@ struct FakeSession {
 
 impl Fake {
     fn new(padding: f32) -> Self {
+        let info = EngineInfo {
+            name: "fake",
+            version: String::new(),
+            device: "cpu".to_owned(),
+            threads: 1,
+            library: None,
+            note: None,
+        };
         Self {
             padding,
             runs: AtomicUsize::new(0),
             outputs: Mutex::new(Vec::new()),
+            info,
         }
     }
 }
 
 impl Engine for Fake {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn optimised_operators(&self, _model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>> {
+        Ok(None)
+    }
+
     fn session(&self, _model: &proto::ModelProto, options: &SessionOptions) -> Result<Box<dyn Session>> {
         self.runs.fetch_add(1, Ordering::Relaxed);
         let outputs = options.outputs.clone().unwrap_or_default();
