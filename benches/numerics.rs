@@ -44,7 +44,14 @@ fn print_ratio(what: &str, operations: f64, n: usize, mut run: impl FnMut() -> f
     let (mut product, mut own) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..7 {
         product = product.min(time(|| {
-            matmul(out.as_mut(), Accum::Replace, a.as_ref(), a.as_ref(), 1.0, linalg::par());
+            matmul(
+                out.as_mut(),
+                Accum::Replace,
+                a.as_ref(),
+                a.as_ref(),
+                1.0,
+                linalg::par(),
+            );
         }));
         own = own.min(run());
     }

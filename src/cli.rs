@@ -215,7 +215,11 @@ impl DataArgs {
     pub fn options(&self) -> Result<DataOptions> {
         let mut shapes = Vec::new();
         for text in &self.shape {
-            let bad = || Error::input(format!("--shape '{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224"));
+            let bad = || {
+                Error::input(format!(
+                    "--shape '{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224"
+                ))
+            };
             let (name, dims) = text.split_once('=').ok_or_else(bad)?;
             let dims: std::result::Result<Vec<usize>, _> =
                 dims.split([',', 'x']).map(|d| d.trim().parse()).collect();

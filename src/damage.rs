@@ -52,8 +52,16 @@ pub fn measure(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Option<Curve>>> {
-    let Subject { engine, model, graph, analysis } = subject;
-    let session_options = SessionOptions { optimise: true, outputs: None };
+    let Subject {
+        engine,
+        model,
+        graph,
+        analysis,
+    } = subject;
+    let session_options = SessionOptions {
+        optimise: true,
+        outputs: None,
+    };
     let mut dense = Replay::record(engine.session(model, &session_options)?, model, probe)?;
     progress.start("damage", (chosen.len() * LEVELS.len()) as u64);
     let mut out = Vec::with_capacity(curves.len());
@@ -75,7 +83,16 @@ pub fn measure(
             mask.kept.insert(c.group, curve.kept(removed));
             let mut pruned = rewrite::prune(model, graph, analysis, &mask)?;
             let one = std::slice::from_ref(c);
-            rebuild::local(model, graph, analysis, one, &mask, statistics, &mut pruned, options)?;
+            rebuild::local(
+                model,
+                graph,
+                analysis,
+                one,
+                &mask,
+                statistics,
+                &mut pruned,
+                options,
+            )?;
             let mut session = engine.session(&pruned, &session_options)?;
             let comparison = compare(session.as_mut(), &mut dense, model, probe, cancelled)?;
             points.push((removed, damage(&comparison)));
@@ -90,7 +107,12 @@ pub fn measure(
 /// One number for all outputs: divergence for class-like ones, else the mean
 /// squared change by the variance.
 pub fn damage(comparison: &Comparison) -> f64 {
-    comparison.outputs.iter().map(|o| o.kl.unwrap_or(o.relative_squared)).filter(|d| d.is_finite()).sum()
+    comparison
+        .outputs
+        .iter()
+        .map(|o| o.kl.unwrap_or(o.relative_squared))
+        .filter(|d| d.is_finite())
+        .sum()
 }
 
 /// Puts measured points into a curve: in between, damage rises as the local

@@ -44,10 +44,16 @@ fn run(cli: Cli, cancelled: &AtomicBool) -> Result<()> {
 
 fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
     let (Some(input), Some(output)) = (&args.input, &args.output) else {
-        return Err(Error::input("give the input and the output file: onnx-prune IN.onnx OUT.onnx"));
+        return Err(Error::input(
+            "give the input and the output file: onnx-prune IN.onnx OUT.onnx",
+        ));
     };
     let options = args.options()?;
-    let progress: Box<dyn Progress> = if args.quiet { Box::new(Quiet) } else { Box::new(Bars::new()) };
+    let progress: Box<dyn Progress> = if args.quiet {
+        Box::new(Quiet)
+    } else {
+        Box::new(Bars::new())
+    };
     let report = pipeline::prune(input, output, &options, progress.as_ref(), cancelled)?;
     if let Some(path) = &args.json {
         report::write_json(path, &report)?;

@@ -28,7 +28,12 @@ impl Mask {
             if let Some(group) = analysis.groups.get(*group)
                 && flags.iter().any(|k| !k)
             {
-                let units = flags.iter().enumerate().filter(|(_, k)| **k).map(|(i, _)| i).collect();
+                let units = flags
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, k)| **k)
+                    .map(|(i, _)| i)
+                    .collect();
                 kept.units.insert(group.leaf, units);
             }
         }
@@ -46,7 +51,9 @@ pub struct Kept {
 impl Kept {
     /// Size of a factor after pruning.
     pub fn size(&self, space: &Space, factor: FactorId) -> usize {
-        self.units.get(&factor).map_or_else(|| space.factor_size(factor), Vec::len)
+        self.units
+            .get(&factor)
+            .map_or_else(|| space.factor_size(factor), Vec::len)
     }
 
     /// Whether a dimension changes.
@@ -62,7 +69,10 @@ impl Kept {
             let (size, keep): (usize, Vec<usize>) = match term {
                 Term::Factor(f) => {
                     let size = space.factor_size(*f);
-                    (size, self.units.get(f).cloned().unwrap_or_else(|| (0..size).collect()))
+                    (
+                        size,
+                        self.units.get(f).cloned().unwrap_or_else(|| (0..size).collect()),
+                    )
                 }
                 Term::Symbol(_) => return None,
                 Term::Sum(parts) => {
@@ -75,7 +85,10 @@ impl Kept {
                     (offset, keep)
                 }
             };
-            at = at.iter().flat_map(|p| keep.iter().map(move |k| p * size + k)).collect();
+            at = at
+                .iter()
+                .flat_map(|p| keep.iter().map(move |k| p * size + k))
+                .collect();
         }
         Some(at)
     }
@@ -99,7 +112,10 @@ impl Kept {
                     all
                 }
             };
-            at = at.iter().flat_map(|p| inner.iter().map(move |k| p.or(*k))).collect();
+            at = at
+                .iter()
+                .flat_map(|p| inner.iter().map(move |k| p.or(*k)))
+                .collect();
         }
         Some(at)
     }

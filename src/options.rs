@@ -5,7 +5,9 @@ use crate::runtime::EngineOptions;
 use crate::{Error, Result};
 
 /// How units are ranked and levels chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Second-order elimination on calibration statistics (the default).
@@ -29,7 +31,9 @@ impl Method {
 }
 
 /// How the kept weights are re-fitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Reconstruct {
     /// What the method is known with: `local` for obs, `rescale` for kcm,

@@ -83,7 +83,8 @@ struct Clock {
 
 impl Clock {
     fn lap(&mut self, stage: &str) {
-        self.stages.push((stage.to_string(), self.last.elapsed().as_secs_f64()));
+        self.stages
+            .push((stage.to_string(), self.last.elapsed().as_secs_f64()));
         self.last = Instant::now();
     }
 }
@@ -134,14 +135,31 @@ pub fn prune(
         };
         let probe = probe(&samples, options.probe);
         let curves = ranked.rankings.into_iter().map(Ranking::into_curve).collect();
-        let measured =
-            damage::measure(subject, &chosen, curves, &statistics, options, &probe, progress, cancelled)?;
-        ranked.rankings = measured.into_iter().map(|c| c.map_or(Ranking::Whole, Ranking::Curve)).collect();
+        let measured = damage::measure(
+            subject,
+            &chosen,
+            curves,
+            &statistics,
+            options,
+            &probe,
+            progress,
+            cancelled,
+        )?;
+        ranked.rankings = measured
+            .into_iter()
+            .map(|c| c.map_or(Ranking::Whole, Ranking::Curve))
+            .collect();
     }
     clock.lap("damage");
 
-    let allocation =
-        budget::allocate(&cost, analysis, &chosen, &ranked.rankings, options.flops, options.method.name())?;
+    let allocation = budget::allocate(
+        &cost,
+        analysis,
+        &chosen,
+        &ranked.rankings,
+        options.flops,
+        options.method.name(),
+    )?;
     clock.lap("allocation");
 
     let sliced = rewrite::prune(model, graph, analysis, &allocation.mask)?;
@@ -166,7 +184,16 @@ pub fn prune(
     let mut pruned = sliced;
     let fitted = match options.reconstruction() {
         Reconstruct::None => Vec::new(),
-        _ => rebuild::local(model, graph, analysis, &chosen, &allocation.mask, &statistics, &mut pruned, options)?,
+        _ => rebuild::local(
+            model,
+            graph,
+            analysis,
+            &chosen,
+            &allocation.mask,
+            &statistics,
+            &mut pruned,
+            options,
+        )?,
     };
     clock.lap("re-fitting");
 
@@ -184,7 +211,9 @@ pub fn prune(
     loaded.notes.extend(samples.notes.iter().cloned());
     loaded.notes.extend(ranked.notes);
     for (name, iterations) in &ranked.iterations {
-        loaded.notes.push(format!("kcm ran {iterations} iterations on '{name}'"));
+        loaded
+            .notes
+            .push(format!("kcm ran {iterations} iterations on '{name}'"));
     }
     let calibration = needs_data.then(|| Calibration {
         origin: samples.origin.clone(),
@@ -228,7 +257,10 @@ fn split(all: Samples, _options: &Options) -> (Samples, Samples) {
     let count = all.samples.len();
     let apart = (count / 9).clamp(1, HELD_OUT);
     let step = (count / apart).max(1);
-    let mut samples = Samples { samples: Vec::new(), ..all.clone() };
+    let mut samples = Samples {
+        samples: Vec::new(),
+        ..all.clone()
+    };
     let mut held = samples.clone();
     for (at, sample) in all.samples.into_iter().enumerate() {
         if (at + 1) % step == 0 && held.samples.len() < apart && count > 1 {
@@ -260,7 +292,11 @@ fn statistics(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Statistics> {
-    let probes: Vec<_> = chosen.iter().flat_map(|c| &c.sites).filter_map(|s| s.probe.clone()).collect();
+    let probes: Vec<_> = chosen
+        .iter()
+        .flat_map(|c| &c.sites)
+        .filter_map(|s| s.probe.clone())
+        .collect();
     let (statistics, _) = calibrate::collect(engine, model, &probes, samples, ROWS, progress, cancelled)?;
     Ok(statistics)
 }
@@ -308,7 +344,12 @@ fn groups(analysis: &Analysis, chosen: &[Chosen], allocation: &Allocation) -> Ve
         .map(|(c, damage)| {
             let group = &analysis.groups[c.group];
             let kept = match allocation.mask.kept.get(&c.group) {
-                Some(flags) => flags.iter().enumerate().filter(|(_, k)| **k).map(|(i, _)| i).collect(),
+                Some(flags) => flags
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, k)| **k)
+                    .map(|(i, _)| i)
+                    .collect(),
                 None => (0..group.units).collect(),
             };
             GroupReport {
@@ -329,7 +370,10 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
     };
     put("method", options.method.name().into());
     put("flops", options.flops.into());
-    put("reconstruct", format!("{:?}", options.reconstruction()).to_lowercase().into());
+    put(
+        "reconstruct",
+        format!("{:?}", options.reconstruction()).to_lowercase().into(),
+    );
     put("seed", options.data.seed.into());
     put("samples", options.data.samples.into());
     put("batch", options.data.batch.into());

@@ -45,8 +45,16 @@ pub fn rank(
             Method::Obs => {
                 let pooled = pooled(c, statistics)?;
                 let has_bias = c.sites.iter().all(|s| s.bias.is_some());
-                let sigma = if has_bias { pooled.covariance() } else { pooled.gram() };
-                let mean = if has_bias { pooled.mean() } else { vec![0.0; sigma.nrows()] };
+                let sigma = if has_bias {
+                    pooled.covariance()
+                } else {
+                    pooled.gram()
+                };
+                let mean = if has_bias {
+                    pooled.mean()
+                } else {
+                    vec![0.0; sigma.nrows()]
+                };
                 let site = Site {
                     sigma: &sigma,
                     mean: &mean,
@@ -66,14 +74,16 @@ pub fn rank(
             }
             Method::Kcm => {
                 let squares = pooled(c, statistics)?.squares();
-                let weight = faer::Mat::<f32>::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
+                let weight =
+                    faer::Mat::<f32>::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
                 let kcm = score::kcm::KcmOptions {
                     sigma: options.kcm_sigma,
                     alpha: options.kcm_alpha,
                     max_iterations: options.kcm_iterations,
                     ..Default::default()
                 };
-                let scores = score::kcm::kcm(&weight, &squares, &kcm).context(|| format!("group '{}'", group.name))?;
+                let scores =
+                    score::kcm::kcm(&weight, &squares, &kcm).context(|| format!("group '{}'", group.name))?;
                 ranked.iterations.push((group.name.clone(), scores.iterations));
                 Ranking::Scores(scores.scores)
             }
@@ -86,7 +96,9 @@ pub fn rank(
         ranked.rankings.push(ranking);
     }
     if heads_left {
-        ranked.notes.push("kcm keeps all attention heads, as published: only neurons are pruned".into());
+        ranked
+            .notes
+            .push("kcm keeps all attention heads, as published: only neurons are pruned".into());
     }
     Ok(ranked)
 }

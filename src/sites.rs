@@ -45,7 +45,12 @@ pub struct Chosen {
 ///
 /// # Errors
 /// [`Error::NothingPrunable`] with the reasons of what is frozen.
-pub fn choose(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, options: &Options) -> Result<Vec<Chosen>> {
+pub fn choose(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    analysis: &Analysis,
+    options: &Options,
+) -> Result<Vec<Chosen>> {
     let wanted = |g: &PruneGroup| {
         let kind = match g.kind {
             Kind::Heads => options.targets.contains(&Target::Heads),
@@ -61,7 +66,11 @@ pub fn choose(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, opt
             group: index,
             sites: sites(graph, analysis, group),
             units: units(analysis, group).context(|| format!("group '{}'", group.name))?,
-            least: if zero { 0 } else { options.min_units.clamp(1, group.units) },
+            least: if zero {
+                0
+            } else {
+                options.min_units.clamp(1, group.units)
+            },
         });
     }
     if chosen.is_empty() {
@@ -96,7 +105,11 @@ fn sites(graph: &Graph, analysis: &Analysis, group: &PruneGroup) -> Vec<Site> {
         .enumerate()
         .map(|(at, sink)| {
             let weight = weights::weight(graph, sink);
-            let name = if several { format!("{}#{at}", group.name) } else { group.name.clone() };
+            let name = if several {
+                format!("{}#{at}", group.name)
+            } else {
+                group.name.clone()
+            };
             let probe = match (&sink.activation_axes[..], &weight) {
                 ([axis], Some(w)) => Some(SiteProbe {
                     site: name.clone(),
@@ -106,7 +119,9 @@ fn sites(graph: &Graph, analysis: &Analysis, group: &PruneGroup) -> Vec<Site> {
                 }),
                 _ => None,
             };
-            let bias = weight.as_ref().and_then(|w| weights::bias(graph, analysis, sink, w.columns));
+            let bias = weight
+                .as_ref()
+                .and_then(|w| weights::bias(graph, analysis, sink, w.columns));
             Site {
                 name,
                 sink: at,
@@ -120,12 +135,18 @@ fn sites(graph: &Graph, analysis: &Analysis, group: &PruneGroup) -> Vec<Site> {
 
 /// The rows of the sink's weight that belong to each unit.
 fn units(analysis: &Analysis, group: &PruneGroup) -> Result<Units> {
-    let sink = group.sinks.first().ok_or_else(|| Error::input("it has no sink"))?;
+    let sink = group
+        .sinks
+        .first()
+        .ok_or_else(|| Error::input("it has no sink"))?;
     let mut of_row: Vec<Option<usize>> = vec![None];
     for (_, _, dim) in &analysis.contractions[sink.contraction].contracted {
         let axis = Kept::unit_of_index(&analysis.space, dim, group.leaf)
             .ok_or_else(|| Error::input("its axis is symbolic"))?;
-        of_row = of_row.iter().flat_map(|a| axis.iter().map(move |b| a.or(*b))).collect();
+        of_row = of_row
+            .iter()
+            .flat_map(|a| axis.iter().map(move |b| a.or(*b)))
+            .collect();
     }
     let mut rows = vec![Vec::new(); group.units];
     for (row, unit) in of_row.iter().enumerate() {
@@ -139,7 +160,12 @@ fn units(analysis: &Analysis, group: &PruneGroup) -> Result<Units> {
 ///
 /// # Errors
 /// A weight that is not a plain float matrix.
-pub fn side_by_side(model: &proto::ModelProto, graph: &Graph, chosen: &Chosen, name: &str) -> Result<Mat<f64>> {
+pub fn side_by_side(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    chosen: &Chosen,
+    name: &str,
+) -> Result<Mat<f64>> {
     let mut parts: Vec<Mat<f64>> = Vec::new();
     let mut seen = Vec::new();
     for site in &chosen.sites {

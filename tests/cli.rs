@@ -10,11 +10,16 @@ use onnx_prune::runtime::{self, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 
 fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(path)
 }
 
 fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_onnx-prune")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_onnx-prune"))
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -30,7 +35,11 @@ fn accuracy(model: &Path) -> f64 {
     let test = npz::read(&fixture("digits-vit/test.npz")).unwrap();
     let labels = test["labels"].to_i64().unwrap();
     let images = &test["pixel_values"];
-    let options = EngineOptions { engine: EngineChoice::Tract, threads: Some(1), ..EngineOptions::default() };
+    let options = EngineOptions {
+        engine: EngineChoice::Tract,
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
     let engine = runtime::choose(&options).unwrap();
     let model = onnx::load(model).unwrap();
     let mut session = engine.session(&model.proto, &SessionOptions::default()).unwrap();
@@ -73,10 +82,18 @@ fn a_trained_model_gets_smaller_and_stays_good() {
     let out = folder.path().join("small.onnx");
     let dense = accuracy(&fixture("digits-vit/model.onnx"));
     let report = prune_digits(&out, &["--flops", "0.6"]);
-    let (asked, got) = (report["budget"]["asked"].as_f64().unwrap(), report["budget"]["got"].as_f64().unwrap());
+    let (asked, got) = (
+        report["budget"]["asked"].as_f64().unwrap(),
+        report["budget"]["got"].as_f64().unwrap(),
+    );
     assert!(got <= asked, "asked {asked}, got {got}");
-    let step = report["budget"]["cheapest_step"].as_f64().unwrap() / report["budget"]["prunable"].as_f64().unwrap();
-    assert!(asked - got <= step, "unspent {} is more than the cheapest step {step}", asked - got);
+    let step =
+        report["budget"]["cheapest_step"].as_f64().unwrap() / report["budget"]["prunable"].as_f64().unwrap();
+    assert!(
+        asked - got <= step,
+        "unspent {} is more than the cheapest step {step}",
+        asked - got
+    );
     let pruned = accuracy(&out);
     assert!(dense > 0.98, "dense accuracy {dense}");
     assert!(pruned > dense - 0.02, "accuracy fell from {dense} to {pruned}");
@@ -97,7 +114,12 @@ fn the_same_seed_gives_the_same_bytes() {
 #[test]
 fn every_budget_is_met() {
     let folder = tempfile::tempdir().unwrap();
-    for (method, flops) in [("magnitude", "0.9"), ("magnitude", "0.35"), ("kcm", "0.7"), ("obs", "0.3")] {
+    for (method, flops) in [
+        ("magnitude", "0.9"),
+        ("magnitude", "0.35"),
+        ("kcm", "0.7"),
+        ("obs", "0.3"),
+    ] {
         let out = folder.path().join("small.onnx");
         let report = prune_digits(&out, &["--method", method, "--flops", flops, "--samples", "64"]);
         let got = report["budget"]["got"].as_f64().unwrap();
@@ -110,10 +132,25 @@ fn a_budget_below_the_floor_is_refused_and_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("small.onnx");
     let model = fixture("digits-vit/model.onnx");
-    let args = [model.to_str().unwrap(), out.to_str().unwrap(), "--method", "kcm", "--flops", "0.1", "--engine", "tract", "--samples", "16"];
+    let args = [
+        model.to_str().unwrap(),
+        out.to_str().unwrap(),
+        "--method",
+        "kcm",
+        "--flops",
+        "0.1",
+        "--engine",
+        "tract",
+        "--samples",
+        "16",
+    ];
     let output = run(&args);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("the least that kcm can keep"), "{}", text(&output));
+    assert!(
+        text(&output).contains("the least that kcm can keep"),
+        "{}",
+        text(&output)
+    );
     assert!(!out.exists());
 }
 
@@ -152,7 +189,16 @@ fn no_data_is_enough_and_says_what_it_costs() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("small.onnx");
     let model = fixture("digits-vit/model.onnx");
-    let output = run(&[model.to_str().unwrap(), out.to_str().unwrap(), "--engine", "tract", "--samples", "32", "--probe", "16"]);
+    let output = run(&[
+        model.to_str().unwrap(),
+        out.to_str().unwrap(),
+        "--engine",
+        "tract",
+        "--samples",
+        "32",
+        "--probe",
+        "16",
+    ]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("note:"), "{}", text(&output));
 }
@@ -174,9 +220,17 @@ fn inspect_lists_heads_and_neurons() {
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let count = |kind: &str, units: u64| {
         let groups = found["groups"].as_array().unwrap();
-        groups.iter().filter(|g| g["kind"] == kind && g["units"] == units).count()
+        groups
+            .iter()
+            .filter(|g| g["kind"] == kind && g["units"] == units)
+            .count()
     };
-    assert_eq!((count("heads", 4), count("neurons", 256)), (4, 4), "{}", text(&output));
+    assert_eq!(
+        (count("heads", 4), count("neurons", 256)),
+        (4, 4),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -208,17 +262,44 @@ fn exit_codes_have_meaning() {
     let model = fixture("digits-vit/model.onnx");
     let (model, out_text) = (model.to_str().unwrap(), out.to_str().unwrap());
     let code = |args: &[&str]| run(args).status.code();
-    assert_eq!(code(&[nothing.to_str().unwrap(), out_text]), Some(5), "a missing file");
+    assert_eq!(
+        code(&[nothing.to_str().unwrap(), out_text]),
+        Some(5),
+        "a missing file"
+    );
     std::fs::write(&nothing, b"this is no model").unwrap();
     assert_eq!(code(&[nothing.to_str().unwrap(), out_text]), Some(2), "no model");
-    assert_eq!(code(&[model, out_text, "--flops", "1.5"]), Some(2), "a wrong fraction");
-    assert_eq!(code(&[model, out_text, "--exclude", "("]), Some(2), "a wrong expression");
-    assert_eq!(code(&[model, out_text, "--exclude", "."]), Some(3), "everything excluded");
     assert_eq!(
-        code(&[model, out_text, "--engine", "ort", "--ort-lib", "/no/such/library.so"]),
+        code(&[model, out_text, "--flops", "1.5"]),
+        Some(2),
+        "a wrong fraction"
+    );
+    assert_eq!(
+        code(&[model, out_text, "--exclude", "("]),
+        Some(2),
+        "a wrong expression"
+    );
+    assert_eq!(
+        code(&[model, out_text, "--exclude", "."]),
+        Some(3),
+        "everything excluded"
+    );
+    assert_eq!(
+        code(&[
+            model,
+            out_text,
+            "--engine",
+            "ort",
+            "--ort-lib",
+            "/no/such/library.so"
+        ]),
         Some(4),
         "a missing engine"
     );
-    assert_eq!(code(&[model, out_text, "--device", "cuda", "--engine", "tract"]), Some(4), "a missing device");
+    assert_eq!(
+        code(&[model, out_text, "--device", "cuda", "--engine", "tract"]),
+        Some(4),
+        "a missing device"
+    );
     assert!(!out.exists());
 }

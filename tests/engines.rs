@@ -36,14 +36,10 @@ fn worst_difference(engine: &dyn Engine, case: &Case, optimise: bool) -> Result<
         optimise,
         outputs: None,
     };
-    let mut session = engine
-        .session(&case.model, &options)
-        .map_err(|e| e.chain())?;
+    let mut session = engine.session(&case.model, &options).map_err(|e| e.chain())?;
     let mut worst = 0.0f64;
     for (inputs, expected) in &case.io {
-        let results = session
-            .run(inputs)
-            .map_err(|e| format!("RUN: {}", e.chain()))?;
+        let results = session.run(inputs).map_err(|e| format!("RUN: {}", e.chain()))?;
         assert_eq!(results.len(), session.outputs().len());
         assert_eq!(results.len(), expected.len(), "{}", case.name);
         for (name, result) in session.outputs().iter().zip(&results) {
@@ -70,8 +66,8 @@ fn onnx_runtime_gives_the_recorded_outputs() {
                 (true, false) => FLOAT32,
                 (true, true) => FLOAT16,
             };
-            let worst = worst_difference(&*engine, case, optimise)
-                .unwrap_or_else(|e| panic!("{}: {e}", case.name));
+            let worst =
+                worst_difference(&*engine, case, optimise).unwrap_or_else(|e| panic!("{}: {e}", case.name));
             assert!(worst <= tolerance, "{} ({optimise}): {worst:e}", case.name);
         }
     }
@@ -86,22 +82,13 @@ const REFUSED: [(&str, &str); 18] = [
     ("bert-ort-fused", "`com.microsoft::EmbedLayerNormalization`"),
     ("bert-ort-fused-mha", "`com.microsoft::MultiHeadAttention`"),
     ("bert-qdq", "`DequantizeLinear` with one scale per channel"),
-    (
-        "distilbert-ort-fused",
-        "`com.microsoft::EmbedLayerNormalization`",
-    ),
+    ("distilbert-ort-fused", "`com.microsoft::EmbedLayerNormalization`"),
     ("gpt2-ort-attention", "`com.microsoft::Attention`"),
     ("gpt2-ort-extended", "`com.microsoft::FusedMatMul`"),
-    (
-        "llama-bf16-weights",
-        "`model.model.embed_tokens.weight_bf16`",
-    ),
+    ("llama-bf16-weights", "`model.model.embed_tokens.weight_bf16`"),
     ("llama-ort-extended", "`com.microsoft::FusedMatMul`"),
     ("llamapos-dyn23-sdpa", "`Attention`"),
-    (
-        "minilm-ort-fused",
-        "`com.microsoft::EmbedLayerNormalization`",
-    ),
+    ("minilm-ort-fused", "`com.microsoft::EmbedLayerNormalization`"),
     ("mpnet-dyn18-eager", "`CumSum` of a Cast to int64"),
     ("roberta-dyn20-sdpa", "`CumSum` of a Cast to int64"),
     ("vit-dyn23-sdpa", "`Attention`"),
@@ -222,9 +209,7 @@ fn bad_feeds_are_errors_that_name_the_input() {
         ),
     ];
     for engine in [onnx_runtime(None), built_in(None)].into_iter().flatten() {
-        let mut session = engine
-            .session(&case.model, &SessionOptions::default())
-            .unwrap();
+        let mut session = engine.session(&case.model, &SessionOptions::default()).unwrap();
         for (feeds, expected) in &bad {
             let error = session.run(feeds).err().unwrap();
             assert!(error.chain().contains(expected), "{}", error.chain());
@@ -251,9 +236,7 @@ fn fixed_sizes_are_checked() {
     let image = Tensor::f32([1, 3, 20, 21], vec![0.0; 3 * 20 * 21]);
     let feeds = Feeds::from([("pixel_values".to_owned(), image)]);
     for engine in [onnx_runtime(None), built_in(None)].into_iter().flatten() {
-        let mut session = engine
-            .session(&case.model, &SessionOptions::default())
-            .unwrap();
+        let mut session = engine.session(&case.model, &SessionOptions::default()).unwrap();
         let error = session.run(&feeds).err().unwrap().chain();
         assert!(
             error.contains("float32[batch, 3, 20, 20], not float32[1, 3, 20, 21]"),
@@ -267,14 +250,9 @@ fn equal_inputs_give_equal_bytes() {
     let Some(case) = zoo::case("minilm-dyn18-sdpa") else {
         return;
     };
-    for engine in [onnx_runtime(Some(2)), built_in(Some(2))]
-        .into_iter()
-        .flatten()
-    {
+    for engine in [onnx_runtime(Some(2)), built_in(Some(2))].into_iter().flatten() {
         let run = || {
-            let mut session = engine
-                .session(&case.model, &SessionOptions::default())
-                .unwrap();
+            let mut session = engine.session(&case.model, &SessionOptions::default()).unwrap();
             // The second run of a session is as the first.
             let first = session.run(&case.io[1].0).unwrap();
             session.run(&case.io[0].0).unwrap();
@@ -293,9 +271,7 @@ fn many_shapes_are_run_by_one_session() {
     let Some(engine) = built_in(None) else {
         return;
     };
-    let mut session = engine
-        .session(&case.model, &SessionOptions::default())
-        .unwrap();
+    let mut session = engine.session(&case.model, &SessionOptions::default()).unwrap();
     // More shapes than plans are kept, each twice.
     for length in (1..=20).chain(1..=20) {
         let feeds: Feeds = case.io[0]

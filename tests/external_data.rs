@@ -25,20 +25,13 @@ fn entry(key: &str, value: &str) -> StringStringEntryProto {
 
 /// A model whose one tensor, four floats, lies at `location`.
 fn pointing_at(entries: &[(&str, &str)]) -> ModelProto {
-    let mut graph = graph(
-        &["x"],
-        &["y"],
-        vec![node("MatMul", "m", &["x", "w"], &["y"])],
-    );
+    let mut graph = graph(&["x"], &["y"], vec![node("MatMul", "m", &["x", "w"], &["y"])]);
     graph.initializer.push(TensorProto {
         name: Some("w".into()),
         dims: vec![4],
         data_type: Some(1),
         data_location: Some(1),
-        external_data: entries
-            .iter()
-            .map(|(key, value)| entry(key, value))
-            .collect(),
+        external_data: entries.iter().map(|(key, value)| entry(key, value)).collect(),
         ..TensorProto::default()
     });
     model(graph)
@@ -58,11 +51,7 @@ fn load_error(proto: &ModelProto, path: &Path) -> String {
 
 #[test]
 fn zoo_models_with_side_files_keep_their_tensors() {
-    for name in [
-        "bert-external-all",
-        "bert-external-some",
-        "bertqa-external-each",
-    ] {
+    for name in ["bert-external-all", "bert-external-some", "bertqa-external-each"] {
         let Some(path) = zoo_case(name) else { continue };
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out.onnx");
@@ -142,10 +131,7 @@ fn offsets_are_aligned_and_lengths_exact() {
     assert_eq!(place(by_name("paged")).1, 80_000);
     assert_eq!(place(by_name("shared")), place(by_name("up0")));
     let branch = graph.node.last().unwrap().attribute[0].g.as_ref().unwrap();
-    assert_eq!(
-        branch.initializer[0].external_data[0].value(),
-        "m.onnx.data"
-    );
+    assert_eq!(branch.initializer[0].external_data[0].value(), "m.onnx.data");
     assert_eq!(saved.files[1].1, saved.files[1].0.metadata().unwrap().len());
     assert_eq!(load(&out).unwrap().proto, proto);
 }
@@ -239,10 +225,7 @@ fn download_caches_that_link_every_file_are_read() {
     let (blobs, snapshot) = (folder.path().join("blobs"), folder.path().join("snapshot"));
     std::fs::create_dir(&blobs).unwrap();
     std::fs::create_dir(&snapshot).unwrap();
-    write_as_is(
-        &pointing_at(&[("location", "m.onnx.data")]),
-        &blobs.join("aa"),
-    );
+    write_as_is(&pointing_at(&[("location", "m.onnx.data")]), &blobs.join("aa"));
     std::fs::write(blobs.join("bb"), [0; 16]).unwrap();
     symlink("../blobs/aa", snapshot.join("m.onnx")).unwrap();
     symlink("../blobs/bb", snapshot.join("m.onnx.data")).unwrap();
@@ -298,12 +281,7 @@ fn bad_references_are_errors() {
                 .success()
         );
         assert!(error(&[("location", "pipe")]).contains("not a regular file"));
-        assert!(
-            load(&pipe)
-                .unwrap_err()
-                .chain()
-                .contains("not a regular file")
-        );
+        assert!(load(&pipe).unwrap_err().chain().contains("not a regular file"));
     }
 }
 
@@ -315,11 +293,7 @@ fn failures_leave_nothing_behind() {
     std::fs::create_dir(&is_folder).unwrap();
     for options in [SaveOptions::default(), always(&[])] {
         let error = save(&proto, &is_folder, &options).unwrap_err();
-        assert!(
-            error.chain().contains("it is a folder"),
-            "{}",
-            error.chain()
-        );
+        assert!(error.chain().contains("it is a folder"), "{}", error.chain());
         assert_eq!(listing(folder.path()), ["folder.onnx"]);
         let missing = save(&proto, &folder.path().join("no/m.onnx"), &options).unwrap_err();
         assert_eq!(missing.exit_code(), 5, "{}", missing.chain());
@@ -331,12 +305,7 @@ fn failures_leave_nothing_behind() {
     {
         assert!(save(&proto, Path::new("/dev/null"), &SaveOptions::default()).is_err());
         // No new files can be made here, whoever asks.
-        let error = save(
-            &proto,
-            Path::new("/proc/self/m.onnx"),
-            &SaveOptions::default(),
-        )
-        .unwrap_err();
+        let error = save(&proto, Path::new("/proc/self/m.onnx"), &SaveOptions::default()).unwrap_err();
         assert_eq!(error.exit_code(), 5, "{}", error.chain());
     }
     // The side file has its name already when the model's turns out to be a
@@ -434,16 +403,10 @@ fn saving_again_replaces_the_old_pair() {
     // The same again: the same bytes under the same names.
     save(&layers(3, 1), &at("m.onnx"), &always(&input)).unwrap();
     assert_eq!(std::fs::read(at("m.onnx")).unwrap(), first);
-    assert_eq!(
-        listing(folder.path()),
-        ["m.onnx", "m.onnx.data", "other.data"]
-    );
+    assert_eq!(listing(folder.path()), ["m.onnx", "m.onnx.data", "other.data"]);
     // Other weights: the new side file is there before the old one goes.
     save(&layers(3, 2), &at("m.onnx"), &always(&input)).unwrap();
-    assert_eq!(
-        listing(folder.path()),
-        ["m.onnx", "m.onnx.1.data", "other.data"]
-    );
+    assert_eq!(listing(folder.path()), ["m.onnx", "m.onnx.1.data", "other.data"]);
     assert_eq!(load(&at("m.onnx")).unwrap().proto, layers(3, 2));
     // And inside again: no side file remains.
     let inside = SaveOptions {
@@ -508,9 +471,7 @@ fn killed_at_any_moment() {
         while !ready.exists() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_micros(
-            round.wrapping_mul(7_919_777) % 60_000,
-        ));
+        std::thread::sleep(Duration::from_micros(round.wrapping_mul(7_919_777) % 60_000));
         child.kill().unwrap();
         child.wait().unwrap();
         std::fs::remove_file(&ready).unwrap();

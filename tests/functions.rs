@@ -66,11 +66,7 @@ fn listing_of(graph: &GraphProto) -> Vec<String> {
             attributes.concat()
         ));
         for inner in node.attribute.iter().filter_map(|a| a.g.as_ref()) {
-            lines.extend(
-                listing_of(inner)
-                    .into_iter()
-                    .map(|line| format!("  {line}")),
-            );
+            lines.extend(listing_of(inner).into_iter().map(|line| format!("  {line}")));
         }
     }
     lines
@@ -138,13 +134,7 @@ fn names_become_unique_and_nested_calls_are_inlined() {
     let names: Vec<_> = out.node.iter().map(|node| node.name()).collect();
     assert_eq!(
         names,
-        [
-            "neg",
-            "call/a/mul",
-            "call/a/Sqrt",
-            "call/b/mul",
-            "call/b/Sqrt"
-        ]
+        ["neg", "call/a/mul", "call/a/Sqrt", "call/b/mul", "call/b/Sqrt"]
     );
 }
 
@@ -154,10 +144,7 @@ fn nameless_calls_are_told_apart() {
         "F",
         &["x"],
         &["y"],
-        vec![
-            node("Neg", "n", &["x"], &["t"]),
-            node("Abs", "a", &["t"], &["y"]),
-        ],
+        vec![node("Neg", "n", &["x"], &["t"]), node("Abs", "a", &["t"], &["y"])],
     );
     let g = graph(
         &["x"],
@@ -226,10 +213,7 @@ fn attributes_come_from_the_call_or_the_defaults() {
         run("Outer", vec![float("s", 3.0)], &both),
         ["LeakyRelu(x) -> y alpha=3"]
     );
-    assert_eq!(
-        run("Outer", vec![], &both),
-        ["LeakyRelu(x) -> y alpha=0.25"]
-    );
+    assert_eq!(run("Outer", vec![], &both), ["LeakyRelu(x) -> y alpha=0.25"]);
 
     let wrong = AttributeProto {
         r#type: Some(AttributeType::Int as i32),
@@ -237,10 +221,7 @@ fn attributes_come_from_the_call_or_the_defaults() {
         ..attribute("slope")
     };
     let node = with_attributes(call("local", "Leaky", "c", &["x"], &["y"]), vec![wrong]);
-    let error = inline_error(&with_functions(
-        graph(&["x"], &["y"], vec![node]),
-        vec![leaky],
-    ));
+    let error = inline_error(&with_functions(graph(&["x"], &["y"], vec![node]), vec![leaky]));
     assert!(
         error.contains("is FLOAT") && error.contains("is INT") && error.contains("node #0 \"c\""),
         "{error}"
@@ -249,8 +230,7 @@ fn attributes_come_from_the_call_or_the_defaults() {
 
 #[test]
 fn subgraphs_inside_and_around_are_renamed() {
-    let branch =
-        |name: &str, from: &str| graph(&[], &[name], vec![node("Neg", "", &[from], &[name])]);
+    let branch = |name: &str, from: &str| graph(&[], &[name], vec![node("Neg", "", &[from], &[name])]);
     let body = with_attributes(
         node("If", "if", &["c"], &["y"]),
         vec![
@@ -332,11 +312,7 @@ fn optional_arguments_and_passed_through_values() {
         ]
     );
     let omitted = function("F", &["a", "b"], &["b"], vec![]);
-    let g = graph(
-        &["x"],
-        &["y"],
-        vec![call("local", "F", "c", &["x"], &["y"])],
-    );
+    let g = graph(&["x"], &["y"], vec![call("local", "F", "c", &["x"], &["y"])]);
     assert!(inline_error(&with_functions(g, vec![omitted])).contains("omits"));
 }
 
@@ -405,20 +381,10 @@ fn overloads_opsets_and_value_info() {
 
 #[test]
 fn hostile_functions_are_errors() {
-    let main = || {
-        graph(
-            &["x"],
-            &["y"],
-            vec![call("local", "F0", "c", &["x"], &["y"])],
-        )
-    };
+    let main = || graph(&["x"], &["y"], vec![call("local", "F0", "c", &["x"], &["y"])]);
     let calls = |name: &str, of: &str, times: usize| {
         let value = |i: usize| {
-            if i == 0 {
-                "x".to_owned()
-            } else {
-                format!("v{i}")
-            }
+            if i == 0 { "x".to_owned() } else { format!("v{i}") }
         };
         let nodes = (0..times)
             .map(|i| call("local", of, "", &[&value(i)], &[&value(i + 1)]))
@@ -517,9 +483,7 @@ fn hostile_functions_are_errors() {
 #[test]
 fn unsound_graphs_are_refused_by_name() {
     let error = |input: &[&str], output: &[&str], nodes: Vec<NodeProto>| {
-        validate(&model(graph(input, output, nodes)))
-            .unwrap_err()
-            .chain()
+        validate(&model(graph(input, output, nodes))).unwrap_err().chain()
     };
     let neg = |name: &str, from: &str, to: &str| node("Neg", name, &[from], &[to]);
 
@@ -549,10 +513,7 @@ fn unsound_graphs_are_refused_by_name() {
         found.contains("cycle") && found.contains("\"p\"") && found.contains("\"q\""),
         "{found}"
     );
-    assert!(
-        !found.contains("first") && !found.contains("behind"),
-        "{found}"
-    );
+    assert!(!found.contains("first") && !found.contains("behind"), "{found}");
     assert!(error(&["x"], &["y"], vec![neg("self", "y", "y")]).contains("cycle"));
     // Through what a subgraph captures.
     let captures = |from: &str| subgraph("body", graph(&[], &["i"], vec![neg("in", from, "i")]));
@@ -564,10 +525,7 @@ fn unsound_graphs_are_refused_by_name() {
             neg("n", "a", "y"),
         ],
     );
-    assert!(
-        found.contains("cycle") && found.contains("\"if\""),
-        "{found}"
-    );
+    assert!(found.contains("cycle") && found.contains("\"if\""), "{found}");
     let found = error(
         &["x"],
         &["a"],
@@ -605,12 +563,7 @@ fn unsound_graphs_are_refused_by_name() {
         );
     }
     inner.input = vec![value("x")];
-    assert!(
-        validate(&model(inner))
-            .unwrap_err()
-            .chain()
-            .contains("33 deep")
-    );
+    assert!(validate(&model(inner)).unwrap_err().chain().contains("33 deep"));
 
     // Sizes.
     let mut absurd = model(graph(&["x"], &["x"], vec![]));
@@ -623,9 +576,7 @@ fn unsound_graphs_are_refused_by_name() {
         (1 << 41, false),
     ] {
         let found = absurd.graph.as_mut().unwrap();
-        if let Some(type_proto::Value::TensorType(t)) =
-            &mut found.input[0].r#type.as_mut().unwrap().value
-        {
+        if let Some(type_proto::Value::TensorType(t)) = &mut found.input[0].r#type.as_mut().unwrap().value {
             t.shape.as_mut().unwrap().dim[0].value =
                 Some(tensor_shape_proto::dimension::Value::DimValue(size));
         }

@@ -28,7 +28,13 @@ impl Layer {
         let mean: Vec<f64> = x.col_iter().map(|c| c.iter().sum::<f64>() / tokens).collect();
         let centred = Mat::from_fn(x.nrows(), x.ncols(), |t, i| x[(t, i)] - mean[i]);
         let sigma = centred.transpose() * &centred;
-        Self { x, sigma, mean, weight, units }
+        Self {
+            x,
+            sigma,
+            mean,
+            weight,
+            units,
+        }
     }
 
     /// Correlated inputs of different sizes and means.
@@ -81,10 +87,17 @@ impl Layer {
         });
         let y = &x * &self.weight;
         let target = Mat::from_fn(tokens + rows.len(), y.ncols(), |t, j| {
-            if t < tokens { y[(t, j)] } else { lambda.sqrt() * self.weight[(rows[t - tokens], j)] }
+            if t < tokens {
+                y[(t, j)]
+            } else {
+                lambda.sqrt() * self.weight[(rows[t - tokens], j)]
+            }
         });
         let normal = tall.transpose() * &tall;
-        let fitted = normal.llt(faer::Side::Lower).unwrap().solve(tall.transpose() * &target);
+        let fitted = normal
+            .llt(faer::Side::Lower)
+            .unwrap()
+            .solve(tall.transpose() * &target);
         let mut weight = Mat::zeros(n, y.ncols());
         for (i, &row) in rows.iter().enumerate() {
             weight.row_mut(row).copy_from(fitted.row(i));
@@ -104,12 +117,17 @@ fn random(rng: &mut impl Rng, rows: usize, columns: usize) -> Mat<f64> {
 }
 
 fn interleaved(count: usize, size: usize) -> Units {
-    let rows = (0..count).map(|u| (0..size).map(|r| r * count + u).collect()).collect();
+    let rows = (0..count)
+        .map(|u| (0..size).map(|r| r * count + u).collect())
+        .collect();
     Units { rows }
 }
 
 fn close(a: f64, b: f64, tolerance: f64, what: &str) {
-    assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{what}: {a} against {b}");
+    assert!(
+        (a - b).abs() <= tolerance * (1.0 + b.abs()),
+        "{what}: {a} against {b}"
+    );
 }
 
 /// Greedy elimination by trying every candidate at every step.
@@ -133,14 +151,23 @@ fn brute_force(layer: &Layer) -> Vec<usize> {
 }
 
 fn one_by_one() -> ObsOptions {
-    ObsOptions { damp: DAMP, step: Some(1), ..ObsOptions::default() }
+    ObsOptions {
+        damp: DAMP,
+        step: Some(1),
+        ..ObsOptions::default()
+    }
 }
 
 fn assert_errors_are_refits(layer: &Layer, curve: &Curve, tolerance: f64) {
     let energy = layer.energy(true);
     for removed in 0..=layer.units.len() {
         let (_, error, _) = layer.refit(&curve.kept(removed), DAMP, true);
-        close(curve.error[removed], error / energy, tolerance, &format!("after {removed}"));
+        close(
+            curve.error[removed],
+            error / energy,
+            tolerance,
+            &format!("after {removed}"),
+        );
     }
 }
 
@@ -166,7 +193,9 @@ fn obs_removes_what_trying_every_head_would() {
 
 #[test]
 fn units_of_unequal_size_are_no_special_case() {
-    let units = Units { rows: vec![vec![0], vec![3, 1], vec![2, 5, 7], vec![4], vec![6]] };
+    let units = Units {
+        rows: vec![vec![0], vec![3, 1], vec![2, 5, 7], vec![4], vec![6]],
+    };
     let layer = Layer::random(7, 50, units, 4);
     let curve = obs(&layer.site(), &one_by_one()).unwrap();
     assert_eq!(curve.order, brute_force(&layer));
@@ -177,7 +206,11 @@ fn units_of_unequal_size_are_no_special_case() {
 fn blocks_lose_next_to_nothing_against_single_steps() {
     let layer = Layer::random(8, 600, Units::single(256), 48);
     let error = |step, pool| {
-        let options = ObsOptions { damp: DAMP, step: Some(step), pool };
+        let options = ObsOptions {
+            damp: DAMP,
+            step: Some(step),
+            pool,
+        };
         let order = obs(&layer.site(), &options).unwrap().order;
         curve_of_order(&layer.site(), &order, DAMP).unwrap().error
     };
@@ -196,7 +229,11 @@ fn blocks_lose_next_to_nothing_against_single_steps() {
 #[test]
 fn errors_inside_a_block_follow_the_exact_curve() {
     let layer = Layer::random(9, 400, Units::single(128), 24);
-    let options = ObsOptions { damp: DAMP, step: Some(8), ..ObsOptions::default() };
+    let options = ObsOptions {
+        damp: DAMP,
+        step: Some(8),
+        ..ObsOptions::default()
+    };
     let curve = obs(&layer.site(), &options).unwrap();
     let exact = curve_of_order(&layer.site(), &curve.order, DAMP).unwrap();
     for (removed, (a, b)) in curve.error.iter().zip(&exact.error).enumerate() {
@@ -212,12 +249,19 @@ fn a_block_never_takes_both_of_two_that_stand_in_for_each_other() {
     let x = Mat::from_fn(300, 64, |t, i| base.x[(t, i / 2)]);
     let weight = Mat::from_fn(64, 16, |i, j| base.weight[(i / 2, j)]);
     let layer = Layer::new(x, weight, Units::single(64));
-    let options = ObsOptions { damp: 1e-4, step: Some(8), pool: 2.0 };
+    let options = ObsOptions {
+        damp: 1e-4,
+        step: Some(8),
+        pool: 2.0,
+    };
     let curve = obs(&layer.site(), &options).unwrap();
-    let first: std::collections::BTreeSet<usize> =
-        curve.order[..32].iter().map(|unit| unit / 2).collect();
+    let first: std::collections::BTreeSet<usize> = curve.order[..32].iter().map(|unit| unit / 2).collect();
     assert_eq!(first.len(), 32, "one of each pair goes first: {:?}", curve.order);
-    assert!(curve.error[32] < 1e-3, "the other one stands in: {}", curve.error[32]);
+    assert!(
+        curve.error[32] < 1e-3,
+        "the other one stands in: {}",
+        curve.error[32]
+    );
 }
 
 #[test]
@@ -232,7 +276,12 @@ fn a_curve_of_any_order_is_the_error_of_its_refits() {
         let plain = curve_of_order(&layer.site(), &order, 0.0).unwrap();
         for removed in 0..=order.len() {
             let (_, error, _) = layer.refit(&plain.kept(removed), 0.0, true);
-            close(plain.error[removed], error / layer.energy(true), 1e-9, "without a ridge");
+            close(
+                plain.error[removed],
+                error / layer.energy(true),
+                1e-9,
+                "without a ridge",
+            );
         }
     }
 }
@@ -241,7 +290,10 @@ fn a_curve_of_any_order_is_the_error_of_its_refits() {
 fn curves_run_from_zero_to_one_and_never_fall() {
     for (seed, tokens, damp) in [(13, 100, 0.03), (14, 10, 1e-6), (15, 30, 3.0)] {
         let layer = Layer::random(seed, tokens, Units::single(40), 8);
-        let options = ObsOptions { damp, ..ObsOptions::default() };
+        let options = ObsOptions {
+            damp,
+            ..ObsOptions::default()
+        };
         for curve in [
             obs(&layer.site(), &options).unwrap(),
             curve_of_order(&layer.site(), &(0..40).collect::<Vec<_>>(), damp).unwrap(),
@@ -319,7 +371,11 @@ fn levels_are_local_refits() {
                 close(level.error_before, refit.error_before, 1e-9, "before");
                 close(level.error_after, refit.error_after, 1e-9, "after");
                 assert_eq!(level.bias_shift.is_some(), refit.bias_shift.is_some());
-                let shifts = level.bias_shift.iter().flatten().zip(refit.bias_shift.iter().flatten());
+                let shifts = level
+                    .bias_shift
+                    .iter()
+                    .flatten()
+                    .zip(refit.bias_shift.iter().flatten());
                 shifts.for_each(|(a, b)| close(*a, *b, 1e-9, "bias"));
             }
             assert!(levels.at(order.len() + 1).is_err());
@@ -334,7 +390,11 @@ fn rescaling_is_least_squares_on_the_units_outputs() {
         let keep = [0, 2, 3];
         let output = |rows: &[usize]| {
             let part = Mat::from_fn(layer.weight.nrows(), 6, |i, j| {
-                if rows.contains(&i) { layer.weight[(i, j)] } else { 0.0 }
+                if rows.contains(&i) {
+                    layer.weight[(i, j)]
+                } else {
+                    0.0
+                }
             });
             &layer.x * part
         };
@@ -345,7 +405,10 @@ fn rescaling_is_least_squares_on_the_units_outputs() {
         let y = &layer.x * &layer.weight;
         let target = Mat::from_fn(240, 1, |at, _| flat(&y, at));
         let normal = design.transpose() * &design;
-        let scales = normal.llt(faer::Side::Lower).unwrap().solve(design.transpose() * &target);
+        let scales = normal
+            .llt(faer::Side::Lower)
+            .unwrap()
+            .solve(design.transpose() * &target);
         let error = (&design * &scales - &target).squared_norm_l2() / layer.energy(true);
         let ones = Mat::<f64>::full(3, 1, 1.0);
         let before = (&design * ones - &target).squared_norm_l2() / layer.energy(true);
@@ -363,7 +426,12 @@ fn rescaling_is_least_squares_on_the_units_outputs() {
         assert_eq!(refit.weight.nrows(), rows.len());
         for (i, &(row, scale)) in rows.iter().enumerate() {
             for j in 0..6 {
-                close(refit.weight[(i, j)], scale * layer.weight[(row, j)], 1e-9, "weight");
+                close(
+                    refit.weight[(i, j)],
+                    scale * layer.weight[(row, j)],
+                    1e-9,
+                    "weight",
+                );
             }
         }
     }
@@ -380,13 +448,21 @@ fn degenerate_statistics_still_give_an_answer() {
     }
     let layer = Layer::new(layer.x, layer.weight, layer.units);
     for damp in [0.0, 1e-9, DAMP] {
-        let options = ObsOptions { damp, step: Some(1), ..ObsOptions::default() };
+        let options = ObsOptions {
+            damp,
+            step: Some(1),
+            ..ObsOptions::default()
+        };
         let curve = obs(&layer.site(), &options).unwrap();
         let first: Vec<usize> = curve.order.clone();
         assert!(curve.error.iter().all(|e| e.is_finite()), "{curve:?}");
         if damp == DAMP {
             assert!(first[..2].contains(&3) && first[..2].contains(&4), "{first:?}");
-            assert!(curve.error[2] < 1e-6, "constant units cost nothing: {:?}", curve.error);
+            assert!(
+                curve.error[2] < 1e-6,
+                "constant units cost nothing: {:?}",
+                curve.error
+            );
         }
         let ordered = curve_of_order(&layer.site(), &curve.order, damp).unwrap();
         assert!(ordered.error.iter().all(|e| e.is_finite()));
@@ -436,16 +512,69 @@ fn bad_input_is_an_error_that_says_so() {
             assert!(message.contains(says), "{message}");
         }
     };
-    let nan = Mat::from_fn(5, 5, |i, j| if (i, j) == (4, 2) { f64::NAN } else { layer.sigma[(i, j)] });
-    fails(&Site { sigma: &nan, ..layer.site() }, "NaN");
+    let nan = Mat::from_fn(5, 5, |i, j| {
+        if (i, j) == (4, 2) {
+            f64::NAN
+        } else {
+            layer.sigma[(i, j)]
+        }
+    });
+    fails(
+        &Site {
+            sigma: &nan,
+            ..layer.site()
+        },
+        "NaN",
+    );
     let infinite = Mat::from_fn(5, 3, |_, _| f64::INFINITY);
-    fails(&Site { weight: &infinite, ..layer.site() }, "infinite");
-    fails(&Site { tokens: 0.0, ..layer.site() }, "0 tokens");
-    fails(&Site { mean: &[0.0; 4], ..layer.site() }, "do not fit");
-    fails(&Site { units: Units::single(4), ..layer.site() }, "row 4 is in no unit");
-    fails(&Site { units: Units { rows: vec![vec![0, 1, 2, 3, 4], vec![4]] }, ..layer.site() }, "two units");
-    let negative = Mat::from_fn(5, 5, |i, j| if i == j { if i < 4 { 1.0 } else { -3.0 } } else { 0.0 });
-    let site = Site { sigma: &negative, ..layer.site() };
+    fails(
+        &Site {
+            weight: &infinite,
+            ..layer.site()
+        },
+        "infinite",
+    );
+    fails(
+        &Site {
+            tokens: 0.0,
+            ..layer.site()
+        },
+        "0 tokens",
+    );
+    fails(
+        &Site {
+            mean: &[0.0; 4],
+            ..layer.site()
+        },
+        "do not fit",
+    );
+    fails(
+        &Site {
+            units: Units::single(4),
+            ..layer.site()
+        },
+        "row 4 is in no unit",
+    );
+    fails(
+        &Site {
+            units: Units {
+                rows: vec![vec![0, 1, 2, 3, 4], vec![4]],
+            },
+            ..layer.site()
+        },
+        "two units",
+    );
+    let negative = Mat::from_fn(5, 5, |i, j| {
+        if i == j {
+            if i < 4 { 1.0 } else { -3.0 }
+        } else {
+            0.0
+        }
+    });
+    let site = Site {
+        sigma: &negative,
+        ..layer.site()
+    };
     assert!(obs(&site, &ObsOptions::default()).is_err());
 
     assert!(local(&layer.site(), &[1, 0], DAMP, true).is_err());
@@ -460,7 +589,10 @@ fn bad_input_is_an_error_that_says_so() {
 fn the_same_threads_give_the_same_bytes() {
     let layer = Layer::random(25, 900, Units::single(400), 64);
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| {
             let curve = obs(&layer.site(), &ObsOptions::default()).unwrap();
             let rows = layer.units.kept_rows(&curve.kept(200));
@@ -561,10 +693,22 @@ fn kcm_merges_what_it_is_told_to() {
     let weight = weights(2, 20, 4);
     let squares: Vec<f64> = (0..20).map(|i| f64::from(i * i)).collect();
     let run = |parts, normalisation| {
-        kcm(&weight, &squares, &KcmOptions { parts, normalisation, ..KcmOptions::default() }).unwrap()
+        kcm(
+            &weight,
+            &squares,
+            &KcmOptions {
+                parts,
+                normalisation,
+                ..KcmOptions::default()
+            },
+        )
+        .unwrap()
     };
     let both = run(Parts::Both, Normalisation::MinMax);
-    let (r2, d2) = (run(Parts::R2, Normalisation::MinMax), run(Parts::D2, Normalisation::MinMax));
+    let (r2, d2) = (
+        run(Parts::R2, Normalisation::MinMax),
+        run(Parts::D2, Normalisation::MinMax),
+    );
     assert_eq!(d2.iterations, 0);
     for i in 0..20 {
         close(d2.d2[i], i as f64, 1e-12, "D2");
@@ -574,7 +718,12 @@ fn kcm_merges_what_it_is_told_to() {
     let least = r2.scores.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!(least, 0.0);
     assert_eq!(run(Parts::D2, Normalisation::None).scores, d2.d2);
-    close(run(Parts::D2, Normalisation::Max).scores[10], 10.0 / 19.0, 1e-12, "by the greatest");
+    close(
+        run(Parts::D2, Normalisation::Max).scores[10],
+        10.0 / 19.0,
+        1e-12,
+        "by the greatest",
+    );
 }
 
 #[test]
@@ -583,7 +732,17 @@ fn kcm_refuses_bad_numbers() {
     let options = KcmOptions::default();
     assert!(kcm(&weight, &[1.0; 7], &options).is_err());
     assert!(kcm(&weight, &[f64::NAN; 8], &options).is_err());
-    assert!(kcm(&weight, &[1.0; 8], &KcmOptions { sigma: 0.0, ..options }).is_err());
+    assert!(
+        kcm(
+            &weight,
+            &[1.0; 8],
+            &KcmOptions {
+                sigma: 0.0,
+                ..options
+            }
+        )
+        .is_err()
+    );
     let nan = Mat::<f32>::full(8, 4, f32::NAN);
     assert!(kcm(&nan, &[1.0; 8], &options).is_err());
     let one = kcm(&weights(4, 1, 4), &[2.0], &options).unwrap();

@@ -44,8 +44,7 @@ fn every_real_file_comes_out_byte_for_byte() {
 /// same in what it writes.
 fn assert_reads_the_same_elsewhere(proto: &ModelProto, path: &Path) {
     use protobuf::Message as _;
-    let read =
-        |proto: &ModelProto| onnx_protobuf::ModelProto::parse_from_bytes(&encode(proto)).unwrap();
+    let read = |proto: &ModelProto| onnx_protobuf::ModelProto::parse_from_bytes(&encode(proto)).unwrap();
     let other = read(proto);
     let graph = proto.graph.as_ref().unwrap();
     assert_eq!(other.graph.node.len(), graph.node.len());
@@ -236,10 +235,7 @@ fn large_files_are_mapped_and_not_copied() {
         .map(|t| t.raw_data().as_ptr() as usize)
         .collect();
     for pair in addresses.windows(2) {
-        assert!(
-            (16_384..16_384 + 64).contains(&(pair[1] - pair[0])),
-            "{pair:?}"
-        );
+        assert!((16_384..16_384 + 64).contains(&(pair[1] - pair[0])), "{pair:?}");
     }
 }
 
@@ -258,13 +254,7 @@ fn unknown_fields_are_counted() {
     assert_eq!(model.notes.unknown_bytes, 3);
     // Packed where the schema says unpacked: known, though written differently.
     let packed = [0x3a, 6, 0x2a, 4, 0x0a, 2, 3, 4];
-    assert_eq!(
-        from_bytes(packed.to_vec().into())
-            .unwrap()
-            .notes
-            .unknown_bytes,
-        0
-    );
+    assert_eq!(from_bytes(packed.to_vec().into()).unwrap().notes.unknown_bytes, 0);
 }
 
 #[test]

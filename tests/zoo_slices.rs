@@ -34,7 +34,11 @@ fn zoos() -> Vec<PathBuf> {
 }
 
 fn engine() -> Option<Box<dyn Engine>> {
-    let options = EngineOptions { engine: EngineChoice::Ort, threads: Some(1), ..EngineOptions::default() };
+    let options = EngineOptions {
+        engine: EngineChoice::Ort,
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
     match runtime::choose(&options) {
         Ok(engine) => Some(engine),
         Err(error) => {
@@ -47,12 +51,21 @@ fn engine() -> Option<Box<dyn Engine>> {
 fn feeds(case: &Path, set: usize) -> Feeds {
     let arrays: BTreeMap<String, Tensor> = npz::read(&case.join("io.npz")).unwrap();
     let prefix = format!("in{set}.");
-    arrays.into_iter().filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_string(), v))).collect()
+    arrays
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_string(), v)))
+        .collect()
 }
 
 fn run(engine: &dyn Engine, model: &ModelProto, feeds: &Feeds) -> Result<Vec<Tensor>, String> {
     let mut session = engine
-        .session(model, &SessionOptions { optimise: true, outputs: None })
+        .session(
+            model,
+            &SessionOptions {
+                optimise: true,
+                outputs: None,
+            },
+        )
         .map_err(|e| e.chain())?;
     session.run(feeds).map_err(|e| e.chain())
 }
@@ -64,7 +77,10 @@ fn difference(a: &[Tensor], b: &[Tensor]) -> f32 {
             return f32::INFINITY;
         }
         let (a, b) = (a.to_f32(), b.to_f32());
-        let scale = b.iter().fold(0.0f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { m }).max(1e-30);
+        let scale = b
+            .iter()
+            .fold(0.0f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { m })
+            .max(1e-30);
         for (x, y) in a.iter().zip(&b) {
             let d = if x == y { 0.0 } else { (x - y).abs() / scale };
             if d.is_nan() || d > worst {
@@ -91,13 +107,17 @@ fn mask(analysis: &Analysis, flavour: usize, zero: &[bool], rng: &mut impl RngEx
             // About half, at least one.
             1 => {
                 let sure = rng.random_range(0..group.units);
-                (0..group.units).map(|u| u == sure || rng.random_bool(0.5)).collect()
+                (0..group.units)
+                    .map(|u| u == sure || rng.random_bool(0.5))
+                    .collect()
             }
             // Every second group that may be empty is.
             _ => {
                 let empty = zero[at] && (at % 2 == 0) == (flavour % 2 == 0);
                 let sure = rng.random_range(0..group.units);
-                (0..group.units).map(|u| !empty && (u == sure || rng.random_bool(0.7))).collect()
+                (0..group.units)
+                    .map(|u| !empty && (u == sure || rng.random_bool(0.7)))
+                    .collect()
             }
         };
         mask.kept.insert(at, kept);
@@ -122,9 +142,25 @@ fn load(path: &Path) -> Option<Case> {
     let model = onnx::inline_functions(&file.proto).unwrap();
     let graph = graph::build(&model).unwrap();
     let cache = meta["prunable"]["cache_in_interface"].as_bool() == Some(true);
-    let analysis = axes::analyse(&graph, axes::Options { change_interface: cache });
-    let elem = if name.contains("fp16") || name.contains("bf16") { CLOSE_F16 } else { CLOSE_F32 };
-    Some(Case { name, path: path.to_path_buf(), model, graph, analysis, elem })
+    let analysis = axes::analyse(
+        &graph,
+        axes::Options {
+            change_interface: cache,
+        },
+    );
+    let elem = if name.contains("fp16") || name.contains("bf16") {
+        CLOSE_F16
+    } else {
+        CLOSE_F32
+    };
+    Some(Case {
+        name,
+        path: path.to_path_buf(),
+        model,
+        graph,
+        analysis,
+        elem,
+    })
 }
 
 /// The inputs that fit the pruned interface: caches lose the heads, too.
@@ -133,7 +169,9 @@ fn fitted(case: &Case, mask: &Mask, feeds: &Feeds) -> Feeds {
     let mut out = feeds.clone();
     for (name, tensor) in &mut out {
         let Some(id) = case.graph.find(name) else { continue };
-        let Some(dims) = &case.analysis.facts(id).dims else { continue };
+        let Some(dims) = &case.analysis.facts(id).dims else {
+            continue;
+        };
         for (axis, dim) in dims.iter().enumerate() {
             if kept.touches(&case.analysis.space, dim) {
                 let indices = kept.indices(&case.analysis.space, dim).unwrap();
@@ -185,7 +223,10 @@ fn sliced_equals_masked() {
     let mut failures = Vec::new();
     let mut checked = 0;
     for zoo in zoos() {
-        let mut paths: Vec<_> = std::fs::read_dir(zoo).unwrap().map(|e| e.unwrap().path()).collect();
+        let mut paths: Vec<_> = std::fs::read_dir(zoo)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
         paths.sort();
         for path in paths {
             let Some(case) = load(&path) else { continue };
@@ -198,7 +239,12 @@ fn sliced_equals_masked() {
             checked += 1;
         }
     }
-    assert!(failures.is_empty(), "{}\n{} of {checked} cases fail", failures.join("\n"), failures.len());
+    assert!(
+        failures.is_empty(),
+        "{}\n{} of {checked} cases fail",
+        failures.join("\n"),
+        failures.len()
+    );
     println!("{checked} cases");
 }
 
@@ -208,25 +254,44 @@ fn check(engine: &dyn Engine, case: &Case) -> Result<(), String> {
     let zero: Vec<bool> = (0..groups.len())
         .map(|g| rewrite::can_empty(&case.model, &case.graph, &case.analysis, g))
         .collect();
-    let expected: Vec<_> = groups.iter().zip(&zero).filter(|(g, z)| g.kind.is_default() && !**z).collect();
+    let expected: Vec<_> = groups
+        .iter()
+        .zip(&zero)
+        .filter(|(g, z)| g.kind.is_default() && !**z)
+        .collect();
     if !expected.is_empty() && std::env::var("CASE").is_ok() {
-        println!("{}: cannot be empty: {:?}", case.name, expected.iter().map(|(g, _)| &g.name).collect::<Vec<_>>());
+        println!(
+            "{}: cannot be empty: {:?}",
+            case.name,
+            expected.iter().map(|(g, _)| &g.name).collect::<Vec<_>>()
+        );
     }
     let mut problems = Vec::new();
     for flavour in 0..4 {
         let mask = mask(&case.analysis, flavour, &zero, &mut rng);
         let one = || -> Result<f32, String> {
-            let sliced = rewrite::prune(&case.model, &case.graph, &case.analysis, &mask).map_err(|e| e.chain())?;
-            let masked = rewrite::masked(&case.model, &case.graph, &case.analysis, &mask).map_err(|e| e.chain())?;
+            let sliced =
+                rewrite::prune(&case.model, &case.graph, &case.analysis, &mask).map_err(|e| e.chain())?;
+            let masked =
+                rewrite::masked(&case.model, &case.graph, &case.analysis, &mask).map_err(|e| e.chain())?;
             if let Ok(folder) = std::env::var("KEEP") {
-                std::fs::write(format!("{folder}/{}-{flavour}.onnx", case.name), onnx::encode(&sliced)).unwrap();
-                std::fs::write(format!("{folder}/{}-{flavour}-masked.onnx", case.name), onnx::encode(&masked)).unwrap();
+                std::fs::write(
+                    format!("{folder}/{}-{flavour}.onnx", case.name),
+                    onnx::encode(&sliced),
+                )
+                .unwrap();
+                std::fs::write(
+                    format!("{folder}/{}-{flavour}-masked.onnx", case.name),
+                    onnx::encode(&masked),
+                )
+                .unwrap();
             }
             let mut worst = 0.0f32;
             for set in 0..2 {
                 let inputs = feeds(&case.path, set);
                 let dense = run(engine, &case.model, &inputs).map_err(|e| format!("dense: {e}"))?;
-                let a = run(engine, &sliced, &fitted(case, &mask, &inputs)).map_err(|e| format!("sliced: {e}"))?;
+                let a = run(engine, &sliced, &fitted(case, &mask, &inputs))
+                    .map_err(|e| format!("sliced: {e}"))?;
                 let b = run(engine, &masked, &inputs).map_err(|e| format!("masked: {e}"))?;
                 if difference(&b, &dense) == 0.0 {
                     return Err("the mask changes nothing".into());
@@ -241,5 +306,9 @@ fn check(engine: &dyn Engine, case: &Case) -> Result<(), String> {
             Err(text) => problems.push(format!("flavour {flavour}: {text}")),
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.join("; "))
+    }
 }

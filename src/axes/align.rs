@@ -91,7 +91,11 @@ fn consume(
     let mut queue = terms.clone();
     let mut taken: VecDeque<Term> = VecDeque::new();
     while !need.is_one() {
-        let term = if from_left { queue.pop_front()? } else { queue.pop_back()? };
+        let term = if from_left {
+            queue.pop_front()?
+        } else {
+            queue.pop_back()?
+        };
         // A split inside this loop may have bound the term.
         let mut now = space.resolve(&Dim(vec![term])).0;
         if now.len() != 1 {
@@ -117,13 +121,7 @@ fn consume(
 }
 
 /// What of `term` goes into the entry that still needs `need`, and what stays.
-fn part(
-    space: &mut Space,
-    term: Term,
-    need: &mut Mono,
-    from_left: bool,
-    at: NodeId,
-) -> Option<(Dim, Dim)> {
+fn part(space: &mut Space, term: Term, need: &mut Mono, from_left: bool, at: NodeId) -> Option<(Dim, Dim)> {
     let mono = space.term_monomial(&term);
     if let Some(rest) = need.div(&mono)
         && mono.coefficient > 0

@@ -181,7 +181,11 @@ impl Analysis {
                         table: true,
                     },
                     None => Facts {
-                        dims: self.declared_dims(graph, ValueId(at as u32), "it is a constant of a kind that is not read"),
+                        dims: self.declared_dims(
+                            graph,
+                            ValueId(at as u32),
+                            "it is a constant of a kind that is not read",
+                        ),
                         constant: true,
                         table: true,
                         ..Facts::default()
@@ -228,7 +232,13 @@ impl Analysis {
     /// Derived flags of the outputs, and integers that no rule followed.
     fn after(&mut self, graph: &Graph, id: NodeId) {
         let node = graph.node(id);
-        let reads: Vec<ValueId> = node.inputs.iter().flatten().chain(&node.captures).copied().collect();
+        let reads: Vec<ValueId> = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .copied()
+            .collect();
         let constant = reads.iter().all(|v| self.facts(*v).constant) && !reads.is_empty();
         let projects = self
             .contractions

@@ -84,7 +84,15 @@ pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
         .filter(|(_, class)| !class.sinks.is_empty() && !class.sources.is_empty())
         .collect();
     found.sort_by_key(|(leaf, class)| {
-        (class.sinks.iter().filter_map(|s| rank.get(&s.node)).min().copied(), *leaf)
+        (
+            class
+                .sinks
+                .iter()
+                .filter_map(|s| rank.get(&s.node))
+                .min()
+                .copied(),
+            *leaf,
+        )
     });
     for (leaf, mut class) in found {
         let units = analysis.space.factor_size(leaf);
@@ -123,9 +131,10 @@ fn classes(analysis: &Analysis, graph: &Graph) -> BTreeMap<FactorId, Class> {
         }
         let weight_side = usize::from(c.constant[1]);
         let (weight_input, activation_input) = (c.inputs[weight_side], c.inputs[1 - weight_side]);
-        let (Some(weight), Some(activation)) =
-            (graph.input(c.node, weight_input), graph.input(c.node, activation_input))
-        else {
+        let (Some(weight), Some(activation)) = (
+            graph.input(c.node, weight_input),
+            graph.input(c.node, activation_input),
+        ) else {
             continue;
         };
         let mut contracted: BTreeSet<FactorId> = BTreeSet::new();
@@ -134,7 +143,10 @@ fn classes(analysis: &Analysis, graph: &Graph) -> BTreeMap<FactorId, Class> {
         }
         for leaf in contracted {
             let axes = |side: usize| -> Vec<usize> {
-                c.contracted.iter().map(|(a, b, _)| if side == 0 { *a } else { *b }).collect()
+                c.contracted
+                    .iter()
+                    .map(|(a, b, _)| if side == 0 { *a } else { *b })
+                    .collect()
             };
             let class = classes.entry(leaf).or_default();
             class.nodes.insert(c.node);
@@ -185,7 +197,12 @@ fn tables(analysis: &Analysis, graph: &Graph, classes: &mut BTreeMap<FactorId, C
                 continue;
             }
             // What is computed from constants only is seen at its own consumer.
-            let folded = graph.node(*node).outputs.iter().flatten().all(|o| analysis.facts(*o).constant);
+            let folded = graph
+                .node(*node)
+                .outputs
+                .iter()
+                .flatten()
+                .all(|o| analysis.facts(*o).constant);
             if folded {
                 continue;
             }

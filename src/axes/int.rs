@@ -68,9 +68,7 @@ impl Int {
             (Op::Sub, Int::Const(x), Int::Const(y)) => x.checked_sub(*y).map(Int::Const),
             (Op::Mul, Int::Const(x), Int::Const(y)) => x.checked_mul(*y).map(Int::Const),
             (Op::Div, Int::Const(x), Int::Const(y)) => x.checked_div(*y).map(Int::Const),
-            (Op::Add | Op::Sub, _, Int::Const(0)) | (Op::Mul | Op::Div, _, Int::Const(1)) => {
-                Some(a.clone())
-            }
+            (Op::Add | Op::Sub, _, Int::Const(0)) | (Op::Mul | Op::Div, _, Int::Const(1)) => Some(a.clone()),
             (Op::Add, Int::Const(0), _) | (Op::Mul, Int::Const(1), _) => Some(b.clone()),
             _ => None,
         }
@@ -184,9 +182,9 @@ impl Poly {
             })
             .collect();
         match (exact, self.as_const(), other.as_const()) {
-            (Some(terms), ..) => {
-                terms.into_iter().fold(Poly::default(), |sum, t| sum.add(t.into(), 1))
-            }
+            (Some(terms), ..) => terms
+                .into_iter()
+                .fold(Poly::default(), |sum, t| sum.add(t.into(), 1)),
             (None, Some(a), Some(b)) if b != 0 => Poly::constant(a.div_euclid(b)),
             _ => Poly::atom(Atom::Quotient(self.clone(), other.clone())),
         }

@@ -67,15 +67,26 @@ impl Roles {
             if !c.inner {
                 let carried = c.inputs.map(|input| {
                     let dims = analysis.operand(graph, c.node, input);
-                    dims.into_iter().flatten().flat_map(|d| space.leaves(d)).collect::<BTreeSet<_>>()
+                    dims.into_iter()
+                        .flatten()
+                        .flat_map(|d| space.leaves(d))
+                        .collect::<BTreeSet<_>>()
                 });
                 let both = |l: &FactorId| carried.iter().all(|side| side.contains(l));
-                if batch.iter().any(|l| both(l) && space.factor_size(*l) > 1 && !space.frozen(*l).is_some_and(|f| f.node.is_none())) {
+                if batch.iter().any(|l| {
+                    both(l)
+                        && space.factor_size(*l) > 1
+                        && !space.frozen(*l).is_some_and(|f| f.node.is_none())
+                }) {
                     roles.one_sided.extend(batch.iter().filter(|l| !both(l)));
                 }
             }
             roles.batch.extend(batch);
-            let free = c.free.iter().flatten().chain(c.contracted.iter().map(|(_, _, d)| d));
+            let free = c
+                .free
+                .iter()
+                .flatten()
+                .chain(c.contracted.iter().map(|(_, _, d)| d));
             roles.inner.extend(free.flat_map(|d| space.leaves(d)));
         }
         roles
@@ -127,7 +138,10 @@ pub(super) fn reaches_residual(
             if let Some(operands) = adds
                 && operands.contains(input)
             {
-                for other in operands.filter(|i| i != input).filter_map(|i| graph.input(*node, i)) {
+                for other in operands
+                    .filter(|i| i != input)
+                    .filter_map(|i| graph.input(*node, i))
+                {
                     if !analysis.facts(other).constant && depends_on(graph, rank, sink.activation, other) {
                         return true;
                     }
@@ -141,7 +155,10 @@ pub(super) fn reaches_residual(
 
 /// Operators that mix or pick positions end the way to a residual addition.
 fn stops_walk(op: &str) -> bool {
-    matches!(op, "Gather" | "Softmax" | "ReduceMean" | "ReduceSum" | "ReduceMax" | "Shape" | "Attention")
+    matches!(
+        op,
+        "Gather" | "Softmax" | "ReduceMean" | "ReduceSum" | "ReduceMax" | "Shape" | "Attention"
+    )
 }
 
 /// Whether `value` is computed from `from`.

@@ -29,5 +29,3 @@ pub use int::{Atom, Int, Mono, Op as IntOp, Poly};
 pub use kind::Kind;
 pub use space::{Freeze, Space};
 
-#[cfg(test)]
-mod tests;

@@ -34,12 +34,17 @@ impl Names {
 /// The common path of the nodes (module scopes, else node names, else weight
 /// names), without a leading separator.
 pub(super) fn prefix(graph: &Graph, nodes: &BTreeSet<NodeId>, weights: &BTreeSet<ValueId>) -> String {
-    let scopes: Option<Vec<Vec<String>>> =
-        nodes.iter().map(|n| graph.node(*n).scope.as_deref().map(path)).collect();
+    let scopes: Option<Vec<Vec<String>>> = nodes
+        .iter()
+        .map(|n| graph.node(*n).scope.as_deref().map(path))
+        .collect();
     let names: Vec<Vec<String>> = nodes.iter().map(|n| path(&graph.node(*n).name)).collect();
     let weights: Vec<Vec<String>> = weights.iter().map(|v| path(&graph.value(*v).name)).collect();
     let candidates = [scopes.unwrap_or_default(), names, weights];
-    let found = candidates.iter().map(|paths| common(paths)).find(|p| !p.is_empty());
+    let found = candidates
+        .iter()
+        .map(|paths| common(paths))
+        .find(|p| !p.is_empty());
     match found {
         Some(parts) => parts.join("/"),
         // Nothing in common: the first name that says something.
@@ -53,7 +58,11 @@ pub(super) fn prefix(graph: &Graph, nodes: &BTreeSet<NodeId>, weights: &BTreeSet
 fn path(name: &str) -> Vec<String> {
     let separator = if name.contains('/') { '/' } else { '.' };
     let name = name.trim_start_matches('/');
-    let mut parts: Vec<String> = name.split(separator).filter(|p| !p.is_empty()).map(String::from).collect();
+    let mut parts: Vec<String> = name
+        .split(separator)
+        .filter(|p| !p.is_empty())
+        .map(String::from)
+        .collect();
     // A name ends in the operator or the parameter itself.
     parts.pop();
     parts
@@ -64,7 +73,12 @@ fn common(paths: &[Vec<String>]) -> Vec<String> {
         return Vec::new();
     };
     let length = rest.iter().fold(first.len(), |length, path| {
-        first.iter().zip(path).take(length).take_while(|(a, b)| a == b).count()
+        first
+            .iter()
+            .zip(path)
+            .take(length)
+            .take_while(|(a, b)| a == b)
+            .count()
     });
     first[..length].to_vec()
 }

@@ -96,7 +96,13 @@ impl<'a> Op<'a> {
         const HEAVY: usize = 64;
         let ints = ints
             .into_iter()
-            .map(|int| if int.weight(HEAVY) >= HEAVY { self.drop_int(&int) } else { int })
+            .map(|int| {
+                if int.weight(HEAVY) >= HEAVY {
+                    self.drop_int(&int)
+                } else {
+                    int
+                }
+            })
             .collect();
         if let Some(Some(id)) = self.node().outputs.get(index) {
             self.a.facts[id.0 as usize].ints = Some(ints);
@@ -209,8 +215,7 @@ impl<'a> Op<'a> {
         let Some(dims) = self.dims(index) else {
             return false;
         };
-        !self.is_constant(index)
-            || dims.iter().filter(|d| !self.a.space.resolve(d).is_one()).count() > 1
+        !self.is_constant(index) || dims.iter().filter(|d| !self.a.space.resolve(d).is_one()).count() > 1
     }
 
     /// Elementwise combination with broadcasting over `inputs`: the output's

@@ -89,7 +89,10 @@ impl Space {
 
     /// The symbol of this name; the same name is the same symbol.
     pub fn named(&mut self, name: &str) -> Dim {
-        let found = self.symbols.iter().position(|s| s.definition.is_none() && s.name == name);
+        let found = self
+            .symbols
+            .iter()
+            .position(|s| s.definition.is_none() && s.name == name);
         let at = found.unwrap_or_else(|| {
             self.symbols.push(Symbol {
                 name: name.to_string(),
@@ -108,7 +111,10 @@ impl Space {
 
     /// A symbol that is computed from other sizes.
     pub fn derived(&mut self, definition: Int) -> Dim {
-        let same = self.symbols.iter().position(|s| s.definition.as_ref() == Some(&definition));
+        let same = self
+            .symbols
+            .iter()
+            .position(|s| s.definition.as_ref() == Some(&definition));
         let at = same.unwrap_or_else(|| {
             let name = format!("?{}", self.symbols.len());
             self.symbols.push(Symbol {
@@ -279,8 +285,10 @@ impl Space {
         if count == 0 || !parts.len().is_multiple_of(count) {
             return None;
         }
-        let rows: Vec<Dim> =
-            parts.chunks(parts.len() / count).map(|row| Dim::sum(row.to_vec())).collect();
+        let rows: Vec<Dim> = parts
+            .chunks(parts.len() / count)
+            .map(|row| Dim::sum(row.to_vec()))
+            .collect();
         let size = self.size(&rows[0])?;
         if rows.iter().any(|row| self.size(row) != Some(size)) {
             return None;

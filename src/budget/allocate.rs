@@ -72,7 +72,8 @@ fn prices(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Prices {
     let empty = |only: Option<usize>| -> Mask {
         let mut mask = Mask::default();
         for c in chosen.iter().filter(|c| only.is_none_or(|o| o == c.group)) {
-            mask.kept.insert(c.group, vec![false; analysis.groups[c.group].units]);
+            mask.kept
+                .insert(c.group, vec![false; analysis.groups[c.group].units]);
         }
         mask
     };
@@ -95,7 +96,14 @@ fn prices(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Prices {
 ///
 /// # Errors
 /// [`Error::Unmet`] when even the least that the method can keep costs more.
-pub fn allocate(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], rankings: &[Ranking], asked: f64, method: &str) -> Result<Allocation> {
+pub fn allocate(
+    cost: &Cost,
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    rankings: &[Ranking],
+    asked: f64,
+    method: &str,
+) -> Result<Allocation> {
     let prices = prices(cost, analysis, chosen);
     let prunable = prices.full - prices.base;
     let budget = (asked * prunable as f64).floor() as u64;
@@ -139,7 +147,9 @@ pub fn allocate(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], rankings: &
     let after = cost.macs(&mask);
     let got = (after.saturating_sub(prices.base)) as f64 / prunable.max(1) as f64;
     if after.saturating_sub(prices.base) > budget {
-        return Err(Error::Unmet(format!("the mask found costs {got} of the prunable blocks, more than {asked}")));
+        return Err(Error::Unmet(format!(
+            "the mask found costs {got} of the prunable blocks, more than {asked}"
+        )));
     }
     Ok(Allocation {
         mask,
@@ -151,12 +161,24 @@ pub fn allocate(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], rankings: &
             whole_before: prices.full,
             whole_after: after,
             floor,
-            cheapest_step: prices.per_unit.iter().copied().filter(|p| *p > 0).min().unwrap_or(0),
+            cheapest_step: prices
+                .per_unit
+                .iter()
+                .copied()
+                .filter(|p| *p > 0)
+                .min()
+                .unwrap_or(0),
         },
     })
 }
 
-fn by_curves(analysis: &Analysis, chosen: &[Chosen], rankings: &[Ranking], prices: &Prices, budget: u64) -> Option<Vec<Vec<bool>>> {
+fn by_curves(
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    rankings: &[Ranking],
+    prices: &Prices,
+    budget: u64,
+) -> Option<Vec<Vec<bool>>> {
     let mut levels: Vec<Vec<Choice>> = Vec::with_capacity(chosen.len());
     for ((c, ranking), price) in chosen.iter().zip(rankings).zip(&prices.per_unit) {
         let units = analysis.groups[c.group].units;
@@ -174,14 +196,24 @@ fn by_curves(analysis: &Analysis, chosen: &[Chosen], rankings: &[Ranking], price
         });
     }
     let picked = knapsack::allocate(&levels, budget)?;
-    let kept = picked.into_iter().zip(rankings).zip(chosen).map(|((removed, ranking), c)| match ranking {
-        Ranking::Curve(curve) => curve.kept(removed),
-        _ => vec![true; analysis.groups[c.group].units],
-    });
+    let kept = picked
+        .into_iter()
+        .zip(rankings)
+        .zip(chosen)
+        .map(|((removed, ranking), c)| match ranking {
+            Ranking::Curve(curve) => curve.kept(removed),
+            _ => vec![true; analysis.groups[c.group].units],
+        });
     Some(kept.collect())
 }
 
-fn by_scores(analysis: &Analysis, chosen: &[Chosen], rankings: &[Ranking], prices: &Prices, budget: u64) -> Option<Vec<Vec<bool>>> {
+fn by_scores(
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    rankings: &[Ranking],
+    prices: &Prices,
+    budget: u64,
+) -> Option<Vec<Vec<bool>>> {
     let mut fixed = 0;
     let mut sites = Vec::new();
     for ((c, ranking), price) in chosen.iter().zip(rankings).zip(&prices.per_unit) {

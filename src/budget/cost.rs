@@ -127,7 +127,10 @@ fn symbols(graph: &Graph, analysis: &Analysis, sizes: &Sizes) -> BTreeMap<Symbol
         };
         values.insert(id, value as f64);
     }
-    for id in (0..).map(SymbolId).take_while(|id| (id.0 as usize) < space.symbol_count()) {
+    for id in (0..)
+        .map(SymbolId)
+        .take_while(|id| (id.0 as usize) < space.symbol_count())
+    {
         if let Some(definition) = space.definition(id) {
             let value = evaluate(analysis, definition, &values, sizes.seq as f64);
             values.insert(id, value);
@@ -153,7 +156,10 @@ fn evaluate(analysis: &Analysis, int: &Int, known: &BTreeMap<SymbolId, f64>, def
             .map(|t| match t {
                 Term::Factor(f) => size(*f) as f64,
                 Term::Symbol(s) => known.get(s).copied().unwrap_or(default),
-                Term::Sum(parts) => parts.iter().map(|p| dim_size(analysis, p, known, default, size)).sum(),
+                Term::Sum(parts) => parts
+                    .iter()
+                    .map(|p| dim_size(analysis, p, known, default, size))
+                    .sum(),
             })
             .product()
     }
@@ -162,7 +168,10 @@ fn evaluate(analysis: &Analysis, int: &Int, known: &BTreeMap<SymbolId, f64>, def
         Int::Dim(dim) => dim_size(analysis, dim, known, default, &|f| space.factor_size(f)),
         Int::Unknown(_) => default,
         Int::Op(op, ab) => {
-            let (a, b) = (evaluate(analysis, &ab.0, known, default), evaluate(analysis, &ab.1, known, default));
+            let (a, b) = (
+                evaluate(analysis, &ab.0, known, default),
+                evaluate(analysis, &ab.1, known, default),
+            );
             match op {
                 IntOp::Add => a + b,
                 IntOp::Sub => a - b,

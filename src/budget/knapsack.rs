@@ -41,12 +41,7 @@ pub fn allocate(sites: &[Vec<Choice>], budget: u64) -> Option<Vec<usize>> {
     allocate_with(sites, budget, STATES, CHOICES)
 }
 
-fn allocate_with(
-    sites: &[Vec<Choice>],
-    budget: u64,
-    states: usize,
-    choices: usize,
-) -> Option<Vec<usize>> {
+fn allocate_with(sites: &[Vec<Choice>], budget: u64, states: usize, choices: usize) -> Option<Vec<usize>> {
     let fronts: Vec<Front> = sites.iter().map(|site| Front::new(site)).collect::<Option<_>>()?;
     let mut left = budget;
     for front in &fronts {
@@ -90,16 +85,26 @@ struct Front {
 
 impl Front {
     fn new(choices: &[Choice]) -> Option<Self> {
-        let mut all: Vec<(usize, &Choice)> =
-            choices.iter().enumerate().filter(|(_, c)| c.value.is_finite()).collect();
+        let mut all: Vec<(usize, &Choice)> = choices
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| c.value.is_finite())
+            .collect();
         all.sort_by(|(i, a), (j, b)| {
-            a.cost.cmp(&b.cost).then(a.value.total_cmp(&b.value)).then(i.cmp(j))
+            a.cost
+                .cmp(&b.cost)
+                .then(a.value.total_cmp(&b.value))
+                .then(i.cmp(j))
         });
         let base = all.first()?.1.cost;
         let mut points: Vec<Point> = Vec::new();
         for (index, &Choice { cost, value }) in all {
             if points.last().is_none_or(|last| value < last.value) {
-                points.push(Point { cost: cost - base, value, index });
+                points.push(Point {
+                    cost: cost - base,
+                    value,
+                    index,
+                });
             }
         }
         Some(Self { base, points })
@@ -164,7 +169,11 @@ impl Relaxation {
         let value = |site: usize, point: usize| fronts[site].points[point].value;
         let reached: f64 = solution.iter().enumerate().map(|(s, &p)| value(s, p)).sum();
         let bound = fronts.iter().map(|f| f.least_at(price)).sum::<f64>() - price * budget as f64;
-        let scale: f64 = fronts.iter().flat_map(|f| f.points.first()).map(|p| p.value.abs()).sum();
+        let scale: f64 = fronts
+            .iter()
+            .flat_map(|f| f.points.first())
+            .map(|p| p.value.abs())
+            .sum();
         let gap = reached - bound;
         let noise = 1e-12 * (scale + price * budget as f64);
         Self {
@@ -220,7 +229,13 @@ fn search(
     states: usize,
     choices: usize,
 ) -> (Option<Vec<usize>>, bool) {
-    let start = State { cost: 0, value: 0.0, off: 0.0, before: 0, point: 0 };
+    let start = State {
+        cost: 0,
+        value: 0.0,
+        off: 0.0,
+        before: 0,
+        point: 0,
+    };
     let mut stages = vec![vec![start]];
     let mut exact = true;
     for front in fronts {
@@ -238,7 +253,13 @@ fn search(
                 };
                 if off <= relaxation.gap {
                     let value = state.value + value;
-                    next.offer(State { cost, value, off, before, point: point as u32 });
+                    next.offer(State {
+                        cost,
+                        value,
+                        off,
+                        before,
+                        point: point as u32,
+                    });
                 }
             }
         }
@@ -348,9 +369,7 @@ fn unbeaten(mut states: Vec<State>) -> Vec<State> {
 fn trade(fronts: &[Front], budget: u64, picked: &mut [usize]) {
     const ROUNDS: usize = 8;
     const WORK: usize = 100_000_000;
-    let cost = |picked: &[usize]| -> u64 {
-        fronts.iter().zip(picked).map(|(f, &p)| f.points[p].cost).sum()
-    };
+    let cost = |picked: &[usize]| -> u64 { fronts.iter().zip(picked).map(|(f, &p)| f.points[p].cost).sum() };
     let mut left = budget.saturating_sub(cost(picked));
     let mut work = 0;
     for _ in 0..ROUNDS {
@@ -369,7 +388,9 @@ fn trade(fronts: &[Front], budget: u64, picked: &mut [usize]) {
                 // As the first takes more, the second can afford less.
                 let mut j = second.len();
                 for (i, point) in first.iter().enumerate() {
-                    let Some(rest) = available.checked_sub(point.cost) else { break };
+                    let Some(rest) = available.checked_sub(point.cost) else {
+                        break;
+                    };
                     while j > 0 && second[j - 1].cost > rest {
                         j -= 1;
                     }
@@ -402,7 +423,9 @@ fn spend(sites: &[Vec<Choice>], budget: u64, solution: &mut [usize]) {
         for (site, (choices, &now)) in sites.iter().zip(&*solution).enumerate() {
             let now = choices[now];
             for (index, choice) in choices.iter().enumerate() {
-                let Some(more) = choice.cost.checked_sub(now.cost) else { continue };
+                let Some(more) = choice.cost.checked_sub(now.cost) else {
+                    continue;
+                };
                 let saved = now.value - choice.value;
                 if more == 0 || more > left || saved.is_nan() || saved < 0.0 {
                     continue;
@@ -412,7 +435,9 @@ fn spend(sites: &[Vec<Choice>], budget: u64, solution: &mut [usize]) {
                 }
             }
         }
-        let Some((_, more, site, index)) = best else { return };
+        let Some((_, more, site, index)) = best else {
+            return;
+        };
         solution[site] = index;
         left -= more;
     }

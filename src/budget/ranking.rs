@@ -30,7 +30,11 @@ pub fn top_scores(sites: &[Ranked], fixed: u64, budget: u64) -> Option<Vec<Vec<b
         for &(_, unit) in &units[..least] {
             kept[unit] = true;
         }
-        rest.extend(units[least..].iter().map(|&(score, unit)| (rank(score), index, unit)));
+        rest.extend(
+            units[least..]
+                .iter()
+                .map(|&(score, unit)| (rank(score), index, unit)),
+        );
     }
     rest.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     for (_, site, unit) in rest {

@@ -215,7 +215,12 @@ fn captures(graph: &proto::GraphProto, out: &mut BTreeSet<String>) {
     let mut own: BTreeSet<&str> = BTreeSet::new();
     own.extend(graph.input.iter().map(|i| i.name()));
     own.extend(graph.initializer.iter().map(|i| i.name()));
-    own.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
+    own.extend(
+        graph
+            .node
+            .iter()
+            .flat_map(|n| n.output.iter().map(String::as_str)),
+    );
     let mut inner = BTreeSet::new();
     for node in &graph.node {
         inner.extend(node.input.iter().cloned());
@@ -226,7 +231,11 @@ fn captures(graph: &proto::GraphProto, out: &mut BTreeSet<String>) {
         }
     }
     inner.extend(graph.output.iter().map(|o| o.name().to_string()));
-    out.extend(inner.into_iter().filter(|n| !n.is_empty() && !own.contains(n.as_str())));
+    out.extend(
+        inner
+            .into_iter()
+            .filter(|n| !n.is_empty() && !own.contains(n.as_str())),
+    );
 }
 
 fn declared(info: &proto::ValueInfoProto) -> Option<(Option<Elem>, Option<Vec<Declared>>)> {
@@ -356,7 +365,12 @@ fn attribute(attr: &proto::AttributeProto) -> (String, Attr) {
         Type::Tensor => attr
             .t
             .as_ref()
-            .filter(|t| t.dims.iter().try_fold(1i64, |n, d| n.checked_mul(*d)).is_some_and(|n| n <= 64))
+            .filter(|t| {
+                t.dims
+                    .iter()
+                    .try_fold(1i64, |n, d| n.checked_mul(*d))
+                    .is_some_and(|n| n <= 64)
+            })
             .and_then(|t| onnx::tensor(t).ok()?.to_i64())
             .map_or(Attr::Other, Attr::Tensor),
         _ => Attr::Other,
@@ -366,11 +380,19 @@ fn attribute(attr: &proto::AttributeProto) -> (String, Attr) {
 
 /// The innermost module path that torch's exporter wrote into the metadata.
 fn scope(node: &proto::NodeProto) -> Option<String> {
-    let entries: BTreeMap<&str, &str> =
-        node.metadata_props.iter().map(|p| (p.key(), p.value())).collect();
+    let entries: BTreeMap<&str, &str> = node.metadata_props.iter().map(|p| (p.key(), p.value())).collect();
     let list = entries.get("pkg.torch.onnx.name_scopes")?;
-    let names: Vec<&str> = list.split('\'').skip(1).step_by(2).filter(|s| !s.is_empty()).collect();
+    let names: Vec<&str> = list
+        .split('\'')
+        .skip(1)
+        .step_by(2)
+        .filter(|s| !s.is_empty())
+        .collect();
     // The last entry is the operator's own name, the one before it the module.
-    let module = names.len().checked_sub(2).and_then(|i| names.get(i)).or(names.last())?;
+    let module = names
+        .len()
+        .checked_sub(2)
+        .and_then(|i| names.get(i))
+        .or(names.last())?;
     Some(module.replace('.', "/"))
 }

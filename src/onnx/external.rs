@@ -83,8 +83,7 @@ impl<'a> Reference<'a> {
 
 /// The location of an external tensor, if it has exactly one.
 pub(super) fn location(tensor: &TensorProto) -> Option<&str> {
-    (tensor.data_location() == DataLocation::External)
-        .then(|| entry(tensor, "location").ok().flatten())?
+    (tensor.data_location() == DataLocation::External).then(|| entry(tensor, "location").ok().flatten())?
 }
 
 fn entry<'a>(tensor: &'a TensorProto, key: &str) -> Result<Option<&'a str>> {
@@ -92,9 +91,7 @@ fn entry<'a>(tensor: &'a TensorProto, key: &str) -> Result<Option<&'a str>> {
     let value = values.next().map(|e| e.value());
     match values.next() {
         None => Ok(value),
-        Some(_) => Err(Error::input(format!(
-            "its external data names the {key} twice"
-        ))),
+        Some(_) => Err(Error::input(format!("its external data names the {key} twice"))),
     }
 }
 
@@ -124,10 +121,7 @@ struct SideFiles {
 
 impl SideFiles {
     fn of(model: &Path) -> Result<Self> {
-        let resolve = |path: &Path| {
-            path.canonicalize()
-                .map_err(|e| Error::io("cannot find", path, e))
-        };
+        let resolve = |path: &Path| path.canonicalize().map_err(|e| Error::io("cannot find", path, e));
         let folder = super::save::folder_of(model);
         let mut allowed = vec![resolve(&folder)?];
         allowed.extend(resolve(model)?.parent().map(Path::to_owned));

@@ -58,10 +58,7 @@ impl std::io::Write for Hasher {
 fn file_hash(path: &Path) -> Result<String> {
     let fail = |e| Error::io("cannot read", path, e);
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(Error::input(format!(
-            "{} is not a regular file",
-            path.display()
-        )));
+        return Err(Error::input(format!("{} is not a regular file", path.display())));
     }
     let mut file = File::open(path).map_err(fail)?;
     let mut hash = Sha256::new();

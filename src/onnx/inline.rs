@@ -12,8 +12,7 @@ use prost::Message;
 use super::MAX_GRAPH_DEPTH;
 use super::label::{node_label, quoted};
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
 };
 use super::rename::{Names, Renamer};
 use crate::error::{Error, Result, ResultExt};
@@ -55,21 +54,17 @@ pub fn inline_functions(proto: &ModelProto) -> Result<ModelProto> {
     let mut model = proto.clone();
     model.functions.clear();
     let training = model.training_info.iter_mut();
-    let graphs =
-        training.flat_map(|info| info.initialization.iter_mut().chain(&mut info.algorithm));
+    let graphs = training.flat_map(|info| info.initialization.iter_mut().chain(&mut info.algorithm));
     for graph in model.graph.iter_mut().chain(graphs) {
         inliner.graph(graph)?;
     }
     for import in &mut model.opset_import {
         inliner.opsets.remove(domain_of(import.domain()));
     }
-    let added = inliner
-        .opsets
-        .iter()
-        .map(|(domain, version)| OperatorSetIdProto {
-            domain: Some((*domain).to_owned()),
-            version: Some(*version),
-        });
+    let added = inliner.opsets.iter().map(|(domain, version)| OperatorSetIdProto {
+        domain: Some((*domain).to_owned()),
+        version: Some(*version),
+    });
     model.opset_import.extend(added);
     Ok(model)
 }
@@ -91,21 +86,13 @@ fn library(functions: &[FunctionProto]) -> Result<HashMap<Key<'_>, &FunctionProt
 }
 
 fn key_of(function: &FunctionProto) -> Key<'_> {
-    (
-        domain_of(function.domain()),
-        function.name(),
-        function.overload(),
-    )
+    (domain_of(function.domain()), function.name(), function.overload())
 }
 
 fn label(function: &FunctionProto) -> String {
     match function.overload() {
         "" => quoted(&format!("{}::{}", function.domain(), function.name())),
-        overload => quoted(&format!(
-            "{}::{}:{overload}",
-            function.domain(),
-            function.name()
-        )),
+        overload => quoted(&format!("{}::{}:{overload}", function.domain(), function.name())),
     }
 }
 
@@ -142,9 +129,7 @@ impl Budget {
     pub(super) fn spend(&mut self, nodes: u64, bytes: usize) -> Result<()> {
         let left = |have: u64, cost: u64| {
             have.checked_sub(cost).ok_or_else(|| {
-                Error::input(
-                    "the local functions expand to more nodes or bytes than any real model has",
-                )
+                Error::input("the local functions expand to more nodes or bytes than any real model has")
             })
         };
         self.nodes = left(self.nodes, nodes)?;
@@ -210,17 +195,8 @@ impl<'a> Inliner<'a> {
             .context(|| format!("function {}", label(function)))
     }
 
-    fn call(
-        &mut self,
-        function: &'a FunctionProto,
-        call: &NodeProto,
-        output: &mut Output,
-    ) -> Result<()> {
-        if self
-            .calls
-            .iter()
-            .any(|outer| std::ptr::eq(*outer, function))
-        {
+    fn call(&mut self, function: &'a FunctionProto, call: &NodeProto, output: &mut Output) -> Result<()> {
+        if self.calls.iter().any(|outer| std::ptr::eq(*outer, function)) {
             return Err(Error::input("it calls itself"));
         }
         if self.calls.len() >= MAX_CALL_DEPTH {
@@ -231,24 +207,15 @@ impl<'a> Inliner<'a> {
         self.budget.spend(1, function.encoded_len())?;
         self.merge_opsets(function)?;
         let attributes = bind(function, call)?;
-        let mut renamer = Renamer::new(
-            function,
-            call,
-            attributes,
-            &mut self.names,
-            &mut self.budget,
-        )?;
+        let mut renamer = Renamer::new(function, call, attributes, &mut self.names, &mut self.budget)?;
         let mut body = Vec::with_capacity(function.node.len());
         for (index, node) in function.node.iter().enumerate() {
             body.push(renamer.node(node).context(|| node_label(index, node))?);
         }
         let copies = renamer.copies()?;
-        output.infos.extend(
-            function
-                .value_info
-                .iter()
-                .filter_map(|info| renamer.info(info)),
-        );
+        output
+            .infos
+            .extend(function.value_info.iter().filter_map(|info| renamer.info(info)));
 
         self.calls.push(function);
         for node in body {

@@ -74,8 +74,8 @@ pub(super) fn decode(bytes: Bytes) -> Result<Model> {
 
 fn parse(bytes: Bytes) -> Result<Model> {
     let unknown_bytes = scan::scan(&bytes)?;
-    let proto = ModelProto::decode(bytes)
-        .map_err(|e| Error::input(format!("not a valid ONNX model: {e}")))?;
+    let proto =
+        ModelProto::decode(bytes).map_err(|e| Error::input(format!("not a valid ONNX model: {e}")))?;
     if proto.graph.is_none() {
         return Err(Error::input("not an ONNX model: there is no graph in it"));
     }

@@ -19,10 +19,7 @@ pub(super) fn open(path: &Path) -> Result<Bytes> {
     let fail = |e| Error::io("cannot read", path, e);
     // Before opening: opening a named pipe would wait for a writer.
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(Error::input(format!(
-            "{} is not a regular file",
-            path.display()
-        )));
+        return Err(Error::input(format!("{} is not a regular file", path.display())));
     }
     let file = File::open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
@@ -30,10 +27,7 @@ pub(super) fn open(path: &Path) -> Result<Bytes> {
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
         file.take(SMALL).read_to_end(&mut bytes).map_err(fail)?;
         if bytes.len() as u64 == SMALL {
-            return Err(Error::input(format!(
-                "{} grew while it was read",
-                path.display()
-            )));
+            return Err(Error::input(format!("{} grew while it was read", path.display())));
         }
         return Ok(bytes.into());
     }

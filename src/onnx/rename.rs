@@ -38,24 +38,15 @@ impl Names {
     }
 
     fn add(&mut self, graph: &GraphProto) {
-        let infos = graph
-            .input
-            .iter()
-            .chain(&graph.output)
-            .chain(&graph.value_info);
+        let infos = graph.input.iter().chain(&graph.output).chain(&graph.value_info);
         self.taken.extend(infos.map(|info| info.name().to_owned()));
-        self.taken.extend(
-            graph
-                .initializer
-                .iter()
-                .map(|tensor| tensor.name().to_owned()),
-        );
+        self.taken
+            .extend(graph.initializer.iter().map(|tensor| tensor.name().to_owned()));
         let sparse = graph
             .sparse_initializer
             .iter()
             .filter_map(|sparse| sparse.values.as_ref());
-        self.taken
-            .extend(sparse.map(|values| values.name().to_owned()));
+        self.taken.extend(sparse.map(|values| values.name().to_owned()));
         for node in &graph.node {
             let values = node.input.iter().chain(&node.output).chain(&node.name);
             self.taken.extend(values.cloned());
@@ -122,11 +113,7 @@ impl<'a> Renamer<'a> {
     }
 
     /// New names for the values of the body.
-    fn body(
-        &mut self,
-        function: &'a FunctionProto,
-        call: &'a NodeProto,
-    ) -> Result<HashMap<&'a str, String>> {
+    fn body(&mut self, function: &'a FunctionProto, call: &'a NodeProto) -> Result<HashMap<&'a str, String>> {
         let mut scope: HashMap<&str, String> = HashMap::new();
         for (index, formal) in function.input.iter().enumerate() {
             let actual = call.input.get(index).cloned().unwrap_or_default();
@@ -171,10 +158,7 @@ impl<'a> Renamer<'a> {
             .filter(|name| !name.is_empty())
         {
             if !seen.insert(name.as_str()) || inputs.contains(name.as_str()) {
-                return Err(Error::input(format!(
-                    "in it, {} is produced twice",
-                    quoted(name)
-                )));
+                return Err(Error::input(format!("in it, {} is produced twice", quoted(name))));
             }
             if !(outputs.contains(name.as_str()) && scope.contains_key(name.as_str())) {
                 scope.insert(name, self.fresh(name));
@@ -275,9 +259,9 @@ impl<'a> Renamer<'a> {
             return Ok(String::new());
         }
         let found = self.scopes.iter().rev().find_map(|scope| scope.get(name));
-        found.cloned().ok_or_else(|| {
-            Error::input(format!("nothing in the function produces {}", quoted(name)))
-        })
+        found
+            .cloned()
+            .ok_or_else(|| Error::input(format!("nothing in the function produces {}", quoted(name))))
     }
 
     /// An attribute with its value; `None` when it refers to one that the call

@@ -161,10 +161,7 @@ impl Target {
     /// Refuses what a rename should not replace.
     fn new(path: &Path) -> Result<Self> {
         if path.file_name().is_none() {
-            return Err(Error::input(format!(
-                "{} does not name a file",
-                path.display()
-            )));
+            return Err(Error::input(format!("{} does not name a file", path.display())));
         }
         if path.metadata().is_ok_and(|found| !found.is_file()) {
             let what = if path.is_dir() {

@@ -87,10 +87,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<u64> {
                 MESSAGES.get(inner).map_or(0, |m| m.size) as u64
             }
             _ => {
-                let what = format!(
-                    "field {number} of {} has wire type {wire_type}",
-                    message.name
-                );
+                let what = format!("field {number} of {} has wire type {wire_type}", message.name);
                 return Err(malformed(start, &what));
             }
         };

@@ -167,15 +167,10 @@ fn typed(t: &TensorProto, count: u64) -> Result<(&'static str, usize, Option<u64
         D::Int64 => ("int64_data", t.int64_data.len(), Some(count)),
         D::Uint32 | D::Uint64 => ("uint64_data", t.uint64_data.len(), Some(count)),
         D::String => ("string_data", t.string_data.len(), Some(count)),
-        D::Uint4 | D::Int4 | D::Float4e2m1 => {
-            ("int32_data", t.int32_data.len(), Some(count.div_ceil(2)))
-        }
+        D::Uint4 | D::Int4 | D::Float4e2m1 => ("int32_data", t.int32_data.len(), Some(count.div_ceil(2))),
         D::Uint2 | D::Int2 => ("int32_data", t.int32_data.len(), Some(count.div_ceil(4))),
         D::Undefined => {
-            return Err(Error::input(format!(
-                "it has the unknown type {}",
-                t.data_type()
-            )));
+            return Err(Error::input(format!("it has the unknown type {}", t.data_type())));
         }
         _ => ("int32_data", t.int32_data.len(), Some(count)),
     })
@@ -190,9 +185,7 @@ fn bits(data_type: i32) -> Option<u64> {
         D::Uint4 | D::Int4 | D::Float4e2m1 => 4,
         D::Float6e2m3 | D::Float6e3m2 => 6,
         D::Bool | D::Int8 | D::Uint8 => 8,
-        D::Float8e4m3fn | D::Float8e4m3fnuz | D::Float8e5m2 | D::Float8e5m2fnuz | D::Float8e8m0 => {
-            8
-        }
+        D::Float8e4m3fn | D::Float8e4m3fnuz | D::Float8e5m2 | D::Float8e5m2fnuz | D::Float8e8m0 => 8,
         D::Int16 | D::Uint16 | D::Float16 | D::Bfloat16 => 16,
         D::Int32 | D::Uint32 | D::Float => 32,
         D::Int64 | D::Uint64 | D::Double | D::Complex64 => 64,
@@ -209,8 +202,7 @@ pub(super) fn type_name(data_type: i32) -> String {
 
 fn shape(t: &TensorProto) -> Result<Vec<usize>> {
     let size = |dim: &i64| {
-        usize::try_from(*dim)
-            .map_err(|_| Error::input(format!("its shape {:?} is invalid", t.dims)))
+        usize::try_from(*dim).map_err(|_| Error::input(format!("its shape {:?} is invalid", t.dims)))
     };
     t.dims.iter().map(size).collect()
 }
@@ -283,25 +275,14 @@ fn from_fields(elem: Elem, t: &TensorProto) -> Result<Data> {
         Elem::U16 => Data::U16(narrow(&t.int32_data)?),
         Elem::U8 => Data::U8(narrow(&t.int32_data)?),
         Elem::Bool => Data::Bool(t.int32_data.iter().map(|&value| value != 0).collect()),
-        Elem::F16 => Data::F16(
-            narrow(&t.int32_data)?
-                .into_iter()
-                .map(f16::from_bits)
-                .collect(),
-        ),
-        Elem::BF16 => Data::BF16(
-            narrow(&t.int32_data)?
-                .into_iter()
-                .map(bf16::from_bits)
-                .collect(),
-        ),
+        Elem::F16 => Data::F16(narrow(&t.int32_data)?.into_iter().map(f16::from_bits).collect()),
+        Elem::BF16 => Data::BF16(narrow(&t.int32_data)?.into_iter().map(bf16::from_bits).collect()),
     })
 }
 
 fn narrow<From: Copy + std::fmt::Display, To: TryFrom<From>>(values: &[From]) -> Result<Vec<To>> {
     let one = |value: &From| {
-        To::try_from(*value)
-            .map_err(|_| Error::input(format!("the value {value} does not fit its type")))
+        To::try_from(*value).map_err(|_| Error::input(format!("the value {value} does not fit its type")))
     };
     values.iter().map(one).collect()
 }

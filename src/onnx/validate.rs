@@ -5,9 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::MAX_GRAPH_DEPTH;
 use super::label::{node_label, quoted};
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::dimension,
-    type_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
 use super::tensor;
 use crate::error::{Error, Result, ResultExt};
@@ -65,12 +64,10 @@ impl<'a> Body<'a> {
         for tensor in &graph.initializer {
             tensor::check(tensor).context(|| format!("initializer {}", quoted(tensor.name())))?;
         }
-        let sparse_name = |sparse: &'a SparseTensorProto| {
-            sparse.values.as_ref().map_or("", |values| values.name())
-        };
+        let sparse_name =
+            |sparse: &'a SparseTensorProto| sparse.values.as_ref().map_or("", |values| values.name());
         for sparse in &graph.sparse_initializer {
-            check_sparse(sparse)
-                .context(|| format!("sparse initializer {}", quoted(sparse_name(sparse))))?;
+            check_sparse(sparse).context(|| format!("sparse initializer {}", quoted(sparse_name(sparse))))?;
         }
         let dense = graph.initializer.iter().map(|tensor| tensor.name());
         Ok(Body {
@@ -267,9 +264,7 @@ fn check_acyclic(nodes: &[NodeProto], edges: &[(usize, usize)]) -> Result<()> {
         producers[to].push(from);
         waiting[to] += 1;
     }
-    let mut free: Vec<usize> = (0..nodes.len())
-        .filter(|&node| waiting[node] == 0)
-        .collect();
+    let mut free: Vec<usize> = (0..nodes.len()).filter(|&node| waiting[node] == 0).collect();
     while let Some(node) = free.pop() {
         for &next in &consumers[node] {
             waiting[next] -= 1;
@@ -358,9 +353,7 @@ fn check_dims(mut known: impl Iterator<Item = i64>, rank: usize) -> Result<()> {
     });
     match total {
         Some(_) => Ok(()),
-        None => Err(Error::input(
-            "its shape has a negative or an absurdly large size",
-        )),
+        None => Err(Error::input("its shape has a negative or an absurdly large size")),
     }
 }
 

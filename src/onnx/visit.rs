@@ -2,9 +2,7 @@
 //! attributes, subgraphs, functions, training information.
 
 use super::label::node_label;
-use super::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
-};
+use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
 use crate::error::{Result, ResultExt};
 
 /// What a tensor belongs to.
@@ -27,11 +25,7 @@ pub(super) fn tensors(
         in_graph(graph, visit)?;
     }
     for training in &mut model.training_info {
-        for graph in training
-            .initialization
-            .iter_mut()
-            .chain(&mut training.algorithm)
-        {
+        for graph in training.initialization.iter_mut().chain(&mut training.algorithm) {
             in_graph(graph, visit)?;
         }
     }

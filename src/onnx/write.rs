@@ -314,10 +314,7 @@ impl Stream<'_> {
     /// The key of a length-delimited field, and the length.
     fn key(&mut self, number: u32, length: usize) -> io::Result<()> {
         const LENGTH_DELIMITED: usize = 2;
-        prost::encode_length_delimiter(
-            (number as usize) << 3 | LENGTH_DELIMITED,
-            &mut self.buffer,
-        )?;
+        prost::encode_length_delimiter((number as usize) << 3 | LENGTH_DELIMITED, &mut self.buffer)?;
         prost::encode_length_delimiter(length, &mut self.buffer)?;
         self.drain()
     }

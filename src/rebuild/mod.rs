@@ -67,7 +67,9 @@ pub fn local(
                     ..c.clone()
                 };
                 let sinks: Vec<&Sink> = members.iter().map(|m| &group.sinks[c.sites[*m].sink]).collect();
-                out.push(site(dense, graph, analysis, &part, &sinks, kept, statistics, pruned, options)?);
+                out.push(site(
+                    dense, graph, analysis, &part, &sinks, kept, statistics, pruned, options,
+                )?);
             }
             Ok(out)
         };
@@ -87,7 +89,10 @@ fn site(
     pruned: &mut proto::ModelProto,
     options: &Options,
 ) -> Result<Fitted> {
-    let first = part.sites.first().ok_or_else(|| Error::input("a group without a sink"))?;
+    let first = part
+        .sites
+        .first()
+        .ok_or_else(|| Error::input("a group without a sink"))?;
     let old = first
         .weight
         .as_ref()
@@ -117,7 +122,8 @@ fn site(
     let mut target = None;
     for sink in sinks {
         let moved = find(graph, &small, sink)?;
-        let w = weights::weight(&small, &moved).ok_or_else(|| Error::input("its weight cannot be found after pruning"))?;
+        let w = weights::weight(&small, &moved)
+            .ok_or_else(|| Error::input("its weight cannot be found after pruning"))?;
         if let Some(place) = weights::bias(&small, analysis, &moved, w.columns) {
             biases.push(place);
         }
@@ -129,7 +135,12 @@ fn site(
     weights::put(pruned, &small, &places, &target.tensor(&refit.weight, elem))?;
     if let (Some(shift), Some(place)) = (&refit.bias_shift, biases.first()) {
         let old = weights::constant(pruned, &small, place.value)?;
-        let sum: Vec<f64> = old.to_f32().iter().zip(shift).map(|(b, s)| f64::from(*b) + s).collect();
+        let sum: Vec<f64> = old
+            .to_f32()
+            .iter()
+            .zip(shift)
+            .map(|(b, s)| f64::from(*b) + s)
+            .collect();
         let tensor = weights::rounded(old.shape.clone(), &sum, old.elem());
         weights::put(pruned, &small, &biases, &tensor)?;
     }
@@ -143,7 +154,13 @@ fn site(
 /// The same sink in the pruned graph, by the name of its output.
 fn find(graph: &Graph, small: &Graph, sink: &Sink) -> Result<Sink> {
     let missing = || Error::input(format!("node {} is gone after pruning", graph.label(sink.node)));
-    let output = graph.node(sink.node).outputs.first().copied().flatten().ok_or_else(missing)?;
+    let output = graph
+        .node(sink.node)
+        .outputs
+        .first()
+        .copied()
+        .flatten()
+        .ok_or_else(missing)?;
     let value = small.find(&graph.value(output).name).ok_or_else(missing)?;
     let (node, _) = small.value(value).producer.ok_or_else(missing)?;
     Ok(Sink {

@@ -53,13 +53,20 @@ pub fn weight(graph: &Graph, sink: &Sink) -> Option<Weight> {
         match (n.domain.as_str(), n.op.as_str()) {
             ("", "Identity" | "Cast") => {}
             ("", "Transpose") => {
-                let perm: Option<Vec<usize>> =
-                    n.ints("perm").map(|p| p.iter().filter_map(|x| usize::try_from(*x).ok()).collect());
+                let perm: Option<Vec<usize>> = n
+                    .ints("perm")
+                    .map(|p| p.iter().filter_map(|x| usize::try_from(*x).ok()).collect());
                 axes = Some(match (axes, perm) {
                     (None, Some(perm)) => perm,
                     (None, None) => vec![1, 0],
-                    (Some(axes), Some(perm)) => axes.iter().map(|a| perm.get(*a).copied()).collect::<Option<_>>()?,
-                    (Some(axes), None) => axes.iter().map(|a| 1usize.checked_sub(*a)).collect::<Option<_>>()?,
+                    (Some(axes), Some(perm)) => axes
+                        .iter()
+                        .map(|a| perm.get(*a).copied())
+                        .collect::<Option<_>>()?,
+                    (Some(axes), None) => axes
+                        .iter()
+                        .map(|a| 1usize.checked_sub(*a))
+                        .collect::<Option<_>>()?,
                 });
             }
             _ => return None,
@@ -79,10 +86,18 @@ pub fn weight(graph: &Graph, sink: &Sink) -> Option<Weight> {
     for axis in &sink.weight_axes {
         order.push(*outer.get(*axis)?);
     }
-    let rows = order.iter().map(|a| constant.shape.get(*a)).product::<Option<usize>>()?;
-    let rest: Vec<usize> =
-        (0..rank).filter(|a| !sink.weight_axes.contains(a)).map(|a| outer[a]).collect();
-    let columns = rest.iter().map(|a| constant.shape.get(*a)).product::<Option<usize>>()?;
+    let rows = order
+        .iter()
+        .map(|a| constant.shape.get(*a))
+        .product::<Option<usize>>()?;
+    let rest: Vec<usize> = (0..rank)
+        .filter(|a| !sink.weight_axes.contains(a))
+        .map(|a| outer[a])
+        .collect();
+    let columns = rest
+        .iter()
+        .map(|a| constant.shape.get(*a))
+        .product::<Option<usize>>()?;
     order.extend(rest);
     Some(Weight {
         place,
@@ -104,7 +119,10 @@ impl Weight {
     fn places(&self) -> Vec<usize> {
         let mut places = vec![0usize];
         for (size, stride) in self.strides() {
-            places = places.iter().flat_map(|p| (0..size).map(move |i| p + i * stride)).collect();
+            places = places
+                .iter()
+                .flat_map(|p| (0..size).map(move |i| p + i * stride))
+                .collect();
         }
         places
     }
@@ -123,7 +141,9 @@ impl Weight {
                 graph.value(self.place.value).name
             )));
         }
-        Ok(Mat::from_fn(self.rows, self.columns, |r, c| f64::from(values[places[r * self.columns + c]])))
+        Ok(Mat::from_fn(self.rows, self.columns, |r, c| {
+            f64::from(values[places[r * self.columns + c]])
+        }))
     }
 
     /// The constant that holds the matrix.
@@ -193,7 +213,11 @@ pub fn constant(model: &proto::ModelProto, graph: &Graph, value: ValueId) -> Res
     }
     let (node, _) = v.producer.ok_or_else(missing)?;
     let node = proto.node.get(node.0 as usize).ok_or_else(missing)?;
-    let tensor = node.attribute.iter().find(|a| a.name() == "value").and_then(|a| a.t.as_ref());
+    let tensor = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == "value")
+        .and_then(|a| a.t.as_ref());
     onnx::tensor(tensor.ok_or_else(missing)?)
 }
 
@@ -203,19 +227,28 @@ pub fn constant(model: &proto::ModelProto, graph: &Graph, value: ValueId) -> Res
 /// # Errors
 /// A model without a graph.
 pub fn put(model: &mut proto::ModelProto, graph: &Graph, places: &[Place], tensor: &Tensor) -> Result<()> {
-    let proto = model.graph.as_mut().ok_or_else(|| Error::input("the model has no graph"))?;
+    let proto = model
+        .graph
+        .as_mut()
+        .ok_or_else(|| Error::input("the model has no graph"))?;
     let mut names: Vec<(ValueId, String)> = Vec::new();
     for place in places {
         let v = graph.value(place.value);
         let index = v.constant.as_ref().and_then(|c| c.initializer);
-        let all = v.consumers.iter().all(|(n, i)| places.iter().any(|p| p.node == *n && p.input == *i));
+        let all = v
+            .consumers
+            .iter()
+            .all(|(n, i)| places.iter().any(|p| p.node == *n && p.input == *i));
         if let (Some(index), true) = (index, all && !v.is_output)
             && let Some(slot) = proto.initializer.get_mut(index)
         {
             *slot = onnx::tensor_proto(&v.name, tensor);
             continue;
         }
-        let known = names.iter().find(|(value, _)| *value == place.value).map(|(_, n)| n.clone());
+        let known = names
+            .iter()
+            .find(|(value, _)| *value == place.value)
+            .map(|(_, n)| n.clone());
         let name = known.unwrap_or_else(|| {
             let mut name = format!("{}_fitted", v.name);
             let mut count = 1;

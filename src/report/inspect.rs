@@ -58,7 +58,13 @@ pub struct Inspection {
 }
 
 /// Collects what `inspect` tells.
-pub fn inspect(input: &str, graph: &Graph, analysis: &Analysis, cost: &Cost, notes: Vec<String>) -> Inspection {
+pub fn inspect(
+    input: &str,
+    graph: &Graph,
+    analysis: &Analysis,
+    cost: &Cost,
+    notes: Vec<String>,
+) -> Inspection {
     let whole = Mask::default();
     let (flops, parameters) = (cost.macs(&whole), cost.parameters(&whole));
     let groups = analysis
@@ -120,7 +126,10 @@ impl Inspection {
             human(self.flops)
         );
         if !self.groups.is_empty() {
-            out += &format!("  {:<44}{:<12}{:>7}{:>12}{:>9}\n", "group", "kind", "units", "parameters", "flops");
+            out += &format!(
+                "  {:<44}{:<12}{:>7}{:>12}{:>9}\n",
+                "group", "kind", "units", "parameters", "flops"
+            );
         }
         for g in &self.groups {
             out += &format!(

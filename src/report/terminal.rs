@@ -33,7 +33,10 @@ pub fn summary(report: &Report) -> String {
         ));
     }
     line(String::new());
-    line(format!("  {:<26}{:>14}{:>14}{:>9}", "", "before", "after", "kept"));
+    line(format!(
+        "  {:<26}{:>14}{:>14}{:>9}",
+        "", "before", "after", "kept"
+    ));
     let row = |name: &str, before: u64, after: u64| {
         format!(
             "  {name:<26}{:>14}{:>14}{:>8.1}%",
@@ -45,17 +48,28 @@ pub fn summary(report: &Report) -> String {
     let blocks_after = (b.got * b.prunable as f64).round() as u64;
     line(row("multiply-adds, blocks", b.prunable, blocks_after));
     line(row("multiply-adds, whole model", b.whole_before, b.whole_after));
-    line(row("parameters", report.size.parameters_before, report.size.parameters_after));
+    line(row(
+        "parameters",
+        report.size.parameters_before,
+        report.size.parameters_after,
+    ));
     if let Some(bytes) = report.size.bytes_after {
         line(row("bytes", report.size.bytes_before, bytes));
     }
-    line(format!("  asked for {:.4} of the blocks, got {:.4}", b.asked, b.got));
+    line(format!(
+        "  asked for {:.4} of the blocks, got {:.4}",
+        b.asked, b.got
+    ));
     line(String::new());
     for group in &report.groups {
         let width = 24;
         let full = (group.kept.len() * width).div_ceil(group.units.max(1));
         let bar: String = "█".repeat(full.min(width)) + &"░".repeat(width - full.min(width));
-        let noun = if group.kind == Kind::Heads { "heads  " } else { "neurons" };
+        let noun = if group.kind == Kind::Heads {
+            "heads  "
+        } else {
+            "neurons"
+        };
         let gone = if group.kept.is_empty() { "  removed" } else { "" };
         line(format!(
             "  {bar} {:>5} of {:<5} {noun} {}{gone}",
@@ -88,12 +102,22 @@ pub fn summary(report: &Report) -> String {
         }
     }
     match &report.kernels {
-        Some(k) if k.more.is_empty() => line("  kernels           the runtime fuses the pruned model like the dense one".into()),
-        Some(k) => line(format!("  kernels           more than before: {}", k.more.join(", "))),
+        Some(k) if k.more.is_empty() => {
+            line("  kernels           the runtime fuses the pruned model like the dense one".into())
+        }
+        Some(k) => line(format!(
+            "  kernels           more than before: {}",
+            k.more.join(", ")
+        )),
         None => line("  kernels           not checked (needs onnxruntime)".into()),
     }
     let total: f64 = report.seconds.iter().map(|(_, s)| s).sum();
-    let stages: Vec<String> = report.seconds.iter().filter(|(_, s)| *s >= 0.05).map(|(n, s)| format!("{n} {s:.1}")).collect();
+    let stages: Vec<String> = report
+        .seconds
+        .iter()
+        .filter(|(_, s)| *s >= 0.05)
+        .map(|(n, s)| format!("{n} {s:.1}"))
+        .collect();
     line(format!("  {total:.1} s: {}", stages.join(", ")));
     for note in &report.notes {
         line(format!("  note: {note}"));

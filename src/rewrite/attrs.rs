@@ -42,7 +42,11 @@ fn splits(draft: &mut Draft) -> Result<()> {
         let space = &draft.analysis.space;
         let sizes: Option<Vec<i64>> = parts
             .iter()
-            .map(|p| space.size_with(p, &|f| draft.kept.size(space, f)).map(|n| n as i64))
+            .map(|p| {
+                space
+                    .size_with(p, &|f| draft.kept.size(space, f))
+                    .map(|n| n as i64)
+            })
             .collect();
         let touched = parts.iter().any(|p| draft.kept.touches(space, p));
         let Some(sizes) = sizes.filter(|_| touched && draft.live[node.0 as usize]) else {

@@ -144,8 +144,14 @@ pub(super) fn source(draft: &Draft, id: ValueId) -> Result<proto::TensorProto> {
     let node = draft.proto.node.get(node.0 as usize).ok_or_else(missing)?;
     let found = node.attribute.iter().find_map(|a| match a.name() {
         "value" => a.t.clone(),
-        "value_floats" => Some(crate::onnx::tensor_proto("", &Tensor::f32(vec![a.floats.len()], a.floats.clone()))),
-        "value_ints" => Some(crate::onnx::tensor_proto("", &Tensor::i64(vec![a.ints.len()], a.ints.clone()))),
+        "value_floats" => Some(crate::onnx::tensor_proto(
+            "",
+            &Tensor::f32(vec![a.floats.len()], a.floats.clone()),
+        )),
+        "value_ints" => Some(crate::onnx::tensor_proto(
+            "",
+            &Tensor::i64(vec![a.ints.len()], a.ints.clone()),
+        )),
         _ => None,
     });
     found.ok_or_else(missing)

@@ -39,7 +39,10 @@ impl<'a> Draft<'a> {
         analysis: &'a Analysis,
         kept: Kept,
     ) -> Result<Self> {
-        let proto = model.graph.as_ref().ok_or_else(|| Error::input("the model has no graph"))?;
+        let proto = model
+            .graph
+            .as_ref()
+            .ok_or_else(|| Error::input("the model has no graph"))?;
         Ok(Draft {
             model,
             proto,
@@ -70,7 +73,8 @@ impl<'a> Draft<'a> {
     /// Adds an initializer and returns its name.
     pub(super) fn constant(&mut self, base: &str, tensor: &Tensor) -> String {
         let name = self.fresh(base);
-        self.tensors.insert(name.clone(), onnx::tensor_proto(&name, tensor));
+        self.tensors
+            .insert(name.clone(), onnx::tensor_proto(&name, tensor));
         name
     }
 
@@ -145,8 +149,12 @@ impl<'a> Draft<'a> {
             .enumerate()
             .flat_map(|(i, n)| n.output.iter().map(move |o| (o.as_str(), i)))
             .collect();
-        let mut stack: Vec<String> =
-            self.graph.outputs.iter().map(|o| self.graph.value(*o).name.clone()).collect();
+        let mut stack: Vec<String> = self
+            .graph
+            .outputs
+            .iter()
+            .map(|o| self.graph.value(*o).name.clone())
+            .collect();
         let mut seen = HashSet::new();
         while let Some(name) = stack.pop() {
             let name = self.follow(&name).to_string();
@@ -218,12 +226,18 @@ impl<'a> Draft<'a> {
             if !used.contains(tensor.name()) {
                 continue;
             }
-            graph.initializer.push(tensors.remove(tensor.name()).unwrap_or_else(|| tensor.clone()));
+            graph
+                .initializer
+                .push(tensors.remove(tensor.name()).unwrap_or_else(|| tensor.clone()));
         }
-        graph.initializer.extend(tensors.into_values().filter(|t| used.contains(t.name())));
+        graph
+            .initializer
+            .extend(tensors.into_values().filter(|t| used.contains(t.name())));
         // An initializer that is an input too goes from both.
         let initial: HashSet<&str> = self.proto.initializer.iter().map(|t| t.name()).collect();
-        graph.input.retain(|i| !initial.contains(i.name()) || used.contains(i.name()));
+        graph
+            .input
+            .retain(|i| !initial.contains(i.name()) || used.contains(i.name()));
         let context = Infos {
             analysis: self.analysis,
             kept: &self.kept,
@@ -236,10 +250,17 @@ impl<'a> Draft<'a> {
                 .collect(),
         };
         graph.value_info.retain(|i| used.contains(i.name()));
-        for info in graph.value_info.iter_mut().chain(&mut graph.input).chain(&mut graph.output) {
+        for info in graph
+            .value_info
+            .iter_mut()
+            .chain(&mut graph.input)
+            .chain(&mut graph.output)
+        {
             context.mend(info);
         }
-        graph.quantization_annotation.retain(|a| used.contains(a.tensor_name()));
+        graph
+            .quantization_annotation
+            .retain(|a| used.contains(a.tensor_name()));
         let mut model = self.model.clone();
         model.graph = Some(graph);
         Ok(model)
@@ -248,7 +269,10 @@ impl<'a> Draft<'a> {
 
 /// Drops what no output needs and puts the rest into topological order, as
 /// close to the given order as that allows. Returns the names that are in use.
-fn sweep(nodes: Vec<proto::NodeProto>, outputs: Vec<String>) -> Result<(Vec<proto::NodeProto>, BTreeSet<String>)> {
+fn sweep(
+    nodes: Vec<proto::NodeProto>,
+    outputs: Vec<String>,
+) -> Result<(Vec<proto::NodeProto>, BTreeSet<String>)> {
     let mut maker: HashMap<&str, usize> = HashMap::new();
     for (at, node) in nodes.iter().enumerate() {
         for output in node.output.iter().filter(|o| !o.is_empty()) {

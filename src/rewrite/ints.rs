@@ -21,7 +21,10 @@ pub(super) fn mend(draft: &mut Draft) -> Result<()> {
         // Two run-time sizes that the file itself takes for one stay as they are.
         let unchanged = actual == space.value(&entry.actual) && needed == space.value(&entry.needed);
         if actual != needed && !unchanged {
-            wrong.entry((entry.node, entry.input)).or_default().insert(entry.entry, (actual, needed));
+            wrong
+                .entry((entry.node, entry.input))
+                .or_default()
+                .insert(entry.entry, (actual, needed));
         }
     }
     for ((node, input), entries) in wrong {
@@ -30,7 +33,12 @@ pub(super) fn mend(draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-fn consumer(draft: &mut Draft, node: NodeId, input: usize, entries: BTreeMap<usize, (Poly, Poly)>) -> Result<()> {
+fn consumer(
+    draft: &mut Draft,
+    node: NodeId,
+    input: usize,
+    entries: BTreeMap<usize, (Poly, Poly)>,
+) -> Result<()> {
     let graph = draft.graph;
     let Some(value) = graph.input(node, input) else {
         // A shape in an attribute (Reshape before opset 5).
@@ -43,7 +51,10 @@ fn consumer(draft: &mut Draft, node: NodeId, input: usize, entries: BTreeMap<usi
             Some(n) => {
                 constants.insert(at, n);
             }
-            None => scaled.push((at, ratio(&actual, &needed).ok_or_else(|| unsolved(draft, node, at))?)),
+            None => scaled.push((
+                at,
+                ratio(&actual, &needed).ok_or_else(|| unsolved(draft, node, at))?,
+            )),
         }
     }
     let mut name = draft.reads(node, input).unwrap_or_default();
@@ -92,7 +103,12 @@ fn patch(draft: &mut Draft, value: ValueId, entries: &BTreeMap<usize, i64>) -> R
     let graph = draft.graph;
     let v = graph.value(value);
     let ints: Vec<Int> = draft.analysis.facts(value).ints.clone().unwrap_or_default();
-    let vector = draft.analysis.facts(value).dims.as_ref().is_none_or(|d| !d.is_empty());
+    let vector = draft
+        .analysis
+        .facts(value)
+        .dims
+        .as_ref()
+        .is_none_or(|d| !d.is_empty());
     let elem = v.elem.filter(|e| *e == Elem::I32).unwrap_or(Elem::I64);
     // Everything is a number now: a constant.
     let numbers: Option<Vec<i64>> = ints
@@ -117,8 +133,10 @@ fn patch(draft: &mut Draft, value: ValueId, entries: &BTreeMap<usize, i64>) -> R
                 for (input, slot) in n.inputs.iter().enumerate() {
                     let Some(part) = slot else { continue };
                     let length = draft.analysis.facts(*part).ints.as_ref().map_or(1, Vec::len);
-                    let inner: BTreeMap<usize, i64> =
-                        entries.range(offset..offset + length).map(|(at, n)| (at - offset, *n)).collect();
+                    let inner: BTreeMap<usize, i64> = entries
+                        .range(offset..offset + length)
+                        .map(|(at, n)| (at - offset, *n))
+                        .collect();
                     body.input[input] = draft.reads(node, input).unwrap_or_default();
                     if !inner.is_empty() {
                         body.input[input] = patch(draft, *part, &inner)?;
@@ -129,7 +147,12 @@ fn patch(draft: &mut Draft, value: ValueId, entries: &BTreeMap<usize, i64>) -> R
             }
             ("", "Unsqueeze" | "Squeeze" | "Identity" | "Reshape" | "Cast") => {
                 if let Some(inner) = graph.input(node, 0)
-                    && draft.analysis.facts(inner).ints.as_ref().is_some_and(|i| i.len() == ints.len())
+                    && draft
+                        .analysis
+                        .facts(inner)
+                        .ints
+                        .as_ref()
+                        .is_some_and(|i| i.len() == ints.len())
                 {
                     let mut body = draft.body(node);
                     body.input[0] = patch(draft, inner, entries)?;
@@ -155,7 +178,12 @@ fn integers(shape: Vec<usize>, numbers: Vec<i64>, elem: Elem) -> Tensor {
     match elem {
         Elem::I32 => Tensor::new(
             shape,
-            Data::I32(numbers.iter().map(|n| i32::try_from(*n).unwrap_or(i32::MAX)).collect()),
+            Data::I32(
+                numbers
+                    .iter()
+                    .map(|n| i32::try_from(*n).unwrap_or(i32::MAX))
+                    .collect(),
+            ),
         ),
         _ => Tensor::i64(shape, numbers),
     }
@@ -173,7 +201,12 @@ fn copy(draft: &mut Draft, mut body: proto::NodeProto, base: &str) -> String {
 /// Entry `at` of a vector, as a vector of one.
 pub(super) fn pick(draft: &mut Draft, vector: &str, at: i64) -> String {
     let index = draft.constant(&format!("{vector}_at"), &Tensor::i64(vec![1], vec![at]));
-    draft.node("Gather", vector, &[vector, &index], vec![int_attribute("axis", 0)])
+    draft.node(
+        "Gather",
+        vector,
+        &[vector, &index],
+        vec![int_attribute("axis", 0)],
+    )
 }
 
 /// Vectors laid one after another.
@@ -193,7 +226,13 @@ pub(super) fn int_attribute(name: &str, value: i64) -> proto::AttributeProto {
 }
 
 /// Multiplies entries by ratios: sizes that are symbols times pruned factors.
-fn scale(draft: &mut Draft, name: &str, length: usize, entries: &[(usize, (i64, i64))], elem: Option<Elem>) -> String {
+fn scale(
+    draft: &mut Draft,
+    name: &str,
+    length: usize,
+    entries: &[(usize, (i64, i64))],
+    elem: Option<Elem>,
+) -> String {
     let elem = elem.filter(|e| *e == Elem::I32).unwrap_or(Elem::I64);
     let mut up = vec![1; length];
     let mut down = vec![1; length];

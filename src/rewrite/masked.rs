@@ -14,12 +14,19 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// An axis with symbolic parts (it is never part of a group).
-pub fn masked(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, mask: &Mask) -> Result<proto::ModelProto> {
+pub fn masked(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    analysis: &Analysis,
+    mask: &Mask,
+) -> Result<proto::ModelProto> {
     let mut draft = Draft::new(model, graph, analysis, Kept::default())?;
     let kept = mask.by_factor(analysis);
     let mut done: Vec<(NodeId, usize)> = Vec::new();
     for (group, flags) in &mask.kept {
-        let Some(group) = analysis.groups.get(*group) else { continue };
+        let Some(group) = analysis.groups.get(*group) else {
+            continue;
+        };
         if flags.iter().all(|k| *k) {
             continue;
         }
@@ -39,12 +46,18 @@ pub fn masked(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, mas
                 let size = analysis.space.size(dim);
                 let indices = kept.indices(&analysis.space, dim);
                 let (Some(size), Some(indices)) = (size, indices) else {
-                    return Err(Error::input(format!("node {} has a symbolic pruned axis", graph.label(node))));
+                    return Err(Error::input(format!(
+                        "node {} has a symbolic pruned axis",
+                        graph.label(node)
+                    )));
                 };
                 shape[axis] = size;
                 let mut row = vec![0.0f32; size];
                 indices.iter().for_each(|i| row[*i] = 1.0);
-                values = values.iter().flat_map(|v| row.iter().map(move |r| v * r)).collect();
+                values = values
+                    .iter()
+                    .flat_map(|v| row.iter().map(move |r| v * r))
+                    .collect();
             }
             let elem = float_type(graph, sink);
             let data = match elem {

@@ -35,7 +35,12 @@ use draft::Draft;
 /// # Errors
 /// A group without units whose sink cannot be cut ([`can_empty`] tells), a
 /// tensor that cannot be sliced.
-pub fn prune(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, mask: &Mask) -> Result<proto::ModelProto> {
+pub fn prune(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    analysis: &Analysis,
+    mask: &Mask,
+) -> Result<proto::ModelProto> {
     plan(model, graph, analysis, mask)?.finish()
 }
 
@@ -66,14 +71,19 @@ fn plan<'a>(
                     g.units
                 )));
             }
-            None => return Err(Error::input(format!("the mask names a group {group} that does not exist"))),
+            None => {
+                return Err(Error::input(format!(
+                    "the mask names a group {group} that does not exist"
+                )));
+            }
         }
     }
     let mut draft = Draft::new(model, graph, analysis, mask.by_factor(analysis))?;
     for (group, kept) in &mask.kept {
         if kept.iter().all(|k| !k) {
             let group = &analysis.groups[*group];
-            zero::cut(&mut draft, group).context(|| format!("group '{}' cannot lose all its units", group.name))?;
+            zero::cut(&mut draft, group)
+                .context(|| format!("group '{}' cannot lose all its units", group.name))?;
         }
     }
     draft.mark_live();

@@ -22,7 +22,9 @@ pub(super) fn shapes_of_the_dead(draft: &mut Draft) -> Result<()> {
         if !n.is("", "Shape") || !draft.live[node.0 as usize] {
             continue;
         }
-        let Some(source) = graph.input(node, 0) else { continue };
+        let Some(source) = graph.input(node, 0) else {
+            continue;
+        };
         if draft.is_live(source) {
             continue;
         }
@@ -76,7 +78,10 @@ fn candidates(draft: &Draft, node: NodeId, rank: &[usize]) -> Vec<ValueId> {
             && draft.analysis.facts(*v).dims.is_some()
             && !draft.replaced.contains_key(&graph.value(*v).name)
     };
-    let inner = graph.order.iter().flat_map(|n| graph.node(*n).outputs.iter().flatten().copied());
+    let inner = graph
+        .order
+        .iter()
+        .flat_map(|n| graph.node(*n).outputs.iter().flatten().copied());
     graph.inputs.iter().copied().chain(inner).filter(usable).collect()
 }
 
@@ -113,7 +118,9 @@ fn entries(draft: &mut Draft, node: NodeId, wanted: &[Poly], rank: &[usize]) -> 
         }
         let found = usable.iter().find_map(|v| {
             let dims = draft.analysis.facts(*v).dims.as_deref().unwrap_or_default();
-            dims.iter().position(|d| size(draft, d) == *poly).map(|axis| (*v, axis))
+            dims.iter()
+                .position(|d| size(draft, d) == *poly)
+                .map(|axis| (*v, axis))
         });
         let Some((value, axis)) = found else {
             return Err(unreadable(draft, node));

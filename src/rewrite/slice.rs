@@ -10,7 +10,10 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// An element type without whole bytes, data that does not match the shape.
-pub(super) fn tensor(source: &proto::TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<proto::TensorProto> {
+pub(super) fn tensor(
+    source: &proto::TensorProto,
+    axes: &[(usize, Vec<usize>)],
+) -> Result<proto::TensorProto> {
     let whole;
     let source = if source.raw_data.is_some() {
         source
@@ -19,17 +22,25 @@ pub(super) fn tensor(source: &proto::TensorProto, axes: &[(usize, Vec<usize>)]) 
         &whole
     };
     let name = source.name();
-    let elem = Elem::from_onnx(source.data_type())
-        .ok_or_else(|| Error::input(format!("the tensor '{name}' has an element type that cannot be sliced")))?;
+    let elem = Elem::from_onnx(source.data_type()).ok_or_else(|| {
+        Error::input(format!(
+            "the tensor '{name}' has an element type that cannot be sliced"
+        ))
+    })?;
     let mut shape = Vec::with_capacity(source.dims.len());
     for dim in &source.dims {
-        shape.push(usize::try_from(*dim).map_err(|_| Error::input(format!("the tensor '{name}' has a negative size")))?);
+        shape.push(
+            usize::try_from(*dim)
+                .map_err(|_| Error::input(format!("the tensor '{name}' has a negative size")))?,
+        );
     }
     let mut data: Bytes = source.raw_data.clone().unwrap_or_default();
     let mut expected = shape.iter().try_fold(elem.size(), |n, d| n.checked_mul(*d));
     for (axis, indices) in axes {
         if expected != Some(data.len()) || *axis >= shape.len() {
-            return Err(Error::input(format!("the tensor '{name}' does not hold what its shape {shape:?} says")));
+            return Err(Error::input(format!(
+                "the tensor '{name}' does not hold what its shape {shape:?} says"
+            )));
         }
         let inner = shape[axis + 1..].iter().product::<usize>() * elem.size();
         let outer = shape[..*axis].iter().product::<usize>();
@@ -39,7 +50,9 @@ pub(super) fn tensor(source: &proto::TensorProto, axes: &[(usize, Vec<usize>)]) 
             for run in runs(indices) {
                 let from = o * row + run.0 * inner;
                 let bytes = data.get(from..from + run.1 * inner);
-                out.extend_from_slice(bytes.ok_or_else(|| Error::input(format!("an index leaves the tensor '{name}'")))?);
+                out.extend_from_slice(
+                    bytes.ok_or_else(|| Error::input(format!("an index leaves the tensor '{name}'")))?,
+                );
             }
         }
         shape[*axis] = indices.len();

@@ -28,13 +28,23 @@ pub(super) fn cut(draft: &mut Draft, group: &PruneGroup) -> Result<()> {
 }
 
 fn refuse(draft: &Draft, node: NodeId) -> Error {
-    Error::input(format!("a constant cannot be folded into node {}", draft.graph.label(node)))
+    Error::input(format!(
+        "a constant cannot be folded into node {}",
+        draft.graph.label(node)
+    ))
 }
 
 fn bias(draft: &Draft, node: NodeId, input: usize) -> Result<Tensor> {
-    let value = draft.graph.input(node, input).ok_or_else(|| refuse(draft, node))?;
+    let value = draft
+        .graph
+        .input(node, input)
+        .ok_or_else(|| refuse(draft, node))?;
     let body = &draft.proto.node[node.0 as usize];
-    let beta = body.attribute.iter().find(|a| a.name() == "beta").map_or(1.0, |a| a.f());
+    let beta = body
+        .attribute
+        .iter()
+        .find(|a| a.name() == "beta")
+        .map_or(1.0, |a| a.f());
     let fused = body.op_type() != "Gemm" && body.op_type() != "Conv";
     let tensor = vector(draft, value).filter(|_| beta == 1.0 && !fused);
     tensor.ok_or_else(|| refuse(draft, node))
@@ -57,7 +67,10 @@ fn fold(draft: &mut Draft, value: ValueId, constant: Constant) -> Result<()> {
     let graph = draft.graph;
     let v = graph.value(value);
     if v.is_output {
-        return Err(Error::input(format!("the graph output '{}' would be constant", v.name)));
+        return Err(Error::input(format!(
+            "the graph output '{}' would be constant",
+            v.name
+        )));
     }
     for &(node, input) in &v.consumers {
         reader(draft, node, input, value, &constant)?;
@@ -73,7 +86,9 @@ fn reader(draft: &mut Draft, node: NodeId, input: usize, value: ValueId, constan
     match (n.domain.as_str(), n.op.as_str()) {
         ("", "Shape") => Ok(()),
         ("", "Identity" | "Dropout") => fold(draft, next?, constant.clone()),
-        ("", "Reshape") if input == 0 && keeps_last(draft, value, next.as_ref().copied().unwrap_or(value)) => {
+        ("", "Reshape")
+            if input == 0 && keeps_last(draft, value, next.as_ref().copied().unwrap_or(value)) =>
+        {
             fold(draft, next?, constant.clone())
         }
         ("", "Cast") => {
@@ -88,14 +103,18 @@ fn reader(draft: &mut Draft, node: NodeId, input: usize, value: ValueId, constan
             let other = graph.input(node, 1 - input).ok_or_else(|| refuse(draft, node))?;
             let scaled = match (constant, vector(draft, other)) {
                 (None, _) if graph.value(other).constant.is_some() => None,
-                (Some(t), Some(by)) => Some(combine(t, &by, |a, b| a * b).ok_or_else(|| refuse(draft, node))?),
+                (Some(t), Some(by)) => {
+                    Some(combine(t, &by, |a, b| a * b).ok_or_else(|| refuse(draft, node))?)
+                }
                 _ => return Err(refuse(draft, node)),
             };
             fold(draft, next?, scaled)
         }
         ("", "Add") => add(draft, node, input, constant),
         ("com.microsoft", "SkipLayerNormalization") if input < 2 => skip(draft, node, input, constant, 4),
-        ("com.microsoft", "SkipSimplifiedLayerNormalization") if input < 2 => skip(draft, node, input, constant, 3),
+        ("com.microsoft", "SkipSimplifiedLayerNormalization") if input < 2 => {
+            skip(draft, node, input, constant, 3)
+        }
         _ => Err(refuse(draft, node)),
     }
 }
@@ -142,7 +161,12 @@ fn add(draft: &mut Draft, node: NodeId, input: usize, constant: &Constant) -> Re
     let graph = draft.graph;
     let n = graph.node(node);
     let other = graph.input(node, 1 - input).ok_or_else(|| refuse(draft, node))?;
-    let output = n.outputs.first().copied().flatten().ok_or_else(|| refuse(draft, node))?;
+    let output = n
+        .outputs
+        .first()
+        .copied()
+        .flatten()
+        .ok_or_else(|| refuse(draft, node))?;
     if graph.value(other).constant.is_some() {
         let more = vector(draft, other).ok_or_else(|| refuse(draft, node))?;
         let sum = match constant {
@@ -155,7 +179,11 @@ fn add(draft: &mut Draft, node: NodeId, input: usize, constant: &Constant) -> Re
     let space = &draft.analysis.space;
     let shape = |v: ValueId| {
         let dims = draft.analysis.facts(v).dims.as_ref()?;
-        Some(dims.iter().map(|d| space.value(&crate::axes::Int::Dim(d.clone()))).collect::<Vec<_>>())
+        Some(
+            dims.iter()
+                .map(|d| space.value(&crate::axes::Int::Dim(d.clone())))
+                .collect::<Vec<_>>(),
+        )
     };
     if shape(other).is_none() || shape(other) != shape(output) {
         return Err(refuse(draft, node));
@@ -202,15 +230,32 @@ fn skip(draft: &mut Draft, node: NodeId, input: usize, constant: &Constant, bias
             v.is_output || !v.consumers.is_empty()
         })
     };
-    let base = graph.value(n.outputs.first().copied().flatten().ok_or_else(|| refuse(draft, node))?).name.clone();
-    let plain = graph.opset >= 17 && n.op == "SkipLayerNormalization" && used(1).is_none() && used(2).is_none();
+    let base = graph
+        .value(
+            n.outputs
+                .first()
+                .copied()
+                .flatten()
+                .ok_or_else(|| refuse(draft, node))?,
+        )
+        .name
+        .clone();
+    let plain =
+        graph.opset >= 17 && n.op == "SkipLayerNormalization" && used(1).is_none() && used(2).is_none();
     let mut body = draft.body(node);
     if !plain {
         let like = total.as_ref().or(constant.as_ref());
         let zero = match like {
             Some(t) => cast(&Tensor::f32(vec![1], vec![0.0]), t.elem().to_onnx()),
-            None => vector(draft, n.inputs.get(2).copied().flatten().ok_or_else(|| refuse(draft, node))?)
-                .and_then(|g| cast(&Tensor::f32(vec![1], vec![0.0]), g.elem().to_onnx())),
+            None => vector(
+                draft,
+                n.inputs
+                    .get(2)
+                    .copied()
+                    .flatten()
+                    .ok_or_else(|| refuse(draft, node))?,
+            )
+            .and_then(|g| cast(&Tensor::f32(vec![1], vec![0.0]), g.elem().to_onnx())),
         };
         let filler = match constant {
             Some(t) => t.clone(),
@@ -229,10 +274,23 @@ fn skip(draft: &mut Draft, node: NodeId, input: usize, constant: &Constant, bias
             draft.node("Add", &base, &[&other, &bias], vec![])
         }
     };
-    let parameter = |draft: &Draft, k: usize| n.inputs.get(k).copied().flatten().and_then(|_| draft.reads(node, k));
-    let mut inputs = vec![sum.clone(), parameter(draft, 2).ok_or_else(|| refuse(draft, node))?];
+    let parameter = |draft: &Draft, k: usize| {
+        n.inputs
+            .get(k)
+            .copied()
+            .flatten()
+            .and_then(|_| draft.reads(node, k))
+    };
+    let mut inputs = vec![
+        sum.clone(),
+        parameter(draft, 2).ok_or_else(|| refuse(draft, node))?,
+    ];
     inputs.extend(parameter(draft, 3));
-    let epsilon = body.attribute.iter().find(|a| a.name() == "epsilon").map_or(1e-12, |a| a.f());
+    let epsilon = body
+        .attribute
+        .iter()
+        .find(|a| a.name() == "epsilon")
+        .map_or(1e-12, |a| a.f());
     if let Some(output) = used(3) {
         let name = graph.value(output).name.clone();
         if graph.value(output).is_output {

@@ -162,9 +162,7 @@ fn libraries_in(folder: &Path) -> Vec<PathBuf> {
             Some((version, folder.join(name)))
         })
         .collect();
-    found.sort_by_key(|(version, path)| {
-        (!version.is_empty(), Reverse(version.clone()), path.clone())
-    });
+    found.sort_by_key(|(version, path)| (!version.is_empty(), Reverse(version.clone()), path.clone()));
     found.into_iter().map(|(_, path)| path).collect()
 }
 
@@ -277,10 +275,7 @@ mod tests {
     fn names_are_told_from_those_of_other_libraries() {
         assert_eq!(version_of("libonnxruntime.so"), Some(vec![]));
         assert_eq!(version_of("libonnxruntime.so.1.32.0"), Some(vec![1, 32, 0]));
-        assert_eq!(
-            version_of("libonnxruntime.1.23.2.dylib"),
-            Some(vec![1, 23, 2])
-        );
+        assert_eq!(version_of("libonnxruntime.1.23.2.dylib"), Some(vec![1, 23, 2]));
         assert_eq!(version_of("onnxruntime.dll"), Some(vec![]));
         for other in [
             "libonnxruntime_providers_shared.so",
@@ -330,10 +325,7 @@ mod tests {
         let conda = touch(&root.join("conda").join(capi), name);
         let venv = touch(&root.join("venv").join(capi), name);
         let beside = touch(&root.join("bin"), name);
-        let found: Vec<_> = surroundings
-            .candidates()
-            .map(|c| (c.origin, c.path))
-            .collect();
+        let found: Vec<_> = surroundings.candidates().map(|c| (c.origin, c.path)).collect();
         assert_eq!(
             found,
             [
@@ -352,15 +344,9 @@ mod tests {
     fn python_is_asked_for_its_package() {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().unwrap();
-        let library = touch(
-            &root.path().join("package/capi"),
-            "libonnxruntime.so.1.31.0",
-        );
+        let library = touch(&root.path().join("package/capi"), "libonnxruntime.so.1.31.0");
         let python = touch(root.path(), "python3");
-        let script = format!(
-            "#!/bin/sh\necho {}\n",
-            root.path().join("package").display()
-        );
+        let script = format!("#!/bin/sh\necho {}\n", root.path().join("package").display());
         std::fs::write(&python, script).unwrap();
         std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
         let surroundings = Surroundings {

@@ -33,15 +33,7 @@ mod tract;
 
 /// Which engine runs the model.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    clap::ValueEnum,
-    serde::Serialize,
-    serde::Deserialize,
+    Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
@@ -56,15 +48,7 @@ pub enum EngineChoice {
 
 /// Where the model runs.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    clap::ValueEnum,
-    serde::Serialize,
-    serde::Deserialize,
+    Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
@@ -136,21 +120,14 @@ pub trait Engine: Send + Sync {
     ///
     /// Fails when the engine cannot run the model (naming the operator or the
     /// tensor), and when a value to fetch does not exist.
-    fn session(
-        &self,
-        model: &proto::ModelProto,
-        options: &SessionOptions,
-    ) -> Result<Box<dyn Session>>;
+    fn session(&self, model: &proto::ModelProto, options: &SessionOptions) -> Result<Box<dyn Session>>;
 
     /// How often each operator occurs after the engine's own optimisations, as
     /// `op_type` for the default domain and `domain::op_type` for others, inner
     /// graphs included; `None` where the engine cannot tell.
     ///
     /// The optimisations depend on the device and on the processor.
-    fn optimised_operators(
-        &self,
-        model: &proto::ModelProto,
-    ) -> Result<Option<BTreeMap<String, usize>>>;
+    fn optimised_operators(&self, model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>>;
 }
 
 /// How to prepare a model.
@@ -186,8 +163,7 @@ pub trait Session: Send {
 
 /// How to get the engine that is not there.
 #[cfg(any(feature = "ort", feature = "tract"))]
-const INSTALL: &str =
-    "install ONNX Runtime (`pip install onnxruntime`) or point --ort-lib at its library";
+const INSTALL: &str = "install ONNX Runtime (`pip install onnxruntime`) or point --ort-lib at its library";
 
 /// Picks the engine and the device, once, for a whole run.
 ///
@@ -202,9 +178,7 @@ pub fn choose(options: &EngineOptions) -> Result<Box<dyn Engine>> {
         EngineChoice::Tract => built_in(options, threads, None),
         EngineChoice::Auto => match onnx_runtime(options, threads) {
             Err(missing)
-                if cfg!(feature = "tract")
-                    && options.ort_lib.is_none()
-                    && options.device != Device::Cuda =>
+                if cfg!(feature = "tract") && options.ort_lib.is_none() && options.device != Device::Cuda =>
             {
                 let note = format!("auto took the built-in engine: {}", missing.chain());
                 built_in(options, threads, Some(note))
@@ -227,11 +201,7 @@ fn onnx_runtime(_: &EngineOptions, _: usize) -> Result<Box<dyn Engine>> {
 }
 
 #[cfg(feature = "tract")]
-fn built_in(
-    options: &EngineOptions,
-    threads: usize,
-    note: Option<String>,
-) -> Result<Box<dyn Engine>> {
+fn built_in(options: &EngineOptions, threads: usize, note: Option<String>) -> Result<Box<dyn Engine>> {
     if options.device == Device::Cuda {
         return Err(Error::engine(
             "the built-in engine runs on the CPU only: --device cuda needs --engine ort",

@@ -17,9 +17,7 @@ use super::locate::{self, Candidate, Origin, Surroundings};
 use super::prepare::{Prepared, prepare};
 use super::serialise::{LIMIT, Serialised, serialise};
 use super::signature::Signature;
-use super::{
-    Device, Engine, EngineInfo, EngineOptions, INSTALL, Session, SessionOptions, operators,
-};
+use super::{Device, Engine, EngineInfo, EngineOptions, INSTALL, Session, SessionOptions, operators};
 use crate::error::{Error, Result, ResultExt};
 use crate::onnx::proto::ModelProto;
 use crate::tensor::{Data, Feeds, Tensor};
@@ -240,9 +238,7 @@ fn library(asked: Option<&Path>) -> Result<(Library, Vec<String>)> {
     let mut loaded = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(library) = &*loaded {
         if let Some(asked) = asked
-            && !locate::named(asked)
-                .iter()
-                .any(|p| same_file(p, &library.path))
+            && !locate::named(asked).iter().any(|p| same_file(p, &library.path))
         {
             return Err(Error::engine(format!(
                 "--ort-lib {}: this process has already loaded {}",
@@ -435,8 +431,7 @@ mod cuda {
 
     use super::*;
     use crate::onnx::proto::{
-        GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
-        type_proto,
+        GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
     };
     use crate::tensor::Elem;
 
@@ -536,10 +531,7 @@ mod cuda {
         files.sort();
         for wanted in WANTED {
             for file in &files {
-                let name = file
-                    .file_name()
-                    .and_then(|n| n.to_str())
-                    .unwrap_or_default();
+                let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
                 if name.starts_with(wanted) && name.contains(".so") {
                     let _ = ::ort::util::preload_dylib(file);
                 }

@@ -36,9 +36,7 @@ pub(super) fn prepare(model: &ModelProto, outputs: Option<&[String]>) -> Result<
         None => graph.output.iter().map(|o| o.name().to_owned()).collect(),
     };
     if outputs.is_empty() {
-        return Err(Error::input(
-            "there is nothing to fetch: no output is named",
-        ));
+        return Err(Error::input("there is nothing to fetch: no output is named"));
     }
     let positions = select(graph, &outputs)?;
     let signature = Signature::of(graph)?;
@@ -66,9 +64,7 @@ fn select(graph: &mut GraphProto, names: &[String]) -> Result<Vec<usize>> {
     let mut positions = Vec::with_capacity(names.len());
     for name in names {
         if !known.contains(name.as_str()) {
-            return Err(Error::input(format!(
-                "the graph has no value `{name}` to fetch"
-            )));
+            return Err(Error::input(format!("the graph has no value `{name}` to fetch")));
         }
         let place = *places.entry(name).or_insert_with(|| {
             selected.push(declared.remove(name).unwrap_or_else(|| ValueInfoProto {
@@ -88,11 +84,7 @@ fn select(graph: &mut GraphProto, names: &[String]) -> Result<Vec<usize>> {
 fn values(graph: &GraphProto) -> HashSet<String> {
     let inputs = graph.input.iter().map(ValueInfoProto::name);
     let constants = graph.initializer.iter().map(TensorProto::name);
-    let results = graph
-        .node
-        .iter()
-        .flat_map(|n| &n.output)
-        .map(String::as_str);
+    let results = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
     inputs
         .chain(constants)
         .chain(results)
@@ -126,10 +118,7 @@ fn keep_inside(tensor: &mut TensorProto) -> Result<()> {
 
 /// Calls `f` for each tensor of the model: initializers, attributes, inner
 /// graphs and local functions included.
-fn for_each_tensor(
-    model: &mut ModelProto,
-    f: &mut impl FnMut(&mut TensorProto) -> Result<()>,
-) -> Result<()> {
+fn for_each_tensor(model: &mut ModelProto, f: &mut impl FnMut(&mut TensorProto) -> Result<()>) -> Result<()> {
     if let Some(graph) = &mut model.graph {
         in_graph(graph, f)?;
     }
@@ -139,10 +128,7 @@ fn for_each_tensor(
     Ok(())
 }
 
-fn in_graph(
-    graph: &mut GraphProto,
-    f: &mut impl FnMut(&mut TensorProto) -> Result<()>,
-) -> Result<()> {
+fn in_graph(graph: &mut GraphProto, f: &mut impl FnMut(&mut TensorProto) -> Result<()>) -> Result<()> {
     graph.initializer.iter_mut().try_for_each(&mut *f)?;
     for sparse in &mut graph.sparse_initializer {
         in_sparse(sparse, f)?;
@@ -150,10 +136,7 @@ fn in_graph(
     in_nodes(&mut graph.node, f)
 }
 
-fn in_nodes(
-    nodes: &mut [NodeProto],
-    f: &mut impl FnMut(&mut TensorProto) -> Result<()>,
-) -> Result<()> {
+fn in_nodes(nodes: &mut [NodeProto], f: &mut impl FnMut(&mut TensorProto) -> Result<()>) -> Result<()> {
     for attribute in nodes.iter_mut().flat_map(|n| &mut n.attribute) {
         if let Some(tensor) = &mut attribute.t {
             f(tensor)?;
@@ -179,9 +162,7 @@ fn in_sparse(
     sparse: &mut SparseTensorProto,
     f: &mut impl FnMut(&mut TensorProto) -> Result<()>,
 ) -> Result<()> {
-    let SparseTensorProto {
-        values, indices, ..
-    } = sparse;
+    let SparseTensorProto { values, indices, .. } = sparse;
     values.iter_mut().chain(indices).try_for_each(f)
 }
 

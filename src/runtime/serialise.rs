@@ -62,8 +62,7 @@ pub(super) fn serialise(mut model: ModelProto, limit: usize) -> Result<Serialise
         )));
     }
     let path = folder.path().join("model.onnx");
-    std::fs::write(&path, model.encode_to_vec())
-        .map_err(|e| Error::io("cannot write", &path, e))?;
+    std::fs::write(&path, model.encode_to_vec()).map_err(|e| Error::io("cannot write", &path, e))?;
     Ok(Serialised::File {
         path,
         _folder: folder,
@@ -136,8 +135,7 @@ mod tests {
 
     #[test]
     fn a_large_model_goes_to_a_file_with_its_data_beside_it() {
-        let Ok(Serialised::File { path, _folder }) = serialise(model(&[5000, 10, 3000]), 1000)
-        else {
+        let Ok(Serialised::File { path, _folder }) = serialise(model(&[5000, 10, 3000]), 1000) else {
             panic!("it stayed in memory");
         };
         let written = ModelProto::decode(std::fs::read(&path).unwrap().as_slice()).unwrap();

@@ -134,13 +134,10 @@ impl Input {
         let fits = self.elem == tensor.elem()
             && self.axes.as_ref().is_none_or(|axes| {
                 axes.len() == tensor.shape.len()
-                    && axes
-                        .iter()
-                        .zip(&tensor.shape)
-                        .all(|(axis, &given)| match axis {
-                            Axis::Size(size) => *size == given,
-                            Axis::Free(_) => true,
-                        })
+                    && axes.iter().zip(&tensor.shape).all(|(axis, &given)| match axis {
+                        Axis::Size(size) => *size == given,
+                        Axis::Free(_) => true,
+                    })
             });
         if !fits {
             return Err(Error::input(format!(

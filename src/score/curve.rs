@@ -35,7 +35,11 @@ impl Curve {
     pub(super) fn new(order: Vec<usize>, mut error: Vec<f64>, energy: f64) -> Self {
         let mut least = 0.0;
         for value in &mut error {
-            *value = if energy > 0.0 { (*value / energy).clamp(least, 1.0) } else { 0.0 };
+            *value = if energy > 0.0 {
+                (*value / energy).clamp(least, 1.0)
+            } else {
+                0.0
+            };
             least = *value;
         }
         if let Some(first) = error.first_mut() {
@@ -74,7 +78,11 @@ pub fn curve_of_order(site: &Site, order: &[usize], damp: f64) -> Result<Curve> 
     check_damp(damp)?;
     site.units.check_order(order)?;
     let units = &site.units.rows;
-    let rows: Vec<usize> = order.iter().rev().flat_map(|&u| units[u].iter().copied()).collect();
+    let rows: Vec<usize> = order
+        .iter()
+        .rev()
+        .flat_map(|&u| units[u].iter().copied())
+        .collect();
     let weight = linalg::select_rows(site.weight.as_ref(), &rows);
     let lambda = site.ridge(damp);
     // The error of the difference is of second order in STEP, that of rounding

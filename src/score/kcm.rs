@@ -110,7 +110,11 @@ pub fn kcm(weight: &Mat<f32>, squares: &[f64], options: &KcmOptions) -> Result<K
     }
     for part in [&scores.r2, &scores.d2] {
         // An unused part is empty and leaves the scores alone.
-        for (score, x) in scores.scores.iter_mut().zip(normalised(part, options.normalisation)) {
+        for (score, x) in scores
+            .scores
+            .iter_mut()
+            .zip(normalised(part, options.normalisation))
+        {
             *score *= x;
         }
     }
@@ -146,7 +150,9 @@ pub fn gaussian_kernel(weight: &Mat<f32>, sigma: f64) -> Result<Mat<f32>> {
     let mut kernel = linalg::outer(weight.as_ref());
     let square: Vec<f32> = (0..kernel.nrows()).map(|i| kernel[(i, i)]).collect();
     if square.iter().any(|x| !x.is_finite()) {
-        return Err(Error::input("the weight has an entry that is NaN, infinite or beyond float32"));
+        return Err(Error::input(
+            "the weight has an entry that is NaN, infinite or beyond float32",
+        ));
     }
     let scale = -1.0 / (sigma * sigma);
     kernel.par_col_iter_mut().enumerate().for_each(|(j, column)| {
@@ -165,11 +171,7 @@ pub fn gaussian_kernel(weight: &Mat<f32>, sigma: f64) -> Result<Mat<f32>> {
 /// Each iteration is one product `K C`. Columns of C do not depend on each
 /// other, so it goes panel by panel: C is overwritten in place, and the root
 /// runs on a panel that is still in the cache.
-pub fn representatives(
-    kernel: &Mat<f32>,
-    alpha: f64,
-    max_iterations: usize,
-) -> (Vec<f64>, usize, bool) {
+pub fn representatives(kernel: &Mat<f32>, alpha: f64, max_iterations: usize) -> (Vec<f64>, usize, bool) {
     const PANEL: usize = 512;
     let n = kernel.nrows();
     let mut c = Mat::<f32>::full(n, n, 1.0 / (n.max(1) as f32));
@@ -181,8 +183,15 @@ pub fn representatives(
         for left in (0..n).step_by(PANEL) {
             let width = PANEL.min(n - left);
             let mut product = product.as_mut().subcols_mut(0, width);
-            let mut c = c.as_mut().subcols_mut(left, width);
-            matmul(product.as_mut(), Accum::Replace, kernel.as_ref(), c.as_ref(), 1.0, linalg::par());
+            let c = c.as_mut().subcols_mut(left, width);
+            matmul(
+                product.as_mut(),
+                Accum::Replace,
+                kernel.as_ref(),
+                c.as_ref(),
+                1.0,
+                linalg::par(),
+            );
             let sums: Vec<(f32, f32)> = c
                 .par_col_iter_mut()
                 .zip(product.as_ref().par_col_iter())
@@ -232,7 +241,13 @@ fn step(c: &mut [f32], product: &[f32], kernel: &[f32]) -> (f32, f32) {
     let (kernel_bodies, kernel_tail) = kernel.as_chunks::<LANES>();
     for ((c, product), kernel) in bodies.iter_mut().zip(product_bodies).zip(kernel_bodies) {
         for lane in 0..LANES {
-            one(&mut c[lane], product[lane], kernel[lane], &mut change[lane], &mut total[lane]);
+            one(
+                &mut c[lane],
+                product[lane],
+                kernel[lane],
+                &mut change[lane],
+                &mut total[lane],
+            );
         }
     }
     for ((c, &product), &kernel) in tail.iter_mut().zip(product_tail).zip(kernel_tail) {

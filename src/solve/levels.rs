@@ -38,13 +38,21 @@ impl<'a> Levels<'a> {
         check_damp(damp)?;
         site.units.check_order(order)?;
         let units = &site.units.rows;
-        let rows: Vec<usize> = order.iter().rev().flat_map(|&u| units[u].iter().copied()).collect();
+        let rows: Vec<usize> = order
+            .iter()
+            .rev()
+            .flat_map(|&u| units[u].iter().copied())
+            .collect();
         let mut left = vec![rows.len()];
         for &unit in order {
             left.push(left[left.len() - 1] - units[unit].len());
         }
         let sigma = covariance(site, with_bias);
-        let lambda = Site { sigma: &sigma, ..site.clone() }.ridge(damp);
+        let lambda = Site {
+            sigma: &sigma,
+            ..site.clone()
+        }
+        .ridge(damp);
         let factor = Cholesky::new(sigma.as_ref().as_ref(), &rows, lambda)?;
         let weight = linalg::select_rows(site.weight.as_ref(), &rows);
         let y = factor.upper_times(weight.as_ref());
@@ -69,8 +77,7 @@ impl<'a> Levels<'a> {
     /// # Errors
     /// When there are fewer units than that.
     pub fn at(&self, removed: usize) -> Result<Refit> {
-        let (Some(&left), Some(&dropped)) = (self.left.get(removed), self.dropped.get(removed))
-        else {
+        let (Some(&left), Some(&dropped)) = (self.left.get(removed), self.dropped.get(removed)) else {
             return Err(Error::input(format!(
                 "cannot remove {removed} of {} units",
                 self.left.len() - 1
@@ -99,8 +106,7 @@ impl<'a> Levels<'a> {
 fn dropped(site: &Site, rows: &[usize], left: &[usize], weight: &Mat<f64>) -> Vec<f64> {
     let products = linalg::outer(weight.as_ref());
     let entry = |i: usize, j: usize| {
-        let gram = site.sigma[(rows[i], rows[j])]
-            + site.tokens * site.mean[rows[i]] * site.mean[rows[j]];
+        let gram = site.sigma[(rows[i], rows[j])] + site.tokens * site.mean[rows[i]] * site.mean[rows[j]];
         gram * products[(i, j)]
     };
     // What row j adds to the block of the rows after it, from the last on.

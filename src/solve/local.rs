@@ -29,7 +29,11 @@ pub fn local(site: &Site, keep_rows: &[usize], damp: f64, with_bias: bool) -> Re
         )));
     }
     let sigma = covariance(site, with_bias);
-    let lambda = Site { sigma: &sigma, ..site.clone() }.ridge(damp);
+    let lambda = Site {
+        sigma: &sigma,
+        ..site.clone()
+    }
+    .ridge(damp);
     let factor = Cholesky::new(sigma.as_ref().as_ref(), keep_rows, lambda)?;
     let lambda = factor.ridge;
 
@@ -97,5 +101,8 @@ fn dropped(site: &Site, keep_rows: &[usize]) -> f64 {
         site.sigma[(i, j)] + site.tokens * site.mean[i] * site.mean[j]
     });
     let weight = linalg::select_rows(site.weight.as_ref(), &removed);
-    linalg::inner(weight.as_ref(), linalg::product(gram.as_ref(), weight.as_ref()).as_ref())
+    linalg::inner(
+        weight.as_ref(),
+        linalg::product(gram.as_ref(), weight.as_ref()).as_ref(),
+    )
 }

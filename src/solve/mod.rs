@@ -32,5 +32,9 @@ pub struct Refit {
 /// `error / energy`, without noise below zero.
 fn relative(error: f64, energy: f64) -> f64 {
     let error = error.max(0.0);
-    if error == 0.0 { 0.0 } else { error / energy.max(0.0) }
+    if error == 0.0 {
+        0.0
+    } else {
+        error / energy.max(0.0)
+    }
 }

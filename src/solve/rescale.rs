@@ -62,12 +62,20 @@ pub fn rescale(site: &Site, keep_units: &[usize], damp: f64) -> Result<Refit> {
             scale_of_row[row] = Some(scale);
         }
     }
-    let rows: Vec<(usize, f64)> = (0..).zip(scale_of_row).filter_map(|(r, s)| Some((r, s?))).collect();
+    let rows: Vec<(usize, f64)> = (0..)
+        .zip(scale_of_row)
+        .filter_map(|(r, s)| Some((r, s?)))
+        .collect();
     let weight = Mat::from_fn(rows.len(), site.weight.ncols(), |i, j| {
         let (row, scale) = rows[i];
         scale * site.weight[(row, j)]
     });
-    Ok(Refit { weight, bias_shift: None, error_before, error_after })
+    Ok(Refit {
+        weight,
+        bias_shift: None,
+        error_before,
+        error_after,
+    })
 }
 
 /// `tr(W_u^T G_uv W_v)` for all pairs of units, and `tr(W^T Sigma W)`.

@@ -43,7 +43,13 @@ pub struct Comparison {
 impl Comparison {
     /// The largest relative difference.
     pub fn worst(&self) -> f64 {
-        self.outputs.iter().fold(0.0, |w, o| if o.relative_max.is_nan() || o.relative_max > w { o.relative_max } else { w })
+        self.outputs.iter().fold(0.0, |w, o| {
+            if o.relative_max.is_nan() || o.relative_max > w {
+                o.relative_max
+            } else {
+                w
+            }
+        })
     }
 }
 
@@ -94,7 +100,11 @@ pub fn compare(
         }
     }
     Ok(Comparison {
-        outputs: names.iter().zip(sums).map(|(name, s)| s.difference(name)).collect(),
+        outputs: names
+            .iter()
+            .zip(sums)
+            .map(|(name, s)| s.difference(name))
+            .collect(),
         samples: samples.samples.len(),
     })
 }
@@ -181,7 +191,11 @@ impl Sums {
             },
             max: if self.nan { f64::NAN } else { self.max },
             mean_squared,
-            relative_squared: if variance > 0.0 { mean_squared / variance } else { mean_squared },
+            relative_squared: if variance > 0.0 {
+                mean_squared / variance
+            } else {
+                mean_squared
+            },
             agreement: self.classes.then(|| self.agree / self.rows.max(1.0)),
             kl: self.classes.then(|| self.kl / self.rows.max(1.0)),
         }
@@ -192,8 +206,18 @@ impl Sums {
 fn class_like(name: &str, shape: &[usize]) -> bool {
     let classes = shape.last().copied().unwrap_or(0);
     let name = name.to_ascii_lowercase();
-    let named = ["logit", "prob", "class", "score", "label", "prediction"].iter().any(|n| name.contains(n));
-    classes >= 2 && shape.len() >= 2 && (named || (shape.len() == 2 && classes <= 1000 && !name.contains("embed") && !name.contains("hidden") && !name.contains("pool") && !name.contains("feature")))
+    let named = ["logit", "prob", "class", "score", "label", "prediction"]
+        .iter()
+        .any(|n| name.contains(n));
+    classes >= 2
+        && shape.len() >= 2
+        && (named
+            || (shape.len() == 2
+                && classes <= 1000
+                && !name.contains("embed")
+                && !name.contains("hidden")
+                && !name.contains("pool")
+                && !name.contains("feature")))
 }
 
 fn largest(values: &[f32]) -> usize {
@@ -210,7 +234,12 @@ fn largest(values: &[f32]) -> usize {
 /// rows are that already.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (p, q) = (log_softmax(p), log_softmax(q));
-    p.iter().zip(&q).filter(|(p, _)| p.is_finite()).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0)
+    p.iter()
+        .zip(&q)
+        .filter(|(p, _)| p.is_finite())
+        .map(|(p, q)| p.exp() * (p - q))
+        .sum::<f64>()
+        .max(0.0)
 }
 
 fn log_softmax(row: &[f32]) -> Vec<f64> {
@@ -235,12 +264,20 @@ impl Replay {
     ///
     /// # Errors
     /// The engine's.
-    pub fn record(mut session: Box<dyn Session>, model: &proto::ModelProto, samples: &Samples) -> Result<Self> {
+    pub fn record(
+        mut session: Box<dyn Session>,
+        model: &proto::ModelProto,
+        samples: &Samples,
+    ) -> Result<Self> {
         let mut runs = Vec::new();
         for batch in batches(samples, &input_specs(model)?, ROWS)? {
             runs.push(session.run(&batch?.feeds)?);
         }
-        Ok(Replay { names: session.outputs().to_vec(), runs, at: 0 })
+        Ok(Replay {
+            names: session.outputs().to_vec(),
+            runs,
+            at: 0,
+        })
     }
 }
 
@@ -252,6 +289,7 @@ impl Session for Replay {
     fn run(&mut self, _feeds: &Feeds) -> Result<Vec<Tensor>> {
         let run = self.runs.get(self.at % self.runs.len().max(1));
         self.at += 1;
-        run.cloned().ok_or_else(|| Error::input("there are no samples to compare on"))
+        run.cloned()
+            .ok_or_else(|| Error::input("there are no samples to compare on"))
     }
 }

@@ -77,14 +77,22 @@ pub fn sliced_equals_masked(
             let output = graph.node(sink.node).outputs.first().copied().flatten();
             if let (true, Some(output)) = (alive, output) {
                 let name = &graph.value(output).name;
-                let exists = sliced.graph.iter().flat_map(|g| &g.node).any(|n| n.output.contains(name));
+                let exists = sliced
+                    .graph
+                    .iter()
+                    .flat_map(|g| &g.node)
+                    .any(|n| n.output.contains(name));
                 if exists && !names.contains(name) {
                     names.push(name.clone());
                 }
             }
         }
     }
-    let finals: Vec<String> = graph.outputs.iter().map(|o| graph.value(*o).name.clone()).collect();
+    let finals: Vec<String> = graph
+        .outputs
+        .iter()
+        .map(|o| graph.value(*o).name.clone())
+        .collect();
     let all: Vec<String> = names.iter().chain(&finals).cloned().collect();
     let options = |outputs: &[String], optimise: bool| SessionOptions {
         optimise,
@@ -128,7 +136,10 @@ pub fn sliced_equals_masked(
 impl Equality {
     /// The largest difference.
     pub fn worst(&self) -> f64 {
-        self.sites.values().chain(self.outputs.values()).fold(0.0, |w, v| if v.is_nan() || *v > w { *v } else { w })
+        self.sites
+            .values()
+            .chain(self.outputs.values())
+            .fold(0.0, |w, v| if v.is_nan() || *v > w { *v } else { w })
     }
 
     /// The error when it did not pass.
@@ -139,7 +150,11 @@ impl Equality {
         if self.passed {
             return Ok(());
         }
-        let bad = self.sites.iter().chain(&self.outputs).find(|(_, v)| v.is_nan() || **v > self.tolerance);
+        let bad = self
+            .sites
+            .iter()
+            .chain(&self.outputs)
+            .find(|(_, v)| v.is_nan() || **v > self.tolerance);
         let (name, value) = bad.map_or(("?", f64::NAN), |(n, v)| (n.as_str(), *v));
         Err(Error::Unmet(format!(
             "the pruned model does not compute what the masked model computes: '{name}' differs by {value:.2e}, accepted is {:.2e}; no file is written. This is a defect: please report the model",
@@ -165,8 +180,15 @@ pub struct Kernels {
 ///
 /// # Errors
 /// The engine refuses a model.
-pub fn kernels(engine: &dyn Engine, dense: &proto::ModelProto, pruned: &proto::ModelProto) -> Result<Option<Kernels>> {
-    let (Some(before), Some(after)) = (engine.optimised_operators(dense)?, engine.optimised_operators(pruned)?) else {
+pub fn kernels(
+    engine: &dyn Engine,
+    dense: &proto::ModelProto,
+    pruned: &proto::ModelProto,
+) -> Result<Option<Kernels>> {
+    let (Some(before), Some(after)) = (
+        engine.optimised_operators(dense)?,
+        engine.optimised_operators(pruned)?,
+    ) else {
         return Ok(None);
     };
     let more = after

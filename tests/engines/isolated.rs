@@ -32,12 +32,7 @@ fn isolated(name: &str, prepare: impl FnOnce(&mut Command)) -> bool {
 
 /// Hides every library that the search could find.
 fn without_library(command: &mut Command) {
-    for name in [
-        "ORT_DYLIB_PATH",
-        "VIRTUAL_ENV",
-        "CONDA_PREFIX",
-        "LD_LIBRARY_PATH",
-    ] {
+    for name in ["ORT_DYLIB_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH"] {
         command.env_remove(name);
     }
     command.env("PATH", "/nowhere");
@@ -66,17 +61,10 @@ fn system_has_it() -> bool {
     found
 }
 
-#[cfg_attr(
-    not(all(feature = "ort", feature = "tract")),
-    ignore = "needs both engines"
-)]
+#[cfg_attr(not(all(feature = "ort", feature = "tract")), ignore = "needs both engines")]
 #[test]
 fn without_a_library_auto_takes_tract_and_says_so() {
-    if !isolated(
-        "without_a_library_auto_takes_tract_and_says_so",
-        without_library,
-    ) || system_has_it()
-    {
+    if !isolated("without_a_library_auto_takes_tract_and_says_so", without_library) || system_has_it() {
         return;
     }
     let (text, code) = error(&asked(EngineChoice::Ort, None));
@@ -100,10 +88,7 @@ fn without_a_library_auto_takes_tract_and_says_so() {
     assert_eq!(error(&cuda).1, 4, "auto must not run CUDA on the CPU");
 }
 
-#[cfg_attr(
-    not(all(feature = "ort", feature = "tract")),
-    ignore = "needs both engines"
-)]
+#[cfg_attr(not(all(feature = "ort", feature = "tract")), ignore = "needs both engines")]
 #[test]
 fn a_variable_that_leads_nowhere_is_told() {
     let ran = isolated("a_variable_that_leads_nowhere_is_told", |command| {
@@ -144,24 +129,15 @@ fn a_library_that_was_named_loads_or_is_an_error() {
     std::fs::write(&garbage, b"not a library").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut wrong = vec![
-        (
-            "/nowhere/libonnxruntime.so".into(),
-            "/nowhere/libonnxruntime.so",
-        ),
+        ("/nowhere/libonnxruntime.so".into(), "/nowhere/libonnxruntime.so"),
         (garbage, "garbage.so"),
-        (
-            folder.path().to_owned(),
-            "the folder has no ONNX Runtime library",
-        ),
+        (folder.path().to_owned(), "the folder has no ONNX Runtime library"),
     ];
     wrong.extend(some_other_library().map(|path| (path, "OrtGetApiBase")));
     for (path, expected) in wrong {
         for engine in [EngineChoice::Ort, EngineChoice::Auto] {
             let (text, code) = error(&asked(engine, Some(path.clone())));
-            assert!(
-                text.contains("--ort-lib") && text.contains(expected),
-                "{text}"
-            );
+            assert!(text.contains("--ort-lib") && text.contains(expected), "{text}");
             assert_eq!(code, 4);
         }
     }
@@ -260,19 +236,14 @@ fn the_number_of_threads_is_respected() {
     let _loaded = onnx_runtime(Some(1));
     // The pools count the calling thread differently: ONNX Runtime has one
     // worker less, tract one for each and none for one.
-    for (engine, workers) in [
-        (onnx_runtime as fn(_) -> _, [0, 1, 4]),
-        (built_in, [0, 2, 5]),
-    ] {
+    for (engine, workers) in [(onnx_runtime as fn(_) -> _, [0, 1, 4]), (built_in, [0, 2, 5])] {
         for (asked, workers) in [1, 2, 5].into_iter().zip(workers) {
             let before = threads();
             let Some(engine) = engine(Some(asked)) else {
                 continue;
             };
             assert_eq!(engine.info().threads, asked);
-            let mut session = engine
-                .session(&case.model, &SessionOptions::default())
-                .unwrap();
+            let mut session = engine.session(&case.model, &SessionOptions::default()).unwrap();
             session.run(&case.io[0].0).unwrap();
             assert_eq!(threads() - before, workers, "{}", engine.info().name);
             drop((session, engine));

@@ -58,8 +58,7 @@ fn read(folder: &Path, side: &str) -> Option<Vec<(TensorProto, Tensor)>> {
 /// is how real files have shapes and axes.
 fn variants(model: &ModelProto, inputs: &[(TensorProto, Tensor)]) -> [(ModelProto, Feeds); 2] {
     let feeds = |inputs: &[(TensorProto, Tensor)]| -> Feeds {
-        let named =
-            |(proto, tensor): &(TensorProto, Tensor)| (proto.name().to_owned(), tensor.clone());
+        let named = |(proto, tensor): &(TensorProto, Tensor)| (proto.name().to_owned(), tensor.clone());
         inputs.iter().map(named).collect()
     };
     let mut fixed = model.clone();

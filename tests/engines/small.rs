@@ -1,8 +1,7 @@
 //! Models of a node or two: element types, odd shapes, odd files.
 
 use onnx_prune::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
-    type_proto,
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
 };
 use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Data, Elem, Feeds, Tensor};
@@ -110,12 +109,7 @@ fn scalars_and_empty_tensors_go_through() {
         ] {
             let expected = data.iter().map(|x: &f32| -x).collect();
             let result = run(&*engine, &negation, &Tensor::f32(shape.clone(), data));
-            assert_eq!(
-                result,
-                Ok(Tensor::f32(shape, expected)),
-                "{}",
-                engine.info().name
-            );
+            assert_eq!(result, Ok(Tensor::f32(shape, expected)), "{}", engine.info().name);
         }
     }
 }
@@ -146,14 +140,9 @@ fn sum(listed: bool) -> ModelProto {
 fn a_default_that_is_an_input_is_kept_or_replaced() {
     let x = Tensor::f32([1], vec![1.0]);
     for engine in [onnx_runtime(None), built_in(None)].into_iter().flatten() {
-        assert_eq!(
-            run(&*engine, &sum(true), &x),
-            Ok(Tensor::f32([1], vec![11.0]))
-        );
+        assert_eq!(run(&*engine, &sum(true), &x), Ok(Tensor::f32([1], vec![11.0])));
         let feeds = Feeds::from([("x".to_owned(), x.clone()), ("w".to_owned(), x.clone())]);
-        let mut session = engine
-            .session(&sum(true), &SessionOptions::default())
-            .unwrap();
+        let mut session = engine.session(&sum(true), &SessionOptions::default()).unwrap();
         match session.run(&feeds) {
             Ok(results) => assert_eq!(results, [Tensor::f32([1], vec![2.0])]),
             Err(error) => {

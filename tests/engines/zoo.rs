@@ -92,11 +92,7 @@ fn recorded(folder: &Path, set: usize) -> (Feeds, Feeds) {
             }
         }
     }
-    assert!(
-        !inputs.is_empty() && !outputs.is_empty(),
-        "{}",
-        folder.display()
-    );
+    assert!(!inputs.is_empty() && !outputs.is_empty(), "{}", folder.display());
     (inputs, outputs)
 }
 
@@ -141,9 +137,7 @@ pub fn onnx_runtime(threads: Option<usize>) -> Option<Box<dyn Engine>> {
         options.ort_lib = Some(python.path().join("site-packages/onnxruntime/capi"));
         choose(&options)
     });
-    found
-        .map_err(|error| println!("skipped: {}", error.chain()))
-        .ok()
+    found.map_err(|error| println!("skipped: {}", error.chain())).ok()
 }
 
 /// The built-in engine; `None`, with a message, in a build without it.
@@ -181,11 +175,7 @@ pub fn difference(a: &Tensor, b: &Tensor) -> f64 {
             return m;
         }
         let d = (f64::from(x) - f64::from(y)).abs();
-        if d.is_finite() {
-            m.max(d)
-        } else {
-            f64::INFINITY
-        }
+        if d.is_finite() { m.max(d) } else { f64::INFINITY }
     });
     if worst == 0.0 { 0.0 } else { worst / scale }
 }

@@ -25,10 +25,7 @@ pub fn wheel() -> Vec<PathBuf> {
     };
     let package = String::from_utf8(output.stdout).expect("a path");
     let mut files = Vec::new();
-    collect(
-        &Path::new(package.trim()).join("backend/test/data"),
-        &mut files,
-    );
+    collect(&Path::new(package.trim()).join("backend/test/data"), &mut files);
     files.sort();
     assert!(files.len() > 100, "only {} files in {package}", files.len());
     files
@@ -200,12 +197,7 @@ pub fn layers(count: usize, seed: u32) -> ModelProto {
 pub fn listing(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).expect("a folder");
     let mut names: Vec<_> = entries
-        .map(|e| {
-            e.expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
     names

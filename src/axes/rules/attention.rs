@@ -9,7 +9,15 @@ const SCALE: &str = "the attention's scale follows from it";
 
 /// Records the two inner products of attention: scores and mixture. `heads` are
 /// the batch axes beside the batch.
-pub(super) fn inner_products(op: &mut Op, batch: &Dim, heads: &Dim, query: &Dim, keys: &Dim, qk: &Dim, v: &Dim) {
+pub(super) fn inner_products(
+    op: &mut Op,
+    batch: &Dim,
+    heads: &Dim,
+    query: &Dim,
+    keys: &Dim,
+    qk: &Dim,
+    v: &Dim,
+) {
     let mut record = |free: [Dim; 2], contracted: &Dim| {
         op.contract(Contraction {
             node: op.id,
@@ -61,10 +69,16 @@ pub(super) fn packed(op: &mut Op) -> Option<()> {
     let head = op.a.space.fresh(count);
     let total = op.a.space.size(&w[1])?;
     let sizes: Vec<usize> = match op.node().ints("qkv_hidden_sizes") {
-        Some(v) => v.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<_>>()?,
+        Some(v) => v
+            .iter()
+            .map(|n| usize::try_from(*n).ok())
+            .collect::<Option<_>>()?,
         None => vec![total / 3; 3],
     };
-    if sizes.len() != 3 || sizes.iter().sum::<usize>() != total || sizes.iter().any(|n| !n.is_multiple_of(count)) {
+    if sizes.len() != 3
+        || sizes.iter().sum::<usize>() != total
+        || sizes.iter().any(|n| !n.is_multiple_of(count))
+    {
         return None;
     }
     let qk = op.a.space.fresh(sizes[0] / count);
@@ -204,7 +218,10 @@ pub(super) fn separate_cache(
     }
     let batch = op.dims(0).and_then(|d| d.first().cloned()).unwrap_or_default();
     for (output, inner) in outputs.into_iter().zip(inner) {
-        op.set(output, vec![batch.clone(), head.clone(), all.clone(), inner.clone()]);
+        op.set(
+            output,
+            vec![batch.clone(), head.clone(), all.clone(), inner.clone()],
+        );
     }
     all
 }

@@ -44,9 +44,19 @@ pub(super) fn attention(op: &mut Op) -> Option<()> {
     op.freeze(&keys, "a softmax runs over it");
     inner_products(op, &q.batch, &q.head, &q.rows, &keys, &q.inner, &v.inner);
     if flat {
-        op.set(0, vec![q.batch.clone(), q.rows.clone(), q.head.clone().times(v.inner.clone())]);
+        op.set(
+            0,
+            vec![
+                q.batch.clone(),
+                q.rows.clone(),
+                q.head.clone().times(v.inner.clone()),
+            ],
+        );
     } else {
-        op.set(0, vec![q.batch.clone(), q.head.clone(), q.rows.clone(), v.inner.clone()]);
+        op.set(
+            0,
+            vec![q.batch.clone(), q.head.clone(), q.rows.clone(), v.inner.clone()],
+        );
     }
     op.set(1, vec![k.batch, k.head.clone(), keys.clone(), k.inner]);
     op.set(2, vec![v.batch, k.head, keys.clone(), v.inner]);

@@ -57,8 +57,14 @@ pub(super) fn product(op: &mut Op, a: &[Dim], b: &[Dim], flip: [bool; 2]) -> Opt
     let (ba, bb) = (&a[..ra.saturating_sub(2)], &b[..rb.saturating_sub(2)]);
     let mut batch = Vec::new();
     for k in (0..ba.len().max(bb.len())).rev() {
-        let x = ba.len().checked_sub(k + 1).map_or_else(Dim::one, |i| ba[i].clone());
-        let y = bb.len().checked_sub(k + 1).map_or_else(Dim::one, |i| bb[i].clone());
+        let x = ba
+            .len()
+            .checked_sub(k + 1)
+            .map_or_else(Dim::one, |i| ba[i].clone());
+        let y = bb
+            .len()
+            .checked_sub(k + 1)
+            .map_or_else(Dim::one, |i| bb[i].clone());
         batch.push(op.join(&x, &y));
     }
     let inner = op.join(&a[inner_a], &b[inner_b]);

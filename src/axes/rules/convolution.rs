@@ -43,7 +43,11 @@ pub(super) fn conv(op: &mut Op) -> Option<()> {
         node: op.id,
         inputs: [0, 1],
         constant,
-        contracted: if group == 1 { vec![(1, 1, x[1].clone())] } else { vec![] },
+        contracted: if group == 1 {
+            vec![(1, 1, x[1].clone())]
+        } else {
+            vec![]
+        },
         batch: vec![kernel],
         free: [free, vec![w[0].clone()]],
         bias,
@@ -58,7 +62,10 @@ fn spatial(op: &mut Op, x: &[Dim], w: &[Dim]) -> Vec<Dim> {
     let rank = x.len() - 2;
     let list = |name: &str, default: i64| -> Vec<i64> {
         let n = if name == "pads" { 2 * rank } else { rank };
-        op.node().ints(name).filter(|v| v.len() == n).map_or(vec![default; n], <[i64]>::to_vec)
+        op.node()
+            .ints(name)
+            .filter(|v| v.len() == n)
+            .map_or(vec![default; n], <[i64]>::to_vec)
     };
     let (strides, dilations, pads) = (list("strides", 1), list("dilations", 1), list("pads", 0));
     let explicit = matches!(op.node().text("auto_pad"), None | Some("NOTSET"));

@@ -14,7 +14,12 @@ enum Label {
 }
 
 pub(super) fn einsum(op: &mut Op) -> Option<()> {
-    let equation: String = op.node().text("equation")?.chars().filter(|c| !c.is_whitespace()).collect();
+    let equation: String = op
+        .node()
+        .text("equation")?
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect();
     let (left, right) = match equation.split_once("->") {
         Some((l, r)) => (l.to_string(), Some(r.to_string())),
         None => (equation, None),
@@ -69,19 +74,19 @@ fn expand(term: &str, rank: usize) -> Option<Vec<Label>> {
 
 /// The output of an equation without `->`: dots, then letters that occur once.
 fn implicit(labels: &[Vec<Label>], known: &BTreeMap<Label, Dim>) -> Vec<Label> {
-    let mut out: Vec<Label> = known.keys().filter(|l| matches!(l, Label::Dots(_))).rev().copied().collect();
+    let mut out: Vec<Label> = known
+        .keys()
+        .filter(|l| matches!(l, Label::Dots(_)))
+        .rev()
+        .copied()
+        .collect();
     out.extend(known.keys().filter(|l| {
         matches!(l, Label::Letter(_)) && labels.iter().flatten().filter(|x| x == l).count() == 1
     }));
     out
 }
 
-fn record(
-    op: &mut Op,
-    labels: &[Vec<Label>],
-    output: &[Label],
-    known: &BTreeMap<Label, Dim>,
-) -> Option<()> {
+fn record(op: &mut Op, labels: &[Vec<Label>], output: &[Label], known: &BTreeMap<Label, Dim>) -> Option<()> {
     let [a, b] = labels else {
         // One operand: sums freeze; three and more are not followed.
         if labels.len() > 1 {

@@ -26,7 +26,10 @@ pub(super) fn unary(op: &mut Op) -> Option<()> {
         match (keeps, op.node().op.as_str()) {
             (true, _) => op.set_ints(0, ints),
             (false, "Neg") => {
-                let ints = ints.into_iter().map(|i| Int::op(IntOp::Sub, Int::Const(0), i)).collect();
+                let ints = ints
+                    .into_iter()
+                    .map(|i| Int::op(IntOp::Sub, Int::Const(0), i))
+                    .collect();
                 op.set_ints(0, ints);
             }
             _ => ints.iter().for_each(|i| {

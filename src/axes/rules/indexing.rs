@@ -32,7 +32,10 @@ pub(super) fn gather(op: &mut Op) -> Option<()> {
 fn run(op: &mut Op, dim: &Dim, picks: &[i64]) -> Dim {
     let size = op.a.space.size(dim);
     let first = picks.first().copied().unwrap_or(0);
-    let neighbours = picks.iter().enumerate().all(|(k, p)| first.checked_add(k as i64) == Some(*p));
+    let neighbours = picks
+        .iter()
+        .enumerate()
+        .all(|(k, p)| first.checked_add(k as i64) == Some(*p));
     if let Some(size) = size
         && neighbours
         && first == 0

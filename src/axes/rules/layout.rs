@@ -56,7 +56,10 @@ pub(super) fn flatten(op: &mut Op) -> Option<()> {
 pub(super) fn transpose(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
     let perm: Vec<usize> = match op.node().ints("perm") {
-        Some(perm) => perm.iter().map(|p| usize::try_from(*p).ok()).collect::<Option<_>>()?,
+        Some(perm) => perm
+            .iter()
+            .map(|p| usize::try_from(*p).ok())
+            .collect::<Option<_>>()?,
         None => (0..input.len()).rev().collect(),
     };
     if let Some(ints) = op.ints(0) {
@@ -90,15 +93,23 @@ pub(super) fn squeeze(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
     let gone: Vec<usize> = if op.node().ints("axes").is_some() || op.has(1) {
         let axes = op.attr_or_input("axes", 1)?;
-        axes.into_iter().map(|a| op.axis(a, input.len())).collect::<Option<_>>()?
+        axes.into_iter()
+            .map(|a| op.axis(a, input.len()))
+            .collect::<Option<_>>()?
     } else {
-        (0..input.len()).filter(|i| op.a.space.resolve(&input[*i]).is_one()).collect()
+        (0..input.len())
+            .filter(|i| op.a.space.resolve(&input[*i]).is_one())
+            .collect()
     };
     for axis in &gone {
         op.freeze(&input[*axis], "it is squeezed away");
     }
-    let out: Vec<Dim> =
-        input.into_iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d).collect();
+    let out: Vec<Dim> = input
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| !gone.contains(i))
+        .map(|(_, d)| d)
+        .collect();
     pass_ints(op, out.len());
     op.set(0, out);
     Some(())
@@ -124,7 +135,9 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
     let activation = !op.is_table(0);
     let mut out = Vec::with_capacity(rank);
     for axis in 0..rank {
-        let own = (axis + input.len()).checked_sub(rank).map_or_else(Dim::one, |i| input[i].clone());
+        let own = (axis + input.len())
+            .checked_sub(rank)
+            .map_or_else(Dim::one, |i| input[i].clone());
         let Some(at) = (axis + shape.len()).checked_sub(rank) else {
             out.push(own);
             continue;

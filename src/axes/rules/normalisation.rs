@@ -11,7 +11,9 @@ pub(super) fn reduce(op: &mut Op) -> Option<()> {
     let given = op.node().ints("axes").is_some() || op.has(1);
     let axes: Vec<usize> = if given {
         let axes = op.attr_or_input("axes", 1)?;
-        axes.into_iter().map(|a| op.axis(a, data.len())).collect::<Option<_>>()?
+        axes.into_iter()
+            .map(|a| op.axis(a, data.len()))
+            .collect::<Option<_>>()?
     } else if op.node().int("noop_with_empty_axes", 0) != 0 {
         vec![]
     } else {
@@ -34,11 +36,14 @@ pub(super) fn reduce(op: &mut Op) -> Option<()> {
         op.freeze(&data[*axis], what);
     }
     let keep = op.node().int("keepdims", 1) != 0;
-    let out = data.into_iter().enumerate().filter_map(|(k, dim)| match (axes.contains(&k), keep) {
-        (false, _) => Some(dim),
-        (true, true) => Some(Dim::one()),
-        (true, false) => None,
-    });
+    let out = data
+        .into_iter()
+        .enumerate()
+        .filter_map(|(k, dim)| match (axes.contains(&k), keep) {
+            (false, _) => Some(dim),
+            (true, true) => Some(Dim::one()),
+            (true, false) => None,
+        });
     let out = out.collect();
     op.set(0, out);
     Some(())

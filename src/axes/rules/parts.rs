@@ -29,7 +29,10 @@ fn together(op: &mut Op, parts: Vec<Dim>) -> Dim {
     if op.a.space.size(&sum).is_some() {
         return sum;
     }
-    op.freeze(&sum, "it is laid beside an axis whose size is known at run time only");
+    op.freeze(
+        &sum,
+        "it is laid beside an axis whose size is known at run time only",
+    );
     let empty = |op: &Op, d: &Dim| op.a.space.value(&Int::Dim(d.clone())).as_const() == Some(0);
     let parts: Vec<Dim> = parts.into_iter().filter(|d| !empty(op, d)).collect();
     let total = parts
@@ -93,7 +96,9 @@ pub(super) fn split(op: &mut Op) -> Option<()> {
             .collect::<Option<_>>()?,
         None => {
             let each = total.div_ceil(outputs.max(1));
-            (0..outputs).map(|k| each.min(total.saturating_sub(k * each))).collect()
+            (0..outputs)
+                .map(|k| each.min(total.saturating_sub(k * each)))
+                .collect()
         }
     };
     if lengths.iter().sum::<usize>() != total || lengths.len() != outputs {
@@ -168,7 +173,11 @@ pub(super) fn slice(op: &mut Op) -> Option<()> {
     } else {
         (0..starts.len() as i64).collect()
     };
-    let steps = if op.has(4) { op.values(4)? } else { vec![1; starts.len()] };
+    let steps = if op.has(4) {
+        op.values(4)?
+    } else {
+        vec![1; starts.len()]
+    };
     if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
         return None;
     }
@@ -194,7 +203,10 @@ fn slice_ints(op: &mut Op, starts: &[Int], ends: &[Int], axes: &[i64], steps: &[
     };
     let bounds = match (starts, ends, axes, steps) {
         ([start], [end], [0 | -1], [1]) => {
-            op.a.space.value(start).as_const().zip(op.a.space.value(end).as_const())
+            op.a.space
+                .value(start)
+                .as_const()
+                .zip(op.a.space.value(end).as_const())
         }
         _ => None,
     };
@@ -213,7 +225,11 @@ fn slice_ints(op: &mut Op, starts: &[Int], ends: &[Int], axes: &[i64], steps: &[
 /// A slice bound in `0..=size`; negative ones count from the end.
 fn clamp(bound: i64, size: usize) -> usize {
     let size = size as i64;
-    let bound = if bound < 0 { bound.saturating_add(size) } else { bound };
+    let bound = if bound < 0 {
+        bound.saturating_add(size)
+    } else {
+        bound
+    };
     bound.clamp(0, size) as usize
 }
 
@@ -270,7 +286,11 @@ impl Range<'_> {
             };
             let known = self.step > 0 || (start == -1 && end < -(size as i64));
             let length = span.div_ceil(usize::try_from(self.step.unsigned_abs()).unwrap_or(1).max(1));
-            let out = if known { op.a.space.fresh(length) } else { op.a.space.unknown() };
+            let out = if known {
+                op.a.space.fresh(length)
+            } else {
+                op.a.space.unknown()
+            };
             op.freeze(&out, "it is sliced with a step");
             return out;
         }
@@ -317,7 +337,9 @@ pub(super) fn pad(op: &mut Op) -> Option<()> {
     let pads = op.attr_or_input("pads", 1)?;
     let axes: Vec<usize> = if op.has(3) {
         let axes = op.values(3)?;
-        axes.into_iter().map(|a| op.axis(a, input.len())).collect::<Option<_>>()?
+        axes.into_iter()
+            .map(|a| op.axis(a, input.len()))
+            .collect::<Option<_>>()?
     } else {
         (0..input.len()).collect()
     };

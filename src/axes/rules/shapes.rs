@@ -10,8 +10,15 @@ pub(super) fn shape(op: &mut Op) -> Option<()> {
     op.ints(0);
     let rank = dims.len() as i64;
     let bound = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
-    let (from, to) = (bound(op.node().int("start", 0)), bound(op.node().int("end", rank)));
-    let ints: Vec<Int> = dims.get(from..to.max(from))?.iter().map(|d| Int::Dim(d.clone())).collect();
+    let (from, to) = (
+        bound(op.node().int("start", 0)),
+        bound(op.node().int("end", rank)),
+    );
+    let ints: Vec<Int> = dims
+        .get(from..to.max(from))?
+        .iter()
+        .map(|d| Int::Dim(d.clone()))
+        .collect();
     let length = op.a.space.fresh(ints.len());
     op.freeze(&length, "it counts axes");
     op.set(0, vec![length]);
@@ -52,7 +59,8 @@ pub(super) fn range(op: &mut Op) -> Option<()> {
             let span = Int::op(IntOp::Sub, limit, start);
             let count = Int::op(IntOp::Div, span, delta);
             let dim = op.a.space.dim_of(&count);
-            op.a.space.freeze_int(&count, Some(op.id), "it is counted through");
+            op.a.space
+                .freeze_int(&count, Some(op.id), "it is counted through");
             dim
         }
         (start, limit, delta) => {

@@ -5,7 +5,9 @@ use super::*;
 
 /// The least damage by trying everything.
 fn exhaustive(sites: &[Vec<Choice>], budget: u64) -> Option<f64> {
-    let Some((first, rest)) = sites.split_first() else { return Some(0.0) };
+    let Some((first, rest)) = sites.split_first() else {
+        return Some(0.0);
+    };
     first
         .iter()
         .filter(|choice| choice.value.is_finite())
@@ -29,7 +31,10 @@ fn assert_within_and_spent(sites: &[Vec<Choice>], picked: &[usize], budget: u64)
     for (site, &now) in sites.iter().zip(picked) {
         for choice in site {
             let harmless = choice.cost > site[now].cost && choice.value <= site[now].value;
-            assert!(!harmless || choice.cost - site[now].cost > left, "{left} left, {choice:?} fits");
+            assert!(
+                !harmless || choice.cost - site[now].cost > left,
+                "{left} left, {choice:?} fits"
+            );
         }
     }
 }
@@ -51,7 +56,10 @@ fn curves(sites: usize, levels: usize, unit: u64, seed: u64) -> Vec<Vec<Choice>>
                 .map(|level| {
                     let gone = 1.0 - level as f64 / levels as f64;
                     let bump = 0.02 * random() * gone;
-                    Choice { cost: unit * level as u64, value: scale * (gone.powf(power) + bump) }
+                    Choice {
+                        cost: unit * level as u64,
+                        value: scale * (gone.powf(power) + bump),
+                    }
                 })
                 .collect()
         })
@@ -147,7 +155,11 @@ proptest! {
 
 #[test]
 fn one_ranking_over_all_sites() {
-    let site = |scores: &[f64]| Ranked { scores: scores.to_vec(), unit_cost: 10, min_units: 1 };
+    let site = |scores: &[f64]| Ranked {
+        scores: scores.to_vec(),
+        unit_cost: 10,
+        min_units: 1,
+    };
     let sites = [site(&[0.1, 0.9, f64::NAN]), site(&[0.8, 0.2, 0.2])];
     let kept = top_scores(&sites, 5, 46).unwrap();
     assert_eq!(kept, [vec![false, true, false], vec![true, true, true]]);
@@ -170,7 +182,13 @@ fn costs_near_the_largest_integer_do_not_overflow() {
     let sites = vec![site(u64::MAX), site(u64::MAX / 2), site(u64::MAX / 2)];
     let picked = allocate(&sites, u64::MAX).unwrap();
     assert_eq!(damage(&sites, &picked), 4.0);
-    let heavy = vec![vec![Choice { cost: u64::MAX, value: 0.0 }]; 2];
+    let heavy = vec![
+        vec![Choice {
+            cost: u64::MAX,
+            value: 0.0
+        }];
+        2
+    ];
     assert_eq!(allocate(&heavy, u64::MAX), None);
 }
 
@@ -186,7 +204,11 @@ fn many_sites_and_levels_take_no_time() {
             let took = start.elapsed();
             assert_within_and_spent(&sites, &picked, budget);
             // A fraction of this where nothing else runs.
-            assert!(took.as_secs_f64() < 10.0, "{took:?} for {} x {levels}", sites.len());
+            assert!(
+                took.as_secs_f64() < 10.0,
+                "{took:?} for {} x {levels}",
+                sites.len()
+            );
             println!("{} x {levels} at {share}: {took:?}", sites.len());
         }
     }

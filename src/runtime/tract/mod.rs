@@ -208,9 +208,7 @@ fn failed(error: &tract_onnx::prelude::TractError) -> Error {
 }
 
 fn refused(error: &tract_onnx::prelude::TractError) -> Error {
-    Error::engine(format!(
-        "{NAME} cannot run this model: {error:#}; {INSTALL}"
-    ))
+    Error::engine(format!("{NAME} cannot run this model: {error:#}; {INSTALL}"))
 }
 
 /// tract's name for an element type; it has no bfloat16.

@@ -106,10 +106,7 @@ pub(super) fn check(model: &ModelProto) -> Result<()> {
     let also = if others.is_empty() {
         String::new()
     } else {
-        format!(
-            "; nor {}",
-            others.into_iter().collect::<Vec<_>>().join(", ")
-        )
+        format!("; nor {}", others.into_iter().collect::<Vec<_>>().join(", "))
     };
     Err(Error::engine(format!(
         "{NAME} cannot be trusted with {what}, node `{}`{also}; {INSTALL}",
@@ -184,9 +181,7 @@ impl<'a> File<'a> {
             // Its fusion of per-channel products is wrong.
             "QuantizeLinear" | "DequantizeLinear" => match self.constants.get(input(1)) {
                 None => Some(" with a computed scale"),
-                Some(scale) if scale.dims.iter().any(|&d| d != 1) => {
-                    Some(" with one scale per channel")
-                }
+                Some(scale) if scale.dims.iter().any(|&d| d != 1) => Some(" with one scale per channel"),
                 Some(_) => None,
             },
             // A cast to int64 is taken for shape arithmetic, which it cannot sum.
@@ -271,15 +266,9 @@ mod tests {
 
     #[test]
     fn an_operator_is_known_by_its_domain() {
-        assert_eq!(
-            refusal(&model(&[node("ai.onnx", "Add", &["a", "b"])], &[])),
-            None
-        );
+        assert_eq!(refusal(&model(&[node("ai.onnx", "Add", &["a", "b"])], &[])), None);
         let text = refusal(&model(&[node("com.microsoft", "Add", &[])], &[])).unwrap();
-        assert!(
-            text.contains("`com.microsoft::Add`, node `the_Add`"),
-            "{text}"
-        );
+        assert!(text.contains("`com.microsoft::Add`, node `the_Add`"), "{text}");
         assert!(text.contains("pip install onnxruntime"), "{text}");
     }
 

@@ -17,7 +17,11 @@ pub(super) struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     pub(super) fn new(state: &Elimination, units: &'a Units) -> Self {
-        let z = units.rows.iter().map(|rows| Some(state.z_between(rows))).collect();
+        let z = units
+            .rows
+            .iter()
+            .map(|rows| Some(state.z_between(rows)))
+            .collect();
         Self { units, z }
     }
 
@@ -30,19 +34,32 @@ impl<'a> Blocks<'a> {
             .zip(&self.z)
             .map(|(rows, z)| z.as_ref().map(|z| score(state, rows, z)))
             .collect();
-        let live = scores.iter().enumerate().filter_map(|(u, score)| Some(((*score)?, u)));
+        let live = scores
+            .iter()
+            .enumerate()
+            .filter_map(|(u, score)| Some(((*score)?, u)));
         live.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, unit)| unit)
     }
 
     /// Follows the removal of `unit`, which had `rows` rows.
     pub(super) fn remove(&mut self, unit: usize, rows: usize, state: &Elimination) {
         self.z[unit] = None;
-        self.z.par_iter_mut().zip(&self.units.rows).for_each(|(z, of_unit)| {
-            if let Some(z) = z {
-                let v = state.last_v_of(rows, of_unit);
-                matmul(z.as_mut(), Accum::Add, v.as_ref().transpose(), v.as_ref(), -1.0, Par::Seq);
-            }
-        });
+        self.z
+            .par_iter_mut()
+            .zip(&self.units.rows)
+            .for_each(|(z, of_unit)| {
+                if let Some(z) = z {
+                    let v = state.last_v_of(rows, of_unit);
+                    matmul(
+                        z.as_mut(),
+                        Accum::Add,
+                        v.as_ref().transpose(),
+                        v.as_ref(),
+                        -1.0,
+                        Par::Seq,
+                    );
+                }
+            });
     }
 }
 
@@ -52,5 +69,7 @@ fn score(state: &Elimination, rows: &[usize], z: &Mat<f32>) -> f64 {
     linalg::factor_in_place(lower.as_mut(), Some(1.0), Par::Seq);
     let mut y = state.w_of(rows).transpose().to_owned();
     linalg::solve_lower_seq(lower.as_ref(), y.as_mut());
-    y.col_iter().map(|y| y.iter().map(|&y| f64::from(y * y)).sum::<f64>()).sum()
+    y.col_iter()
+        .map(|y| y.iter().map(|&y| f64::from(y * y)).sum::<f64>())
+        .sum()
 }

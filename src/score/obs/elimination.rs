@@ -74,11 +74,14 @@ impl Elimination {
         check_damp(damp)?;
         let n = site.weight.nrows();
         let all: Vec<usize> = (0..n).collect();
-        let Cholesky { lower, ridge } =
-            Cholesky::new(site.sigma.as_ref(), &all, site.ridge(damp))?;
+        let Cholesky { lower, ridge } = Cholesky::new(site.sigma.as_ref(), &all, site.ridge(damp))?;
         let scale: Vec<f64> = (0..n).map(|i| (site.sigma[(i, i)] + ridge).sqrt()).collect();
         let scaled = Mat::from_fn(n, n, |i, j| {
-            if i < j { 0.0 } else { (lower[(i, j)] / scale[i]) as f32 }
+            if i < j {
+                0.0
+            } else {
+                (lower[(i, j)] / scale[i]) as f32
+            }
         });
         drop(lower);
         let z = linalg::inverse_from_factor(scaled.as_ref());
@@ -132,7 +135,14 @@ impl Elimination {
     pub(super) fn z_between(&self, rows: &[usize]) -> Mat<f32> {
         let past = self.v_of(rows);
         let mut z = Mat::from_fn(rows.len(), rows.len(), |i, j| self.z[(rows[i], rows[j])]);
-        matmul(z.as_mut(), Accum::Add, past.as_ref().transpose(), past.as_ref(), -1.0, linalg::par());
+        matmul(
+            z.as_mut(),
+            Accum::Add,
+            past.as_ref().transpose(),
+            past.as_ref(),
+            -1.0,
+            linalg::par(),
+        );
         z
     }
 
@@ -248,7 +258,9 @@ fn refresh(
 
 /// A column of a matrix stored by columns (empty for any other).
 fn contiguous(m: MatRef<'_, f32>, column: usize) -> &[f32] {
-    m.col(column).try_as_col_major().map_or(&[], |column| column.as_slice())
+    m.col(column)
+        .try_as_col_major()
+        .map_or(&[], |column| column.as_slice())
 }
 
 fn square(x: &[f32]) -> f32 {
