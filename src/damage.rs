@@ -129,13 +129,13 @@ fn follow(curve: &mut Curve, mut points: Vec<(usize, f64)>) -> Result<()> {
         let (Some(a), Some(b)) = (error.get(from), error.get(to)) else {
             return Err(Error::input("a damage level lies outside its curve"));
         };
-        for k in from..=to {
+        for (k, slot) in curve.error.iter_mut().enumerate().take(to + 1).skip(from) {
             let share = if b > a {
                 (error[k] - a) / (b - a)
             } else {
                 (k - from) as f64 / (to - from).max(1) as f64
             };
-            curve.error[k] = low + (high - low) * share.clamp(0.0, 1.0);
+            *slot = low + (high - low) * share.clamp(0.0, 1.0);
         }
     }
     let (last, value) = points.last().copied().unwrap_or((0, 0.0));

@@ -180,9 +180,9 @@ fn factor_once(a: MatRef<'_, f64>, rows: &[usize], ridge: f64) -> Option<Mat<f64
 
 /// Factors the lower triangle of `a` in place; pivots below `floor` are raised
 /// to it, where there is one. False when a pivot is not positive and finite.
-pub fn factor_in_place<T: ComplexField<Real = T>>(mut a: MatMut<'_, T>, floor: Option<T>, par: Par) -> bool
+pub fn factor_in_place<T>(mut a: MatMut<'_, T>, floor: Option<T>, par: Par) -> bool
 where
-    T: faer::traits::RealField,
+    T: ComplexField<Real = T> + faer::traits::RealField,
 {
     use faer::dyn_stack::{MemBuffer, MemStack};
     let n = a.nrows();

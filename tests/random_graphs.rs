@@ -24,7 +24,9 @@ impl Builder {
     fn weight(&mut self, shape: &[usize]) -> String {
         let size = shape.iter().product();
         let scale = 1.0 / (shape[0] as f32).sqrt();
-        let values = (0..size).map(|_| (self.rng.random::<f32>() - 0.5) * 2.0 * scale).collect();
+        let values = (0..size)
+            .map(|_| (self.rng.random::<f32>() - 0.5) * 2.0 * scale)
+            .collect();
         self.tensor(Tensor::f32(shape.to_vec(), values))
     }
 
@@ -52,7 +54,11 @@ impl Builder {
                 let list = matches!(*name, "perm" | "axes" | "split");
                 proto::AttributeProto {
                     name: Some((*name).into()),
-                    r#type: Some(if list { AttributeType::Ints } else { AttributeType::Int } as i32),
+                    r#type: Some(if list {
+                        AttributeType::Ints
+                    } else {
+                        AttributeType::Int
+                    } as i32),
                     ints: if list { values.clone() } else { vec![] },
                     i: (!list).then(|| values[0]),
                     ..Default::default()
@@ -124,8 +130,17 @@ impl Builder {
             // Blocks q | k | v.
             0 => {
                 let all = self.linear(x, hidden, 3 * width);
-                let parts = self.many("Split", &[&all], &[("axis", vec![2]), ("num_outputs", vec![3])], 3);
-                let shape = if self.rng.random_bool(0.5) { self.ints(&[0, 0, -1, d]) } else { self.ints(&[0, 0, h, d]) };
+                let parts = self.many(
+                    "Split",
+                    &[&all],
+                    &[("axis", vec![2]), ("num_outputs", vec![3])],
+                    3,
+                );
+                let shape = if self.rng.random_bool(0.5) {
+                    self.ints(&[0, 0, -1, d])
+                } else {
+                    self.ints(&[0, 0, h, d])
+                };
                 [0, 1, 2].map(|i| {
                     let x = self.op("Reshape", &[&parts[i], &shape], &[]);
                     self.op("Transpose", &[&x], &[("perm", vec![0, 2, 1, 3])])
@@ -134,7 +149,11 @@ impl Builder {
             // [heads, 3, dim] or [3, heads, dim] in one weight.
             kind @ 1..=2 => {
                 let all = self.linear(x, hidden, 3 * width);
-                let (shape, axis) = if kind == 1 { (vec![0, 0, h, 3, d], 3) } else { (vec![0, 0, 3, h, d], 2) };
+                let (shape, axis) = if kind == 1 {
+                    (vec![0, 0, h, 3, d], 3)
+                } else {
+                    (vec![0, 0, 3, h, d], 2)
+                };
                 let shape = self.ints(&shape);
                 let all = self.op("Reshape", &[&all, &shape], &[]);
                 [0, 1, 2].map(|i| {
@@ -158,14 +177,24 @@ impl Builder {
 
 fn info(name: &str, hidden: usize) -> proto::ValueInfoProto {
     use proto::tensor_shape_proto::{Dimension, dimension::Value};
-    let dims = [Value::DimParam("batch".into()), Value::DimParam("seq".into()), Value::DimValue(hidden as i64)];
+    let dims = [
+        Value::DimParam("batch".into()),
+        Value::DimParam("seq".into()),
+        Value::DimValue(hidden as i64),
+    ];
     proto::ValueInfoProto {
         name: Some(name.into()),
         r#type: Some(proto::TypeProto {
             value: Some(proto::type_proto::Value::TensorType(proto::type_proto::Tensor {
                 elem_type: Some(1),
                 shape: Some(proto::TensorShapeProto {
-                    dim: dims.into_iter().map(|v| Dimension { value: Some(v), ..Default::default() }).collect(),
+                    dim: dims
+                        .into_iter()
+                        .map(|v| Dimension {
+                            value: Some(v),
+                            ..Default::default()
+                        })
+                        .collect(),
                 }),
             })),
             ..Default::default()
@@ -178,7 +207,10 @@ fn info(name: &str, hidden: usize) -> proto::ValueInfoProto {
 /// and neuron groups it has.
 fn random_model(seed: u64) -> (proto::ModelProto, usize, [usize; 2]) {
     let mut b = Builder {
-        graph: proto::GraphProto { name: Some("random".into()), ..Default::default() },
+        graph: proto::GraphProto {
+            name: Some("random".into()),
+            ..Default::default()
+        },
         rng: ChaCha8Rng::seed_from_u64(seed),
         count: 0,
     };
@@ -203,7 +235,10 @@ fn random_model(seed: u64) -> (proto::ModelProto, usize, [usize; 2]) {
     b.graph.output.push(info(&x, hidden));
     let model = proto::ModelProto {
         ir_version: Some(8),
-        opset_import: vec![proto::OperatorSetIdProto { domain: Some(String::new()), version: Some(18) }],
+        opset_import: vec![proto::OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(18),
+        }],
         graph: Some(b.graph),
         ..Default::default()
     };
@@ -217,7 +252,10 @@ fn run(engine: &dyn Engine, model: &proto::ModelProto, feeds: &Feeds) -> Vec<f32
 
 #[test]
 fn sliced_equals_masked_on_random_graphs() {
-    let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
+    let options = EngineOptions {
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
     let engine = runtime::choose(&options).unwrap();
     for seed in 0..60 {
         let (model, hidden, expected) = random_model(seed);
@@ -225,24 +263,45 @@ fn sliced_equals_masked_on_random_graphs() {
         let graph = graph::build(&model).unwrap();
         let analysis = axes::analyse(&graph, axes::Options::default());
         let of = |kind: Kind| analysis.groups.iter().filter(|g| g.kind == kind).count();
-        assert_eq!([of(Kind::Heads), of(Kind::Neurons)], expected, "seed {seed}: {:?}", analysis.groups);
+        assert_eq!(
+            [of(Kind::Heads), of(Kind::Neurons)],
+            expected,
+            "seed {seed}: {:?}",
+            analysis.groups
+        );
         let mut rng = ChaCha8Rng::seed_from_u64(seed + 1000);
         let values = (0..2 * 3 * hidden).map(|_| rng.random::<f32>() - 0.5).collect();
         let feeds: Feeds = [("x".to_string(), Tensor::f32(vec![2, 3, hidden], values))].into();
         for round in 0..3 {
             let mut mask = Mask::default();
-            for (at, group) in analysis.groups.iter().enumerate().filter(|(_, g)| g.kind.is_default()) {
+            for (at, group) in analysis
+                .groups
+                .iter()
+                .enumerate()
+                .filter(|(_, g)| g.kind.is_default())
+            {
                 let empty = round == 2 && rewrite::can_empty(&model, &graph, &analysis, at);
                 let sure = rng.random_range(0..group.units);
-                let kept = (0..group.units).map(|u| !empty && (u == sure || rng.random_bool(0.5))).collect();
+                let kept = (0..group.units)
+                    .map(|u| !empty && (u == sure || rng.random_bool(0.5)))
+                    .collect();
                 mask.kept.insert(at, kept);
             }
             let sliced = rewrite::prune(&model, &graph, &analysis, &mask).unwrap();
             let masked = rewrite::masked(&model, &graph, &analysis, &mask).unwrap();
-            let (a, b) = (run(engine.as_ref(), &sliced, &feeds), run(engine.as_ref(), &masked, &feeds));
+            let (a, b) = (
+                run(engine.as_ref(), &sliced, &feeds),
+                run(engine.as_ref(), &masked, &feeds),
+            );
             let scale = b.iter().fold(1e-30f32, |m, v| m.max(v.abs()));
-            let worst = a.iter().zip(&b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs() / scale));
-            assert!(a.len() == b.len() && worst <= CLOSE, "seed {seed}, round {round}: differs by {worst:e}");
+            let worst = a
+                .iter()
+                .zip(&b)
+                .fold(0.0f32, |m, (x, y)| m.max((x - y).abs() / scale));
+            assert!(
+                a.len() == b.len() && worst <= CLOSE,
+                "seed {seed}, round {round}: differs by {worst:e}"
+            );
         }
     }
 }

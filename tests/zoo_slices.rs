@@ -113,7 +113,7 @@ fn mask(analysis: &Analysis, flavour: usize, zero: &[bool], rng: &mut impl RngEx
             }
             // Every second group that may be empty is.
             _ => {
-                let empty = zero[at] && (at % 2 == 0) == (flavour % 2 == 0);
+                let empty = zero[at] && at.is_multiple_of(2) == flavour.is_multiple_of(2);
                 let sure = rng.random_range(0..group.units);
                 (0..group.units)
                     .map(|u| !empty && (u == sure || rng.random_bool(0.7)))

@@ -174,7 +174,7 @@ impl Analysis {
                     Some(constant) => Facts {
                         dims: Some(constant.shape.iter().map(|n| self.space.fresh(*n)).collect()),
                         ints: (constant.shape.len() <= 1)
-                            .then(|| constant.ints.as_ref())
+                            .then_some(constant.ints.as_ref())
                             .flatten()
                             .map(|v| v.iter().map(|x| Int::Const(*x)).collect()),
                         constant: true,

@@ -74,9 +74,7 @@ impl Roles {
                 });
                 let both = |l: &FactorId| carried.iter().all(|side| side.contains(l));
                 if batch.iter().any(|l| {
-                    both(l)
-                        && space.factor_size(*l) > 1
-                        && !space.frozen(*l).is_some_and(|f| f.node.is_none())
+                    both(l) && space.factor_size(*l) > 1 && space.frozen(*l).is_none_or(|f| f.node.is_some())
                 }) {
                     roles.one_sided.extend(batch.iter().filter(|l| !both(l)));
                 }

@@ -28,4 +28,3 @@ pub use groups::{FrozenAxis, GroupId, PruneGroup, Sink};
 pub use int::{Atom, Int, Mono, Op as IntOp, Poly};
 pub use kind::Kind;
 pub use space::{Freeze, Space};
-

@@ -182,6 +182,9 @@ fn arrange(input: &Input, shape: &[usize]) -> Result<(Rows, Option<usize>)> {
     }
 }
 
+/// Reads one array of a source.
+type Load<'a> = Box<dyn FnMut(&str, Rows) -> Result<Tensor> + 'a>;
+
 impl Plan {
     /// The samples `wanted` (increasing), as the graph's element types.
     pub(crate) fn load(&self, layout: &Layout, wanted: &[usize]) -> Result<Vec<Feeds>> {
@@ -191,7 +194,7 @@ impl Plan {
 
     fn load_inner(&self, layout: &Layout, wanted: &[usize]) -> Result<Vec<Feeds>> {
         let mut samples = vec![Feeds::new(); wanted.len()];
-        let mut load: Box<dyn FnMut(&str, Rows) -> Result<Tensor>> = match &self.source {
+        let mut load: Load = match &self.source {
             Source::Npz(path) => {
                 let mut archive = npz::Archive::open(path)?;
                 Box::new(move |name, rows| match rows {

@@ -120,7 +120,7 @@ impl<'a> Search<'a> {
         let mut widths = BTreeSet::new();
         let mut by_input = BTreeSet::new();
         let mut positions: Option<usize> = None;
-        let lookups: Vec<Lookup<'_>> = graph.node.iter().flat_map(|node| lookups(node)).collect();
+        let lookups: Vec<Lookup<'_>> = graph.node.iter().flat_map(lookups).collect();
         for input in &graph.input {
             let same = self.same_indices(graph, input.name());
             for lookup in lookups.iter().filter(|l| same.contains(l.indices)) {

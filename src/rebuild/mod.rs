@@ -33,6 +33,7 @@ pub struct Fitted {
 ///
 /// # Errors
 /// A site whose weight or statistics are missing.
+#[allow(clippy::too_many_arguments)]
 pub fn local(
     dense: &proto::ModelProto,
     graph: &Graph,
@@ -78,6 +79,7 @@ pub fn local(
     Ok(fitted)
 }
 
+#[allow(clippy::too_many_arguments)]
 fn site(
     dense: &proto::ModelProto,
     graph: &Graph,

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
+use onnx_prune::calibrate::npz;
 use onnx_prune::onnx::proto::{ModelProto, TensorProto, tensor_proto::DataLocation};
 use onnx_prune::runtime::{Device, Engine, EngineChoice, EngineOptions, choose};
-use onnx_prune::tensor::{Data, Feeds, Tensor};
+use onnx_prune::tensor::{Feeds, Tensor};
 use prost::Message;
 
 /// One folder of the zoo.
@@ -81,42 +82,17 @@ fn inline(tensor: &mut TensorProto, folder: &Path) {
 
 /// Set `set` of a case: its inputs and its outputs.
 fn recorded(folder: &Path, set: usize) -> (Feeds, Feeds) {
-    let mut archive = npyz::npz::NpzArchive::open(folder.join("io.npz")).unwrap();
-    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let arrays = npz::read(&folder.join("io.npz")).unwrap();
     let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
-    for name in names {
+    for (name, tensor) in arrays {
         for (prefix, side) in [("in", &mut inputs), ("out", &mut outputs)] {
             if let Some(key) = name.strip_prefix(&format!("{prefix}{set}.")) {
-                let array = archive.by_name(&name).unwrap().unwrap();
-                side.insert(key.to_owned(), tensor(array));
+                side.insert(key.to_owned(), tensor.clone());
             }
         }
     }
     assert!(!inputs.is_empty() && !outputs.is_empty(), "{}", folder.display());
     (inputs, outputs)
-}
-
-/// An array of a NumPy file.
-pub fn tensor(array: npyz::NpyFile<impl Read>) -> Tensor {
-    let shape = array.shape().iter().map(|&d| d as usize).collect();
-    assert_eq!(array.order(), npyz::Order::C);
-    let npyz::DType::Plain(kind) = array.dtype() else {
-        panic!("a structured array");
-    };
-    macro_rules! read {
-        ($($code:literal => $kind:ident),*) => {
-            match kind.to_string().trim_start_matches(['<', '|']) {
-                $($code => Data::$kind(array.into_vec().unwrap()),)*
-                other => panic!("element type {other}"),
-            }
-        };
-    }
-    let data = read!(
-        "f4" => F32, "f8" => F64, "f2" => F16, "b1" => Bool,
-        "i1" => I8, "i2" => I16, "i4" => I32, "i8" => I64,
-        "u1" => U8, "u2" => U16, "u4" => U32, "u8" => U64
-    );
-    Tensor { shape, data }
 }
 
 /// ONNX Runtime on the CPU; `None`, with a message, where it is not found: by

@@ -95,8 +95,8 @@ pub(super) fn gather_nd(op: &mut Op) -> Option<()> {
     let tail = data.get(batch.checked_add(depth)?..)?.to_vec();
     op.freeze(last, "it counts indices");
     let mut out = lead.to_vec();
-    for k in 0..batch {
-        out[k] = op.join(lead.get(k)?, data.get(k)?);
+    for (k, slot) in out.iter_mut().enumerate().take(batch) {
+        *slot = op.join(lead.get(k)?, data.get(k)?);
     }
     for dim in &data[batch..batch + depth] {
         op.freeze(dim, "it is indexed at run time");
