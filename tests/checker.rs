@@ -81,7 +81,14 @@ fn pruned_models_are_valid_and_keep_their_kernels() {
                     let kernels = verify::kernels(engine.as_ref(), &model, &pruned)
                         .unwrap()
                         .unwrap();
-                    assert!(kernels.more.is_empty(), "{name}: {:?}", kernels.more);
+                    // A table that layers share is sliced at each of them with a Gather.
+                    let shares = !analysis.links.is_empty();
+                    let more: Vec<_> = kernels
+                        .more
+                        .iter()
+                        .filter(|op| !(shares && *op == "Gather"))
+                        .collect();
+                    assert!(more.is_empty(), "{name}: {more:?}");
                 }
             }
         }

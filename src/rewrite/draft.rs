@@ -133,9 +133,10 @@ impl<'a> Draft<'a> {
         space.eval(int, &|f: FactorId| self.kept.size(space, f))
     }
 
-    /// Marks the nodes whose data the outputs need. Reading a shape needs no
-    /// data: a `Shape` ends the walk, but is itself needed.
-    pub(super) fn mark_live(&mut self) {
+    /// Marks the nodes whose data the outputs need. With `through_shapes` false,
+    /// reading a shape needs no data: a `Shape` ends the walk, but is itself
+    /// needed.
+    pub(super) fn mark_live(&mut self, through_shapes: bool) {
         self.live = vec![false; self.graph.nodes.len()];
         let by_name: HashMap<&str, NodeId> = self
             .graph
@@ -162,7 +163,7 @@ impl<'a> Draft<'a> {
                 continue;
             }
             if let Some(node) = added.get(name.as_str()) {
-                if self.added[*node].op_type() != "Shape" {
+                if through_shapes || self.added[*node].op_type() != "Shape" {
                     stack.extend(self.added[*node].input.iter().cloned());
                 }
                 continue;
@@ -171,7 +172,7 @@ impl<'a> Draft<'a> {
                 continue;
             };
             self.live[node.0 as usize] = true;
-            if self.graph.node(node).is("", "Shape") {
+            if !through_shapes && self.graph.node(node).is("", "Shape") {
                 continue;
             }
             match self.changed.get(&node) {

@@ -86,9 +86,11 @@ fn plan<'a>(
                 .context(|| format!("group '{}' cannot lose all its units", group.name))?;
         }
     }
-    draft.mark_live();
-    reshape::shapes_of_the_dead(&mut draft)?;
-    draft.mark_live();
+    if mask.kept.values().any(|kept| kept.iter().all(|k| !k)) {
+        draft.mark_live(false);
+        reshape::shapes_of_the_dead(&mut draft)?;
+    }
+    draft.mark_live(true);
     constants::slice(&mut draft)?;
     ints::mend(&mut draft)?;
     attrs::mend(&mut draft)?;

@@ -4,6 +4,8 @@
 //! also from one inside a sublayer that goes. Such a `Shape` is moved to a live
 //! tensor with the same sizes, or its entries are read one by one.
 
+use std::collections::BTreeSet;
+
 use super::draft::Draft;
 use super::ints::{concat, pick};
 use crate::axes::{Dim, Poly};
@@ -13,9 +15,6 @@ use crate::{Error, Result};
 
 pub(super) fn shapes_of_the_dead(draft: &mut Draft) -> Result<()> {
     let graph = draft.graph;
-    if draft.live.iter().all(|l| *l) {
-        return Ok(());
-    }
     let rank = ranks(draft);
     for &node in &graph.order {
         let n = graph.node(node);
@@ -25,7 +24,7 @@ pub(super) fn shapes_of_the_dead(draft: &mut Draft) -> Result<()> {
         let Some(source) = graph.input(node, 0) else {
             continue;
         };
-        if draft.is_live(source) {
+        if draft.is_live(source) || !needs_the_empty(draft, source) {
             continue;
         }
         let dims = draft.analysis.facts(source).dims.clone();
@@ -41,6 +40,31 @@ pub(super) fn shapes_of_the_dead(draft: &mut Draft) -> Result<()> {
         entries(draft, node, &wanted, &rank)?;
     }
     Ok(())
+}
+
+/// Whether computing a value runs through a tensor that lost all its units.
+fn needs_the_empty(draft: &Draft, value: ValueId) -> bool {
+    let graph = draft.graph;
+    let space = &draft.analysis.space;
+    let mut seen = BTreeSet::new();
+    let mut stack = vec![value];
+    while let Some(value) = stack.pop() {
+        if draft.is_live(value) || !seen.insert(value) {
+            continue;
+        }
+        let dims = draft.analysis.facts(value).dims.as_deref().unwrap_or_default();
+        let empty = |dim: &Dim| {
+            draft.kept.touches(space, dim) && space.size_with(dim, &|f| draft.kept.size(space, f)) == Some(0)
+        };
+        if dims.iter().any(empty) {
+            return true;
+        }
+        if let Some((node, _)) = graph.value(value).producer {
+            stack.extend(graph.node(node).inputs.iter().flatten());
+            stack.extend(&graph.node(node).captures);
+        }
+    }
+    false
 }
 
 fn unreadable(draft: &Draft, node: NodeId) -> Error {
