@@ -75,7 +75,7 @@ pub struct Options {
     pub min_units: usize,
     /// Calibration inputs; `batch` and `seq` also say what costs are computed for.
     pub data: DataOptions,
-    /// Symbol values for the cost, by name.
+    /// What runs the model.
     pub engine: EngineOptions,
     /// Only tell what would be done.
     pub dry_run: bool,

@@ -112,7 +112,7 @@ pub fn prune(
     clock.lap("analysis");
 
     let engine = runtime::choose(&options.engine)?;
-    let (samples, held_out) = split(calibrate::read_samples(model, &with_held_out(options))?, options);
+    let (samples, held_out) = split(calibrate::read_samples(model, &with_held_out(options))?);
     clock.lap("inputs");
 
     let needs_data = options.method != Method::Magnitude || options.reconstruction() != Reconstruct::None;
@@ -253,7 +253,7 @@ fn with_held_out(options: &Options) -> calibrate::DataOptions {
 
 /// Keeps every ninth sample apart (at most [`HELD_OUT`]); with one sample alone
 /// it serves for both.
-fn split(all: Samples, _options: &Options) -> (Samples, Samples) {
+fn split(all: Samples) -> (Samples, Samples) {
     let count = all.samples.len();
     let apart = (count / 9).clamp(1, HELD_OUT);
     let step = (count / apart).max(1);

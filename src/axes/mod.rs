@@ -27,4 +27,5 @@ pub use dim::{Dim, FactorId, SymbolId, Term};
 pub use groups::{FrozenAxis, GroupId, PruneGroup, Sink};
 pub use int::{Atom, Int, Mono, Op as IntOp, Poly};
 pub use kind::Kind;
+pub use op::Op;
 pub use space::{Freeze, Space};

@@ -3,7 +3,7 @@
 //! [`read_samples`] turns files (or nothing at all) into [`Samples`];
 //! [`batches`] groups those of equal shape; [`collect`] runs them and adds up
 //! what ranking and re-fitting need of each site: [`Statistics`], which
-//! [`file`] keeps.
+//! [`mod@file`] keeps.
 
 mod arrays;
 mod batch;

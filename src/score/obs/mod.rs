@@ -2,14 +2,14 @@
 //!
 //! On `H = Sigma + lambda I` the error of removing unit u with everything else
 //! re-fitted is `tr(W_u^T ([H^-1]_uu)^-1 W_u)`. Remove the cheapest, update W
-//! and `H^-1`, repeat ([`elimination`]). Sigma is centred: the mean part costs
+//! and `H^-1`, repeat (module `elimination`). Sigma is centred: the mean part costs
 //! nothing, the bias absorbs it.
 //!
 //! Units of one row (neurons) go in blocks of about n/64 per step, which turns
 //! the updates into matrix products. Taking the k cheapest by their scores alone
 //! would take both of two units that stand in for each other: each is cheap only
 //! while the other stays. So a block is chosen one by one from a pool of the
-//! cheapest, with the scores inside the pool kept current ([`pool`]).
+//! cheapest, with the scores inside the pool kept current (module `pool`).
 //!
 //! Units of several rows (heads, KV groups) go one per step.
 
