@@ -117,7 +117,7 @@ pub struct Analysis {
     pub links: Vec<Link>,
     /// Operators without a rule that touch a float axis, with how often.
     pub unsupported: BTreeMap<String, usize>,
-    /// Multiply-accumulates: per contraction, the axes whose product it is.
+    /// What can be pruned, in topological order of the first sink.
     pub groups: Vec<groups::PruneGroup>,
     /// Axes that would be a group, and why they are not.
     pub frozen: Vec<groups::FrozenAxis>,
@@ -139,7 +139,7 @@ pub fn analyse(graph: &Graph, options: Options) -> Analysis {
         rules::apply(&mut Op::new(&mut analysis, graph, node));
         analysis.after(graph, node);
     }
-    links::settle(&mut analysis, graph);
+    links::settle(&mut analysis);
     if !options.change_interface {
         analysis.freeze_outputs(graph);
     }

@@ -10,9 +10,8 @@ use std::collections::BTreeMap;
 
 use super::analysis::{Analysis, Link};
 use super::dim::{Dim, FactorId};
-use crate::graph::Graph;
 
-pub(super) fn settle(analysis: &mut Analysis, _graph: &Graph) {
+pub(super) fn settle(analysis: &mut Analysis) {
     let mut open: Vec<Link> = std::mem::take(&mut analysis.links);
     loop {
         let (ready, rest): (Vec<Link>, Vec<Link>) = {

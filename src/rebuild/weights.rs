@@ -7,7 +7,7 @@ use crate::axes::{Analysis, Sink};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::{self, proto};
 use crate::tensor::{Data, Elem, Tensor};
-use crate::{Error, Result};
+use crate::{Error, Result, rewrite};
 
 /// A constant as one of its readers sees it.
 #[derive(Debug, Clone)]
@@ -205,20 +205,11 @@ pub fn bias(graph: &Graph, analysis: &Analysis, sink: &Sink, columns: usize) -> 
 /// # Errors
 /// A constant of a kind that is not read.
 pub fn constant(model: &proto::ModelProto, graph: &Graph, value: ValueId) -> Result<Tensor> {
-    let v = graph.value(value);
-    let missing = || Error::input(format!("the constant '{}' cannot be read", v.name));
-    let proto = model.graph.as_ref().ok_or_else(missing)?;
-    if let Some(index) = v.constant.as_ref().and_then(|c| c.initializer) {
-        return onnx::tensor(proto.initializer.get(index).ok_or_else(missing)?);
-    }
-    let (node, _) = v.producer.ok_or_else(missing)?;
-    let node = proto.node.get(node.0 as usize).ok_or_else(missing)?;
-    let tensor = node
-        .attribute
-        .iter()
-        .find(|a| a.name() == "value")
-        .and_then(|a| a.t.as_ref());
-    onnx::tensor(tensor.ok_or_else(missing)?)
+    let proto = model
+        .graph
+        .as_ref()
+        .ok_or_else(|| Error::input("the model has no graph"))?;
+    onnx::tensor(&rewrite::tensor_of(proto, graph, value)?)
 }
 
 /// Puts a tensor where nodes read a constant (all `places` read the same one);

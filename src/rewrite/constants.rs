@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::draft::Draft;
 use super::slice;
 use crate::axes::{Dim, Link};
-use crate::graph::{NodeId, ValueId};
+use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -133,15 +133,23 @@ pub(super) fn rewire(draft: &mut Draft, node: NodeId, input: usize, from: &str, 
     draft.inputs.insert((node, input), to.to_string());
 }
 
-/// The tensor of a constant.
+/// The tensor of a constant of the draft's model.
 pub(super) fn source(draft: &Draft, id: ValueId) -> Result<proto::TensorProto> {
-    let value = draft.graph.value(id);
+    tensor_of(draft.proto, draft.graph, id)
+}
+
+/// The tensor of a constant: an initializer, or what a `Constant` node holds.
+///
+/// # Errors
+/// A constant of a kind that is not read.
+pub fn tensor_of(proto: &proto::GraphProto, graph: &Graph, id: ValueId) -> Result<proto::TensorProto> {
+    let value = graph.value(id);
     let missing = || Error::input(format!("the constant '{}' cannot be read", value.name));
     if let Some(index) = value.constant.as_ref().and_then(|c| c.initializer) {
-        return draft.proto.initializer.get(index).cloned().ok_or_else(missing);
+        return proto.initializer.get(index).cloned().ok_or_else(missing);
     }
     let (node, _) = value.producer.ok_or_else(missing)?;
-    let node = draft.proto.node.get(node.0 as usize).ok_or_else(missing)?;
+    let node = proto.node.get(node.0 as usize).ok_or_else(missing)?;
     let found = node.attribute.iter().find_map(|a| match a.name() {
         "value" => a.t.clone(),
         "value_floats" => Some(crate::onnx::tensor_proto(

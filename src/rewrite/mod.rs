@@ -19,6 +19,7 @@ mod reshape;
 mod slice;
 mod zero;
 
+pub use constants::tensor_of;
 pub use masked::{float_type, masked};
 
 use crate::axes::Analysis;
