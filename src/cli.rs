@@ -95,8 +95,11 @@ pub struct PruneArgs {
     #[arg(long, value_name = "X", default_value_t = crate::score::DEFAULT_DAMP, hide_short_help = true)]
     pub damp: f64,
     /// Samples that damage is measured on.
-    #[arg(long, value_name = "N", default_value_t = 128, hide_short_help = true)]
+    #[arg(long, value_name = "N", default_value_t = 96, hide_short_help = true)]
     pub probe: usize,
+    /// Re-fit only the layers that lose inputs, not the ones between them.
+    #[arg(long, hide_short_help = true)]
+    pub refit_sinks_only: bool,
     /// kcm: width of the Gaussian kernel.
     #[arg(long, value_name = "X", default_value_t = 1.0, hide_short_help = true)]
     pub kcm_sigma: f64,
@@ -177,6 +180,10 @@ pub struct DataArgs {
     /// Seed of sampling and of synthetic inputs.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Leave texts as they are. Otherwise half of them are joined with another
+    /// one, where both together have at most --max-length tokens.
+    #[arg(long)]
+    pub no_join: bool,
     /// Shape of an input whose axes the graph leaves open, as in
     /// pixel_values=1,3,224,224.
     #[arg(long, value_name = "NAME=DIMS")]
@@ -235,6 +242,7 @@ impl DataArgs {
             shapes,
             batch: self.batch,
             seq: self.seq,
+            join: !self.no_join,
         })
     }
 }
@@ -275,6 +283,7 @@ impl PruneArgs {
             external_data: self.external_data,
             damp: self.damp,
             probe: self.probe,
+            refit_all: !self.refit_sinks_only,
             kcm_sigma: self.kcm_sigma,
             kcm_alpha: self.kcm_alpha,
             kcm_iterations: self.kcm_iterations,

@@ -1,107 +1,99 @@
 //! What an error at a site does to the outputs.
 //!
 //! Equal errors at two sites are not equally harmful, so the harm is measured:
-//! for each group and some levels the locally re-fitted group is put into the
-//! full model, a probe set is run, and the change of the outputs is recorded.
-//! Forward passes only. Between the levels the damage follows the local error
+//! for each group and some levels the locally re-fitted weights go into the part
+//! of the network after the group's sink, a probe set is run, and the change of
+//! the outputs is recorded. Forward passes only. Between the levels the damage follows the local error
 //! curve of the group.
 
-use std::sync::atomic::AtomicBool;
-
-use crate::axes::Analysis;
-use crate::calibrate::{Samples, Statistics};
-use crate::graph::Graph;
-use crate::mask::Mask;
-use crate::onnx::proto;
+use crate::calibrate::Statistics;
 use crate::options::Options;
+use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
-use crate::runtime::{Engine, SessionOptions};
-use crate::score::Curve;
+use crate::rank::pooled;
+use crate::rebuild::parts;
+use crate::score::{Curve, Site};
 use crate::sites::Chosen;
-use crate::verify::{Comparison, Replay, compare};
-use crate::{Error, Result, rebuild, rewrite};
+use crate::solve::Levels;
+use crate::tensor::Feeds;
+use crate::verify::Comparison;
+use crate::{Error, Result, ResultExt};
 
 /// Fractions of a group's units that are removed to measure it.
-const LEVELS: [f64; 6] = [0.17, 0.34, 0.5, 0.67, 0.84, 1.0];
-
-/// A model with what belongs to it.
-#[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// Runs it.
-    pub engine: &'a dyn Engine,
-    /// With local functions inlined.
-    pub model: &'a proto::ModelProto,
-    /// Its graph.
-    pub graph: &'a Graph,
-    /// Its axes.
-    pub analysis: &'a Analysis,
-}
+const LEVELS: [f64; 4] = [0.3, 0.55, 0.8, 1.0];
 
 /// Replaces the local errors of the curves by measured damage.
 ///
 /// # Errors
 /// The engine's; an interrupt.
-#[allow(clippy::too_many_arguments)]
 pub fn measure(
     subject: Subject,
+    probe: &mut Probe,
     chosen: &[Chosen],
-    curves: Vec<Option<Curve>>,
+    mut curves: Vec<Option<Curve>>,
     statistics: &Statistics,
     options: &Options,
-    probe: &Samples,
     progress: &dyn Progress,
-    cancelled: &AtomicBool,
 ) -> Result<Vec<Option<Curve>>> {
-    let Subject {
-        engine,
-        model,
-        graph,
-        analysis,
-    } = subject;
-    let session_options = SessionOptions {
-        optimise: true,
-        outputs: None,
-    };
-    let mut dense = Replay::record(engine.session(model, &session_options)?, model, probe)?;
     progress.start("damage", (chosen.len() * LEVELS.len()) as u64);
-    let mut out = Vec::with_capacity(curves.len());
-    for (c, curve) in chosen.iter().zip(curves) {
-        let Some(mut curve) = curve else {
-            out.push(None);
+    let mut unread = vec![true; chosen.len()];
+    probe.each(chosen, |at, after| {
+        unread[at] = false;
+        let (c, Some(curve)) = (&chosen[at], &mut curves[at]) else {
             progress.step(LEVELS.len() as u64);
-            continue;
+            return Ok(());
         };
-        let units = analysis.groups[c.group].units;
+        let group = &subject.analysis.groups[c.group];
+        let name = || format!("damage of group '{}'", group.name);
+        let fitted = parts(subject.model, subject.graph, &c.sites).context(name)?;
+        let statistics = fitted
+            .iter()
+            .map(|part| pooled(&part.sites, statistics))
+            .collect::<Result<Vec<_>>>()?;
+        let sites: Vec<(faer::Mat<f64>, Vec<f64>, f64)> = statistics
+            .iter()
+            .map(|s| (s.covariance(), s.mean(), s.total()))
+            .collect();
+        let levels = fitted
+            .iter()
+            .zip(&sites)
+            .map(|(part, (sigma, mean, tokens))| {
+                let site = Site {
+                    sigma,
+                    mean,
+                    tokens: *tokens,
+                    weight: &part.matrix,
+                    units: c.units.clone(),
+                };
+                Levels::new(&site, &curve.order, options.damp, part.has_bias())
+            })
+            .collect::<Result<Vec<_>>>()
+            .context(name)?;
         let mut points = vec![(0usize, 0.0f64)];
         for level in LEVELS {
             progress.step(1);
-            let removed = ((level * units as f64).round() as usize).min(units - c.least.min(units));
+            let removed = ((level * group.units as f64).round() as usize).min(group.units - c.least);
             if points.iter().any(|(k, _)| *k >= removed) {
                 continue;
             }
-            let mut mask = Mask::default();
-            mask.kept.insert(c.group, curve.kept(removed));
-            let mut pruned = rewrite::prune(model, graph, analysis, &mask)?;
-            let one = std::slice::from_ref(c);
-            rebuild::local(
-                model,
-                graph,
-                analysis,
-                one,
-                &mask,
-                statistics,
-                &mut pruned,
-                options,
-            )?;
-            let mut session = engine.session(&pruned, &session_options)?;
-            let comparison = compare(session.as_mut(), &mut dense, model, probe, cancelled)?;
-            points.push((removed, damage(&comparison)));
+            let rows = c.units.kept_rows(&curve.kept(removed));
+            let mut changed = Feeds::new();
+            for (part, levels) in fitted.iter().zip(&levels) {
+                let fit = part.fit(&rows, levels.at(removed)?);
+                changed.extend(fit.feeds(subject.graph));
+            }
+            points.push((removed, damage(&after.with_weights(changed)?)));
         }
-        follow(&mut curve, points)?;
-        out.push(Some(curve));
+        follow(curve, points)
+    })?;
+    // What no output reads may go for nothing.
+    for (curve, _) in curves.iter_mut().zip(&unread).filter(|(_, unread)| **unread) {
+        if let Some(curve) = curve {
+            curve.error.fill(0.0);
+        }
     }
     progress.finish();
-    Ok(out)
+    Ok(curves)
 }
 
 /// One number for all outputs: divergence for class-like ones, else the mean

@@ -15,6 +15,8 @@ pub enum Method {
     Obs,
     /// Kernelized convex masking (Nova et al., ICML 2023); neurons only.
     Kcm,
+    /// Row norms of the weights times norms of the activations (Sun et al., 2023).
+    Wanda,
     /// Row norms of the weights; needs no data.
     Magnitude,
 }
@@ -25,6 +27,7 @@ impl Method {
         match self {
             Method::Obs => "obs",
             Method::Kcm => "kcm",
+            Method::Wanda => "wanda",
             Method::Magnitude => "magnitude",
         }
     }
@@ -36,14 +39,17 @@ impl Method {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Reconstruct {
-    /// What the method is known with: `local` for obs, `rescale` for kcm,
-    /// `none` for magnitude.
+    /// What the method is known with: `sequential` for obs, `rescale` for kcm,
+    /// `none` for wanda and magnitude.
     #[default]
     Auto,
     /// Weights stay as they are.
     None,
     /// Least squares per site on the dense model's statistics.
     Local,
+    /// Least squares per site on what arrives there once the sites before it are
+    /// pruned, against what the dense model has after the residual addition.
+    Sequential,
     /// One scalar per kept unit, as published for kcm.
     Rescale,
 }
@@ -85,6 +91,8 @@ pub struct Options {
     pub damp: f64,
     /// Samples that damage is measured on.
     pub probe: usize,
+    /// Whether sequential re-fitting also fits the layers that keep all inputs.
+    pub refit_all: bool,
     /// KCM's kernel width.
     pub kcm_sigma: f64,
     /// KCM's convergence bound.
@@ -107,7 +115,8 @@ impl Default for Options {
             dry_run: false,
             external_data: false,
             damp: crate::score::DEFAULT_DAMP,
-            probe: 128,
+            probe: 96,
+            refit_all: true,
             kcm_sigma: 1.0,
             kcm_alpha: 0.01,
             kcm_iterations: 100,
@@ -144,9 +153,9 @@ impl Options {
     /// The re-fitting that is really done.
     pub fn reconstruction(&self) -> Reconstruct {
         match (self.reconstruct, self.method) {
-            (Reconstruct::Auto, Method::Obs) => Reconstruct::Local,
+            (Reconstruct::Auto, Method::Obs) => Reconstruct::Sequential,
             (Reconstruct::Auto, Method::Kcm) => Reconstruct::Rescale,
-            (Reconstruct::Auto, Method::Magnitude) => Reconstruct::None,
+            (Reconstruct::Auto, Method::Wanda | Method::Magnitude) => Reconstruct::None,
             (other, _) => other,
         }
     }

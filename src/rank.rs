@@ -11,6 +11,7 @@ use crate::sites::{Chosen, side_by_side};
 use crate::{Error, Result, ResultExt};
 
 /// What a method says about the chosen groups.
+#[derive(Default)]
 pub struct Ranked {
     /// Per chosen group.
     pub rankings: Vec<Ranking>,
@@ -43,7 +44,7 @@ pub fn rank(
         let weight = side_by_side(model, graph, c, &group.name)?;
         let ranking = match options.method {
             Method::Obs => {
-                let pooled = pooled(c, statistics)?;
+                let pooled = pooled(&c.sites, statistics)?;
                 let has_bias = c.sites.iter().all(|s| s.bias.is_some());
                 let sigma = if has_bias {
                     pooled.covariance()
@@ -58,7 +59,7 @@ pub fn rank(
                 let site = Site {
                     sigma: &sigma,
                     mean: &mean,
-                    tokens: pooled.tokens() as f64,
+                    tokens: pooled.total(),
                     weight: &weight,
                     units: c.units.clone(),
                 };
@@ -73,7 +74,7 @@ pub fn rank(
                 Ranking::Whole
             }
             Method::Kcm => {
-                let squares = pooled(c, statistics)?.squares();
+                let squares = pooled(&c.sites, statistics)?.squares();
                 let weight =
                     faer::Mat::<f32>::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
                 let kcm = score::kcm::KcmOptions {
@@ -87,11 +88,11 @@ pub fn rank(
                 ranked.iterations.push((group.name.clone(), scores.iterations));
                 Ranking::Scores(scores.scores)
             }
-            Method::Magnitude => {
-                let scores = score::baselines::magnitude(&weight, &c.units)?;
-                let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
-                Ranking::Scores(scores.iter().map(|s| s / mean.max(f64::MIN_POSITIVE)).collect())
+            Method::Wanda => {
+                let squares = pooled(&c.sites, statistics)?.squares();
+                relative(&score::baselines::wanda(&weight, &squares, &c.units)?)
             }
+            Method::Magnitude => relative(&score::baselines::magnitude(&weight, &c.units)?),
         };
         ranked.rankings.push(ranking);
     }
@@ -103,16 +104,22 @@ pub fn rank(
     Ok(ranked)
 }
 
-/// The statistics of all sinks of a group together.
+/// Scores by their mean, so that groups of any scale compare.
+fn relative(scores: &[f64]) -> Ranking {
+    let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+    Ranking::Scores(scores.iter().map(|s| s / mean.max(f64::MIN_POSITIVE)).collect())
+}
+
+/// The statistics of some sinks of a group together.
 ///
 /// # Errors
 /// A site that was not calibrated.
-pub fn pooled(chosen: &Chosen, statistics: &Statistics) -> Result<SiteStatistics> {
+pub fn pooled(sites: &[crate::sites::Site], statistics: &Statistics) -> Result<SiteStatistics> {
     let mut total: Option<SiteStatistics> = None;
-    for site in &chosen.sites {
+    for site in sites {
         let own = statistics.sites.get(&site.name).ok_or_else(|| {
             Error::input(format!(
-                "there are no statistics of '{}': its sink contracts several axes at once or its weight is quantised; exclude it with --exclude",
+                "there are no statistics of '{}': its weight is quantised or computed; exclude it with --exclude",
                 site.name
             ))
         })?;

@@ -24,7 +24,7 @@ pub struct Site {
     pub weight: Option<Weight>,
     /// Where the bias is, if there is one.
     pub bias: Option<weights::Place>,
-    /// What calibration watches; `None` where the pruned axes are not one axis.
+    /// What calibration watches; `None` without a weight.
     pub probe: Option<SiteProbe>,
 }
 
@@ -79,6 +79,45 @@ pub fn choose(
     Ok(chosen)
 }
 
+/// The model with biases of the chosen sinks that something else reads too given
+/// to each sink as its own; `None` where there are none. Exporters share equal
+/// constants, such as zeros, by value.
+///
+/// # Errors
+/// A model without a graph.
+pub fn own_biases(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    chosen: &[Chosen],
+) -> Result<Option<proto::ModelProto>> {
+    let mut out: Option<proto::ModelProto> = None;
+    for c in chosen {
+        let mut done: Vec<&weights::Place> = Vec::new();
+        for site in &c.sites {
+            let Some(place) = &site.bias else { continue };
+            let together: Vec<weights::Place> = c
+                .sites
+                .iter()
+                .filter_map(|s| s.bias.clone())
+                .filter(|p| p.value == place.value)
+                .collect();
+            let readers = graph.value(place.value).consumers.len();
+            if readers <= together.len() || done.iter().any(|d| d.value == place.value) {
+                continue;
+            }
+            done.push(place);
+            let tensor = weights::constant(model, graph, place.value)?;
+            weights::put(
+                out.get_or_insert_with(|| model.clone()),
+                graph,
+                &together,
+                &tensor,
+            )?;
+        }
+    }
+    Ok(out)
+}
+
 fn nothing(analysis: &Analysis, options: &Options) -> String {
     let mut text = "nothing in this model can be pruned".to_string();
     if !analysis.groups.is_empty() {
@@ -110,15 +149,12 @@ fn sites(graph: &Graph, analysis: &Analysis, group: &PruneGroup) -> Vec<Site> {
             } else {
                 group.name.clone()
             };
-            let probe = match (&sink.activation_axes[..], &weight) {
-                ([axis], Some(w)) => Some(SiteProbe {
-                    site: name.clone(),
-                    value: graph.value(sink.activation).name.clone(),
-                    axis: *axis,
-                    width: w.rows,
-                }),
-                _ => None,
-            };
+            let probe = weight.as_ref().map(|w| SiteProbe {
+                site: name.clone(),
+                value: graph.value(sink.activation).name.clone(),
+                axes: sink.activation_axes.clone(),
+                width: w.rows,
+            });
             let bias = weight
                 .as_ref()
                 .and_then(|w| weights::bias(graph, analysis, sink, w.columns));

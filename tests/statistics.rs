@@ -174,11 +174,11 @@ fn shards_of_exact_numbers_add_up_to_1e12() {
 fn masked_rows_do_not_count() {
     let (t, n) = (300, 20);
     let x = rows_with_large_means(t, n);
-    let keep: Vec<bool> = (0..t).map(|i| i % 3 != 0).collect();
+    let keep: Vec<f32> = (0..t).map(|i| if i % 3 != 0 { 1.0 } else { 0.0 }).collect();
     let mut spoiled = x.clone();
     let mut kept = Vec::new();
     for (i, row) in x.chunks(n).enumerate() {
-        if keep[i] {
+        if keep[i] > 0.0 {
             kept.extend_from_slice(row);
         } else {
             spoiled[i * n..(i + 1) * n].fill(f32::NAN);
@@ -189,6 +189,33 @@ fn masked_rows_do_not_count() {
     b.add(&kept, kept.len() / n, None);
     assert_eq!(a, b);
     assert_eq!(a.tokens(), 200);
+}
+
+#[test]
+fn a_weight_counts_a_row_so_many_times() {
+    let (t, n) = (200, 12);
+    let x = rows_with_large_means(t, n);
+    let weights: Vec<f32> = (0..t).map(|i| (i % 4) as f32).collect();
+    let repeated: Vec<f32> = x
+        .chunks(n)
+        .zip(&weights)
+        .flat_map(|(row, w)| row.repeat(*w as usize))
+        .collect();
+    let (mut a, mut b) = (SiteStatistics::new(n), SiteStatistics::new(n));
+    a.add(&x, t, Some(&weights));
+    b.add(&repeated, repeated.len() / n, None);
+    assert_eq!((a.tokens(), b.tokens()), (150, 300));
+    assert_eq!(a.total(), b.total());
+    for (p, q) in a.mean().iter().zip(b.mean()) {
+        assert!((p - q).abs() < 1e-9 * q.abs().max(1.0));
+    }
+    let (p, q) = (a.covariance(), b.covariance());
+    let scale = q[(0, 0)];
+    for i in 0..n {
+        for j in 0..n {
+            assert!((p[(i, j)] - q[(i, j)]).abs() < 1e-4 * scale);
+        }
+    }
 }
 
 #[test]
@@ -216,7 +243,7 @@ fn odd_sizes() {
     assert_eq!((none.tokens(), none.mean().len()), (3, 0));
     let mut empty = SiteStatistics::new(2);
     empty.add(&[], 0, None);
-    empty.add(&[1.0, 2.0], 1, Some(&[false]));
+    empty.add(&[1.0, 2.0], 1, Some(&[0.0]));
     empty.add(&[1.0, 2.0], 1, Some(&[]));
     assert_eq!((empty.tokens(), empty.mean()), (0, vec![0.0, 0.0]));
     assert_eq!(empty.covariance(), Mat::<f64>::zeros(2, 2));
@@ -408,7 +435,7 @@ fn probe(site: &str, value: &str, axis: usize) -> SiteProbe {
     SiteProbe {
         site: site.to_owned(),
         value: value.to_owned(),
-        axis,
+        axes: vec![axis],
         width: WIDTH,
     }
 }
@@ -421,7 +448,16 @@ fn run(
 ) -> Result<(Statistics, Timings)> {
     let engine = Fake::new(f32::NAN);
     let cancelled = AtomicBool::new(false);
-    collect(&engine, &model(dims), probes, samples, rows, &Quiet, &cancelled)
+    collect(
+        &engine,
+        &model(dims),
+        probes,
+        &BTreeMap::new(),
+        samples,
+        rows,
+        &Quiet,
+        &cancelled,
+    )
 }
 
 const OPEN: [Option<i64>; 2] = [None, None];
@@ -623,7 +659,16 @@ fn progress_counts_samples_and_stops_on_demand() {
     assert_eq!(count.done.load(Ordering::Relaxed), 25);
     assert_eq!(count.finished.load(Ordering::Relaxed), 1);
     cancelled.store(true, Ordering::Relaxed);
-    let stopped = collect(&engine, &model(OPEN), &probes, &data, 1, &count, &cancelled);
+    let stopped = collect(
+        &engine,
+        &model(OPEN),
+        &probes,
+        &BTreeMap::new(),
+        &data,
+        1,
+        &count,
+        &cancelled,
+    );
     assert!(matches!(stopped, Err(Error::Interrupted)));
     assert_eq!(count.finished.load(Ordering::Relaxed), 2);
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::batch::{Batch, batches};
+use super::rows::{PositionWeights, Rows, Strides, floats};
 use super::samples::Samples;
 use super::spec::input_specs;
 use super::statistics::{BLOCK, SiteStatistics, Statistics};
@@ -21,16 +22,18 @@ pub struct SiteProbe {
     pub site: String,
     /// The value that is the sink's input.
     pub value: String,
-    /// Its axis that the sink contracts.
-    pub axis: usize,
-    /// The size of that axis.
+    /// Its axes that the sink contracts, in the order of the weight's rows.
+    pub axes: Vec<usize>,
+    /// The product of their sizes.
     pub width: usize,
 }
 
 /// Where the time went.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
 pub struct Timings {
-    /// Seconds in the engine, preparation included.
+    /// Seconds for preparing the engine's session.
+    pub prepare_seconds: f64,
+    /// Seconds in the engine's runs.
     pub engine_seconds: f64,
     /// Seconds for the sums.
     pub statistics_seconds: f64,
@@ -38,14 +41,30 @@ pub struct Timings {
     pub runs: usize,
 }
 
+impl std::ops::Add for Timings {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            prepare_seconds: self.prepare_seconds + other.prepare_seconds,
+            engine_seconds: self.engine_seconds + other.engine_seconds,
+            statistics_seconds: self.statistics_seconds + other.statistics_seconds,
+            runs: self.runs + other.runs,
+        }
+    }
+}
+
 /// What is summed for one value; sites with the same input share it.
 struct Collector<'a> {
     site: &'a str,
     value: &'a str,
-    axis: usize,
+    axes: &'a [usize],
+    weights: PositionWeights,
     statistics: SiteStatistics,
     /// Rows that wait for a full block.
     rows: Vec<f32>,
+    /// How much each of them counts.
+    counts: Vec<f32>,
 }
 
 /// Runs `samples` through `model`, in batches of up to `max_rows` rows as
@@ -53,11 +72,14 @@ struct Collector<'a> {
 ///
 /// Memory is that of the sums, one batch and one block of rows per site: it does
 /// not grow with the number of samples. Padding and rows that fill a batch are
-/// left out. `progress` counts samples.
+/// left out; `weights` says by site how much rows count, all alike where it does
+/// not name one. `progress` counts samples.
+#[allow(clippy::too_many_arguments)]
 pub fn collect(
     engine: &dyn Engine,
     model: &proto::ModelProto,
     probes: &[SiteProbe],
+    weights: &BTreeMap<String, PositionWeights>,
     samples: &Samples,
     max_rows: usize,
     progress: &dyn Progress,
@@ -74,17 +96,23 @@ pub fn collect(
         if !values.contains(&probe.value) {
             values.push(probe.value.clone());
         }
+        let own = weights.get(&probe.site).copied().unwrap_or(PositionWeights::EVEN);
         let known = collectors.iter().position(|c| {
-            c.value == probe.value && c.axis == probe.axis && c.statistics.width() == probe.width
+            c.value == probe.value
+                && c.axes == probe.axes
+                && c.weights == own
+                && c.statistics.width() == probe.width
         });
         of_probe.push(known.unwrap_or(collectors.len()));
         if known.is_none() {
             collectors.push(Collector {
                 site: &probe.site,
                 value: &probe.value,
-                axis: probe.axis,
+                axes: &probe.axes,
+                weights: own,
                 statistics: SiteStatistics::new(probe.width),
                 rows: Vec::new(),
+                counts: Vec::new(),
             });
         }
     }
@@ -95,7 +123,7 @@ pub fn collect(
         outputs: Some(values),
     };
     let mut session = engine.session(model, &options)?;
-    timings.engine_seconds += started.elapsed().as_secs_f64();
+    timings.prepare_seconds += started.elapsed().as_secs_f64();
 
     progress.start("calibrating", samples.samples.len() as u64);
     let _finish = Finish(progress);
@@ -188,51 +216,42 @@ impl Collector<'_> {
     fn take(&mut self, tensor: &Tensor, batch: &Batch) -> Result<()> {
         let width = self.statistics.width();
         let shape = &tensor.shape;
-        if shape.get(self.axis) != Some(&width) || !tensor.elem().is_float() {
+        let strides = Strides::new(shape, self.axes).filter(|s| s.width() == width);
+        let Some(strides) = strides else {
             return Err(Error::engine(format!(
-                "site '{}': value '{}' is {:?}{shape:?}, floats with {width} along axis {} are \
+                "site '{}': value '{}' is {:?}{shape:?}, {width} entries along the axes {:?} are \
                  expected",
                 self.site,
                 self.value,
                 tensor.elem(),
-                self.axis
+                self.axes
             )));
-        }
-        let rows = Rows::new(shape, self.axis, batch);
-        let converted;
-        let data = match tensor.as_f32() {
-            Some(data) => data,
-            None => {
-                converted = tensor.to_f32();
-                &converted
-            }
         };
-        let inner: usize = shape.iter().skip(self.axis + 1).product();
-        for row in 0..rows.count {
+        let data = floats(tensor, self.value)?;
+        let rows = Rows::new(&strides.leading, batch);
+        for row in 0..strides.count {
             let Some(sample) = rows.sample(row) else {
                 continue;
             };
-            // With the contracted axis moved last, row = outer x inner.
-            let start = row / inner * inner * width + row % inner;
-            let from = self.rows.len();
-            if inner == 1 {
-                self.rows.extend(data.iter().skip(start).take(width));
-            } else {
-                self.rows
-                    .extend(data.iter().skip(start).step_by(inner).take(width));
+            let count = self.weights.of(rows.place(row));
+            if count <= 0.0 {
+                continue;
             }
+            let from = self.rows.len();
+            strides.read(&data, row, &mut self.rows);
+            self.counts.push(count);
             let own = self.rows.get(from..).unwrap_or_default();
             if let Some(at) = own.iter().position(|x| !x.is_finite()) {
                 return Err(Error::input(format!(
-                    "site '{}': value '{}' is {} at index {at} of axis {} for calibration sample \
+                    "site '{}': value '{}' is {} in column {at} of axes {:?} for calibration sample \
                      {sample}; the model overflows on it or is damaged",
                     self.site,
                     self.value,
                     own.get(at).copied().unwrap_or(f32::NAN),
-                    self.axis
+                    self.axes
                 )));
             }
-            if self.rows.len() == BLOCK * width {
+            if self.counts.len() == BLOCK {
                 self.flush();
             }
         }
@@ -242,8 +261,11 @@ impl Collector<'_> {
     fn flush(&mut self) {
         let width = self.statistics.width();
         let rows = self.rows.len().checked_div(width).unwrap_or(0);
-        self.statistics.add(&self.rows, rows, None);
+        let even = self.counts.iter().all(|c| *c == 1.0);
+        self.statistics
+            .add(&self.rows, rows, (!even).then_some(&self.counts));
         self.rows.clear();
+        self.counts.clear();
     }
 
     fn check(&self) -> Result<()> {
@@ -254,89 +276,5 @@ impl Collector<'_> {
             "site '{}': the squares of value '{}' overflow float32",
             self.site, self.value
         )))
-    }
-}
-
-/// Which rows of a value are real, and of which sample.
-struct Rows<'a> {
-    batch: &'a Batch,
-    /// The number of rows.
-    count: usize,
-    /// Divisor and size by which a row's index gives its row of the batch.
-    sample: Option<(usize, usize)>,
-    /// The same for its token position.
-    token: Option<(usize, usize)>,
-}
-
-impl<'a> Rows<'a> {
-    /// The rows of a value of `shape` once `axis` is moved last.
-    ///
-    /// The leading axes are, in this order of preference: the batch and the
-    /// tokens as axes of their own, both in one, the batch and something else in
-    /// one.
-    fn new(shape: &[usize], axis: usize, batch: &'a Batch) -> Self {
-        let mut leading = shape.to_vec();
-        leading.remove(axis);
-        let count = leading.iter().product();
-        let strided = |at: usize| {
-            let after: usize = leading.iter().skip(at + 1).product();
-            (after.max(1), leading.get(at).copied().unwrap_or(1).max(1))
-        };
-        let find = |size: usize, not: Option<usize>| {
-            leading
-                .iter()
-                .enumerate()
-                .position(|(i, &d)| d == size && Some(i) != not)
-        };
-        let (size, tokens) = (batch.size, batch.tokens.unwrap_or(1));
-        let mut rows = Self {
-            batch,
-            count,
-            sample: None,
-            token: None,
-        };
-        if leading.len() == 1 {
-            // One axis for everything: rows of a sample lie together.
-            if count == size.saturating_mul(tokens) {
-                rows.sample = Some((tokens.max(1), size.max(1)));
-                rows.token = Some((1, tokens.max(1)));
-            } else if count.checked_rem(size) == Some(0) {
-                rows.sample = Some(((count / size).max(1), size.max(1)));
-            }
-            return rows;
-        }
-        let batch_axis = find(size, None).or_else(|| {
-            // The batch and something else, such as windows, in the first axis.
-            leading
-                .first()
-                .filter(|d| d.checked_rem(size) == Some(0))
-                .map(|_| 0)
-        });
-        if let Some(at) = batch_axis {
-            let (divisor, on) = strided(at);
-            let together = on / size.max(1);
-            rows.sample = Some((divisor.saturating_mul(together.max(1)), size.max(1)));
-            if batch.tokens.is_some() {
-                rows.token = find(tokens, Some(at)).map(strided);
-            }
-        }
-        rows
-    }
-
-    /// The sample that row `row` belongs to, if the row is real.
-    fn sample(&self, row: usize) -> Option<usize> {
-        let Some((divisor, size)) = self.sample else {
-            // Rows that are not of a sample, as in a value that does not
-            // depend on the batch.
-            return self.batch.rows.first().copied();
-        };
-        let batch_row = row / divisor % size;
-        let sample = self.batch.rows.get(batch_row).copied()?;
-        if let (Some((divisor, size)), Some(mask)) = (self.token, &self.batch.token_mask) {
-            let token = row / divisor % size;
-            let real = mask.get(batch_row * size + token).copied().unwrap_or(false);
-            return real.then_some(sample);
-        }
-        Some(sample)
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Purpose {
     Subset,
     /// Values of synthetic inputs.
     Values,
+    /// Which texts are joined.
+    Join,
 }
 
 /// A sequence of random numbers.
@@ -28,6 +30,7 @@ impl Random {
         rng.set_stream(match purpose {
             Purpose::Subset => 1,
             Purpose::Values => 2,
+            Purpose::Join => 3,
         });
         Self(rng)
     }

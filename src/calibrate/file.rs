@@ -13,7 +13,7 @@ use super::statistics::{SiteStatistics, Statistics};
 use crate::error::{Error, Result, ResultExt};
 
 /// The version that is written; others are refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The entry of the file's metadata that holds [`Head`].
 const HEAD: &str = "onnx-prune statistics";
@@ -31,8 +31,8 @@ struct Head {
     model: String,
     samples: usize,
     tokens: u64,
-    /// Tokens per site.
-    sites: BTreeMap<String, u64>,
+    /// Tokens per site, and the sum of their weights.
+    sites: BTreeMap<String, (u64, f64)>,
 }
 
 /// Statistics and the model they are of.
@@ -92,7 +92,7 @@ pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
         sites: statistics
             .sites
             .iter()
-            .map(|(name, s)| (name.clone(), s.tokens()))
+            .map(|(name, s)| (name.clone(), (s.tokens(), s.total())))
             .collect(),
     };
     let head = serde_json::to_string(&head)
@@ -159,7 +159,7 @@ fn load_inner(path: &Path) -> Result<Stored> {
     }
 
     let mut sites = BTreeMap::new();
-    for (name, tokens) in head.sites {
+    for (name, (tokens, total)) in head.sites {
         let mut part = |part: &str| -> Result<Vec<f64>> {
             let info = metadata
                 .info(&format!("{name}.{part}"))
@@ -178,7 +178,7 @@ fn load_inner(path: &Path) -> Result<Stored> {
                 .collect())
         };
         let [pilot, sum, gram] = PARTS;
-        let site = SiteStatistics::from_parts(tokens, part(pilot)?, part(sum)?, part(gram)?)
+        let site = SiteStatistics::from_parts(tokens, total, part(pilot)?, part(sum)?, part(gram)?)
             .context(|| format!("site '{name}'"))?;
         sites.insert(name, site);
     }

@@ -13,6 +13,7 @@ pub mod file;
 mod fill;
 mod layout;
 pub mod npz;
+mod rows;
 mod samples;
 mod source;
 mod spec;
@@ -25,6 +26,8 @@ mod trim;
 
 pub use batch::{Batch, Batches, batches};
 pub use collect::{SiteProbe, Timings, collect};
+pub use rows::{Place, PositionWeights};
+pub(crate) use rows::{Rows, Strides, floats};
 pub use samples::{DataOptions, Origin, Sample, Samples, read_samples};
 pub use spec::{InputDim, InputSpec, input_specs};
 pub use statistics::{SiteStatistics, Statistics};

@@ -14,6 +14,9 @@
 //!
 //! No large numbers cancel in Sigma, so that S can be summed in float32 over a
 //! block of rows, at the speed of a matrix product, and in float64 over blocks.
+//!
+//! Rows may count more or less than once: with weights w, T is their sum,
+//! s = Y^T w and S = Y^T diag(w) Y.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +40,8 @@ fn panel(n: usize) -> usize {
 pub struct SiteStatistics {
     width: usize,
     tokens: u64,
+    /// T: the sum of the weights of the tokens; their number without weights.
+    total: f64,
     /// p: values that float32 holds exactly, so that x - p is rounded once.
     pilot: Vec<f64>,
     /// s, the sum of x - p.
@@ -60,6 +65,7 @@ impl SiteStatistics {
         Self {
             width: n,
             tokens: 0,
+            total: 0.0,
             pilot: vec![0.0; n],
             shifted_sum: vec![0.0; n],
             shifted_gram: vec![0.0; triangle(n)],
@@ -69,6 +75,7 @@ impl SiteStatistics {
     /// From stored parts; an error when their sizes do not agree.
     pub(crate) fn from_parts(
         tokens: u64,
+        total: f64,
         pilot: Vec<f64>,
         shifted_sum: Vec<f64>,
         shifted_gram: Vec<f64>,
@@ -84,11 +91,12 @@ impl SiteStatistics {
         let statistics = Self {
             width,
             tokens,
+            total,
             pilot,
             shifted_sum,
             shifted_gram,
         };
-        if !statistics.is_finite() {
+        if !statistics.is_finite() || !(total.is_finite() && total >= 0.0) {
             return Err(Error::input("the statistics hold NaN or infinite values"));
         }
         Ok(statistics)
@@ -104,9 +112,14 @@ impl SiteStatistics {
         self.width
     }
 
-    /// T, the number of tokens (rows of X) added so far.
+    /// The number of tokens (rows of X) added so far.
     pub fn tokens(&self) -> u64 {
         self.tokens
+    }
+
+    /// T: the sum of their weights, which is their number where all count alike.
+    pub fn total(&self) -> f64 {
+        self.total
     }
 
     /// Whether all sums are finite.
@@ -116,58 +129,62 @@ impl SiteStatistics {
             .all(|part| part.iter().all(|x| x.is_finite()))
     }
 
-    /// Adds the rows of `x` (`rows` x n, row-major) for which `keep` holds, all
-    /// without it. The first call sets the pilot. Uses all threads of rayon's
-    /// pool; the result does not depend on their number.
-    pub fn add(&mut self, x: &[f32], rows: usize, keep: Option<&[bool]>) {
+    /// Adds the rows of `x` (`rows` x n, row-major), each as often as `weights`
+    /// says, once without it. The first call sets the pilot. Uses all threads of
+    /// rayon's pool; the result does not depend on their number.
+    pub fn add(&mut self, x: &[f32], rows: usize, weights: Option<&[f32]>) {
         let n = self.width;
-        let kept = |row: usize| keep.is_none_or(|keep| keep.get(row).copied().unwrap_or(false));
-        if n == 0 {
-            self.tokens += (0..rows).filter(|&row| kept(row)).count() as u64;
+        let rows = x.len().checked_div(n).map_or(rows, |there| rows.min(there));
+        let weight = |row: usize| weights.map_or(1.0, |w| w.get(row).copied().unwrap_or(0.0));
+        self.tokens += (0..rows).filter(|&row| weight(row) > 0.0).count() as u64;
+        let total: f64 = (0..rows).map(|row| f64::from(weight(row))).sum();
+        let first = self.total == 0.0;
+        self.total += total;
+        if n == 0 || total == 0.0 {
             return;
         }
-        let chosen = || {
-            (x.chunks_exact(n).take(rows).enumerate())
-                .filter(|(row, _)| kept(*row))
-                .map(|(_, values)| values)
-        };
-        if self.tokens == 0 {
-            self.set_pilot(chosen());
+        if first {
+            self.set_pilot(x, rows, total, weight);
         }
         let pilot: Vec<f32> = self.pilot.iter().map(|&p| p as f32).collect();
         let mut block: Vec<f32> = Vec::with_capacity(rows.min(BLOCK) * n);
-        let mut chosen = chosen().peekable();
-        while let Some(values) = chosen.next() {
-            block.extend(values.iter().zip(&pilot).map(|(x, p)| x - p));
-            // The sum is exact in float64, unlike the differences above.
-            for ((sum, &x), p) in self.shifted_sum.iter_mut().zip(values).zip(&self.pilot) {
-                *sum += f64::from(x) - p;
+        for (row, values) in x.chunks_exact(n).take(rows).enumerate() {
+            let weight = weight(row);
+            if weight > 0.0 {
+                let root = weight.sqrt();
+                block.extend(values.iter().zip(&pilot).map(|(x, p)| root * (x - p)));
+                // The sum is exact in float64, unlike the differences above.
+                let weight = f64::from(weight);
+                for ((sum, &x), p) in self.shifted_sum.iter_mut().zip(values).zip(&self.pilot) {
+                    *sum += weight * (f64::from(x) - p);
+                }
             }
-            if block.len() == BLOCK * n || chosen.peek().is_none() {
+            if block.len() == BLOCK * n || (row + 1 == rows && !block.is_empty()) {
                 self.add_block(&block);
                 block.clear();
             }
         }
     }
 
-    fn set_pilot<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
-        let mut count = 0u64;
+    fn set_pilot(&mut self, x: &[f32], rows: usize, total: f64, weight: impl Fn(usize) -> f32) {
         let mut sum = vec![0.0f64; self.width];
-        for row in rows {
-            count += 1;
-            sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+        for (row, values) in x.chunks_exact(self.width).take(rows).enumerate() {
+            let weight = f64::from(weight(row));
+            if weight == 0.0 {
+                continue;
+            }
+            for (sum, &x) in sum.iter_mut().zip(values) {
+                *sum += weight * f64::from(x);
+            }
         }
-        if count > 0 {
-            let mean = |sum: f64| f64::from((sum / count as f64) as f32);
-            self.pilot = sum.into_iter().map(mean).collect();
-        }
+        let mean = |sum: f64| f64::from((sum / total) as f32);
+        self.pilot = sum.into_iter().map(mean).collect();
     }
 
     /// Adds the products of a block of at most [`BLOCK`] rows of x - p.
     fn add_block(&mut self, y: &[f32]) {
         let n = self.width;
         let t = y.len() / n;
-        self.tokens += t as u64;
         let y = MatRef::from_row_major_slice(y, t, n);
         let mut panels = Vec::with_capacity(n.div_ceil(panel(n)));
         let mut rest = self.shifted_gram.as_mut_slice();
@@ -208,16 +225,16 @@ impl SiteStatistics {
                 self.width, other.width
             )));
         }
-        if other.tokens == 0 {
+        if other.total == 0.0 {
             return Ok(());
         }
-        if self.tokens == 0 {
+        if self.total == 0.0 {
             self.clone_from(other);
             return Ok(());
         }
         // With d = q - p: x - p = (x - q) + d, so
         // S_p = S_q + s_q d^T + d s_q^T + T d d^T and s_p = s_q + T d.
-        let t = other.tokens as f64;
+        let t = other.total;
         let d: Vec<f64> = other.pilot.iter().zip(&self.pilot).map(|(q, p)| q - p).collect();
         let s = &other.shifted_sum;
         let mut columns = self.shifted_gram.iter_mut().zip(&other.shifted_gram);
@@ -230,12 +247,18 @@ impl SiteStatistics {
             *sum += s + t * d;
         }
         self.tokens += other.tokens;
+        self.total += other.total;
         Ok(())
+    }
+
+    /// T, or 1 where there are no tokens.
+    fn divisor(&self) -> f64 {
+        if self.total > 0.0 { self.total } else { 1.0 }
     }
 
     /// mu, the mean of x; zeros without tokens.
     pub fn mean(&self) -> Vec<f64> {
-        let t = self.tokens.max(1) as f64;
+        let t = self.divisor();
         self.pilot
             .iter()
             .zip(&self.shifted_sum)
@@ -245,7 +268,7 @@ impl SiteStatistics {
 
     /// The sum of x.
     pub fn sum(&self) -> Vec<f64> {
-        let t = self.tokens as f64;
+        let t = self.total;
         self.pilot
             .iter()
             .zip(&self.shifted_sum)
@@ -255,19 +278,19 @@ impl SiteStatistics {
 
     /// G = X^T X (n x n, symmetric).
     pub fn gram(&self) -> Mat<f64> {
-        let (p, s, t) = (&self.pilot, &self.shifted_sum, self.tokens as f64);
+        let (p, s, t) = (&self.pilot, &self.shifted_sum, self.total);
         self.symmetric(|g, i, j| g + p[i] * s[j] + s[i] * p[j] + t * p[i] * p[j])
     }
 
     /// Sigma = G - T mu mu^T (n x n, symmetric; not divided by T).
     pub fn covariance(&self) -> Mat<f64> {
-        let (s, t) = (&self.shifted_sum, self.tokens.max(1) as f64);
+        let (s, t) = (&self.shifted_sum, self.divisor());
         self.symmetric(|g, i, j| g - s[i] * s[j] / t)
     }
 
     /// The sums of x_i^2: the diagonal of G.
     pub fn squares(&self) -> Vec<f64> {
-        let (n, t) = (self.width, self.tokens as f64);
+        let (n, t) = (self.width, self.total);
         (0..n)
             .map(|j| {
                 let (p, s) = (self.pilot[j], self.shifted_sum[j]);

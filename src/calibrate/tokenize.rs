@@ -93,6 +93,13 @@ impl Tokenizer {
         })
     }
 
+    /// How many tokens `text` would have if it were not cut.
+    pub(crate) fn count(&self, text: &Text) -> Result<usize> {
+        let tokens = self.encode(text)?.ids.len();
+        // One that fills all there is may have been cut.
+        Ok(tokens + usize::from(tokens >= self.max_length))
+    }
+
     /// `text` without what lies so far behind the cut that it cannot matter.
     pub(crate) fn shortened(&self, text: Text) -> Text {
         Text {

@@ -7,7 +7,7 @@ use crate::axes::{Analysis, Sink};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::{self, proto};
 use crate::tensor::{Data, Elem, Tensor};
-use crate::{Error, Result, rewrite};
+use crate::{Error, Result, ResultExt, rewrite};
 
 /// A constant as one of its readers sees it.
 #[derive(Debug, Clone)]
@@ -132,14 +132,19 @@ impl Weight {
     /// # Errors
     /// Data that does not match the shape.
     pub fn read(&self, model: &proto::ModelProto, graph: &Graph) -> Result<Mat<f64>> {
-        let tensor = constant(model, graph, self.place.value)?;
+        self.matrix(&constant(model, graph, self.place.value)?)
+            .context(|| format!("the weight '{}'", graph.value(self.place.value).name))
+    }
+
+    /// The matrix in a constant of this shape.
+    ///
+    /// # Errors
+    /// Data that does not match the shape.
+    pub fn matrix(&self, tensor: &Tensor) -> Result<Mat<f64>> {
         let values = tensor.to_f32();
         let places = self.places();
         if values.len() != places.len() {
-            return Err(Error::input(format!(
-                "the weight '{}' does not match its shape",
-                graph.value(self.place.value).name
-            )));
+            return Err(Error::input("its data does not match its shape"));
         }
         Ok(Mat::from_fn(self.rows, self.columns, |r, c| {
             f64::from(values[places[r * self.columns + c]])

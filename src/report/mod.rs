@@ -43,13 +43,15 @@ pub struct Report {
     pub size: Size,
     /// What stays of each group.
     pub groups: Vec<GroupReport>,
+    /// How much the positions of a sequence count at each sink.
+    pub positions: crate::importance::Weights,
     /// What could not be pruned, and why.
     pub frozen: Vec<FrozenReport>,
     /// Operators without a rule.
     pub unsupported: BTreeMap<String, usize>,
     /// Re-fitted sites.
     pub fitted: Vec<Fitted>,
-    /// Sliced against masked, before re-fitting.
+    /// Sliced against masked.
     pub equality: Option<Equality>,
     /// Pruned against dense on held-out samples.
     pub held_out: Option<Comparison>,
@@ -72,6 +74,8 @@ pub struct Calibration {
     pub held_out: usize,
     /// Real tokens (or rows) in the statistics.
     pub tokens: u64,
+    /// Seconds of the dense forward passes over the samples.
+    pub dense_seconds: f64,
 }
 
 /// Parameters and bytes.

@@ -3,12 +3,14 @@
 
 mod levels;
 mod local;
+mod regress;
 mod rescale;
 
 use faer::Mat;
 
 pub use levels::Levels;
 pub use local::local;
+pub use regress::{Normal, Regression};
 pub use rescale::rescale;
 
 /// New weights for the rows of one site that are kept.

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::calibrate::{Samples, batches, input_specs};
+use crate::calibrate::{Batch, Samples, batches, input_specs};
 use crate::onnx::proto;
 use crate::runtime::Session;
-use crate::tensor::{Feeds, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// Rows per run.
@@ -79,34 +79,67 @@ pub fn compare(
     samples: &Samples,
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
-    let names = b.outputs().to_vec();
     let specs = input_specs(model)?;
-    let mut sums = vec![Sums::default(); names.len()];
+    let mut differences = Differences::new(b.outputs());
     for batch in batches(samples, &specs, ROWS)? {
         if cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         let batch = batch?;
         let (x, y) = (a.run(&batch.feeds)?, b.run(&batch.feeds)?);
-        let mask = batch.token_mask.as_deref();
-        for (((name, x), y), sums) in names.iter().zip(&x).zip(&y).zip(&mut sums) {
-            let rows = Rows {
-                batch: batch.size,
-                real: batch.rows.len(),
-                tokens: batch.tokens,
-                mask,
-            };
-            sums.add(name, x, y, &rows)?;
+        differences.add(&batch, &x, &y)?;
+    }
+    Ok(differences.finish())
+}
+
+/// Differences of two models' outputs, batch by batch.
+pub struct Differences {
+    names: Vec<String>,
+    sums: Vec<Sums>,
+    samples: usize,
+}
+
+impl Differences {
+    /// Nothing yet, of these outputs.
+    pub fn new(names: &[String]) -> Self {
+        Self {
+            names: names.to_vec(),
+            sums: vec![Sums::default(); names.len()],
+            samples: 0,
         }
     }
-    Ok(Comparison {
-        outputs: names
-            .iter()
-            .zip(sums)
-            .map(|(name, s)| s.difference(name))
-            .collect(),
-        samples: samples.samples.len(),
-    })
+
+    /// Adds a batch: the outputs `x` of the model that is judged and `y` of the
+    /// one it is judged by.
+    ///
+    /// # Errors
+    /// Outputs of different shapes.
+    pub fn add(&mut self, batch: &Batch, x: &[Tensor], y: &[Tensor]) -> Result<()> {
+        let rows = Rows {
+            batch: batch.size,
+            real: batch.rows.len(),
+            tokens: batch.tokens,
+            mask: batch.token_mask.as_deref(),
+        };
+        for (((name, x), y), sums) in self.names.iter().zip(x).zip(y).zip(&mut self.sums) {
+            sums.add(name, x, y, &rows)?;
+        }
+        self.samples += batch.rows.len();
+        Ok(())
+    }
+
+    /// All of it.
+    pub fn finish(self) -> Comparison {
+        Comparison {
+            outputs: self
+                .names
+                .iter()
+                .zip(self.sums)
+                .map(|(name, s)| s.difference(name))
+                .collect(),
+            samples: self.samples,
+        }
+    }
 }
 
 /// Which rows of an output count.
@@ -250,46 +283,4 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
     let top = row.iter().fold(f64::NEG_INFINITY, |m, v| m.max(f64::from(*v)));
     let total: f64 = row.iter().map(|v| (f64::from(*v) - top).exp()).sum();
     row.iter().map(|v| f64::from(*v) - top - total.ln()).collect()
-}
-
-/// A session that was run once and repeats what it said.
-pub struct Replay {
-    names: Vec<String>,
-    runs: Vec<Vec<Tensor>>,
-    at: usize,
-}
-
-impl Replay {
-    /// Runs a session over samples in the order of [`compare`].
-    ///
-    /// # Errors
-    /// The engine's.
-    pub fn record(
-        mut session: Box<dyn Session>,
-        model: &proto::ModelProto,
-        samples: &Samples,
-    ) -> Result<Self> {
-        let mut runs = Vec::new();
-        for batch in batches(samples, &input_specs(model)?, ROWS)? {
-            runs.push(session.run(&batch?.feeds)?);
-        }
-        Ok(Replay {
-            names: session.outputs().to_vec(),
-            runs,
-            at: 0,
-        })
-    }
-}
-
-impl Session for Replay {
-    fn outputs(&self) -> &[String] {
-        &self.names
-    }
-
-    fn run(&mut self, _feeds: &Feeds) -> Result<Vec<Tensor>> {
-        let run = self.runs.get(self.at % self.runs.len().max(1));
-        self.at += 1;
-        run.cloned()
-            .ok_or_else(|| Error::input("there are no samples to compare on"))
-    }
 }

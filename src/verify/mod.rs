@@ -2,7 +2,7 @@
 
 mod compare;
 
-pub use compare::{Comparison, OutputDifference, Replay, compare};
+pub use compare::{Comparison, Differences, OutputDifference, compare};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

@@ -1,0 +1,68 @@
+//! Which samples serve for what.
+
+use crate::calibrate::{self, Samples};
+use crate::options::Options;
+
+/// Most samples that are kept apart for measuring.
+const HELD_OUT: usize = 64;
+
+/// Asks for some samples more than wanted, to be kept apart.
+pub(super) fn with_held_out(options: &Options) -> calibrate::DataOptions {
+    let mut data = options.data.clone();
+    data.samples = data.samples.saturating_add((data.samples / 8).clamp(1, HELD_OUT));
+    data
+}
+
+/// Keeps every ninth sample apart (at most [`HELD_OUT`]); with one sample alone
+/// it serves for both.
+pub(super) fn split(all: Samples) -> (Samples, Samples) {
+    let count = all.samples.len();
+    let apart = (count / 9).clamp(1, HELD_OUT);
+    let step = (count / apart).max(1);
+    let mut samples = Samples {
+        samples: Vec::new(),
+        ..all.clone()
+    };
+    let mut held = samples.clone();
+    for (at, sample) in all.samples.into_iter().enumerate() {
+        if (at + 1) % step == 0 && held.samples.len() < apart && count > 1 {
+            held.samples.push(sample);
+        } else {
+            samples.samples.push(sample);
+        }
+    }
+    if held.samples.is_empty() {
+        held.samples = samples.samples.clone();
+    }
+    (samples, held)
+}
+
+/// Some of the samples, evenly spread.
+pub(super) fn spread(samples: &Samples, count: usize) -> Samples {
+    let step = samples.samples.len().div_ceil(count.max(1)).max(1);
+    Samples {
+        samples: samples.samples.iter().step_by(step).cloned().collect(),
+        ..samples.clone()
+    }
+}
+
+/// Each so-manieth sample chooses ridges.
+const GUARD: usize = 6;
+
+/// Whether the sample with this index chooses ridges instead of being fitted.
+pub(super) fn is_guard(sample: usize) -> bool {
+    sample % GUARD == GUARD - 1
+}
+
+/// The samples to fit and those that choose ridges; with few samples at least one
+/// of each.
+pub(super) fn apart(samples: &Samples) -> (Samples, Samples) {
+    let part = |guard: bool| Samples {
+        samples: (samples.samples.iter().enumerate())
+            .filter(|(at, _)| is_guard(*at) == guard)
+            .map(|(_, s)| s.clone())
+            .collect(),
+        ..samples.clone()
+    };
+    (part(false), part(true))
+}

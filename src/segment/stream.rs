@@ -1,0 +1,135 @@
+//! The values at a cut for every batch, carried from piece to piece.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::piece::{Boundary, piece};
+use crate::calibrate::Batch;
+use crate::graph::{Graph, ValueId};
+use crate::onnx::proto;
+use crate::runtime::{Engine, Session, SessionOptions};
+use crate::tensor::{Feeds, Tensor};
+use crate::{Error, Result};
+
+/// Tensors by value, one map per batch.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// Per batch.
+    pub tensors: Vec<BTreeMap<ValueId, Tensor>>,
+}
+
+impl Stream {
+    /// The graph inputs of every batch.
+    pub fn start(graph: &Graph, batches: &[Batch]) -> Self {
+        let tensors = batches
+            .iter()
+            .map(|batch| {
+                let feed = |v: &ValueId| Some((*v, batch.feeds.get(&graph.value(*v).name)?.clone()));
+                graph.inputs.iter().filter_map(feed).collect()
+            })
+            .collect();
+        Self { tensors }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let tensors = self.tensors.iter().flat_map(BTreeMap::values);
+        tensors.map(|t| t.len() * t.elem().size()).sum()
+    }
+
+    /// Types and ranks of what is held, as the pieces behind need them.
+    pub fn boundary(&self, values: &[ValueId]) -> Result<Vec<Boundary>> {
+        let first = self
+            .tensors
+            .first()
+            .ok_or_else(|| Error::input("there are no batches to run"))?;
+        values
+            .iter()
+            .map(|v| {
+                let tensor = first
+                    .get(v)
+                    .ok_or_else(|| Error::input("a value is read before it is computed"))?;
+                Ok(Boundary {
+                    value: *v,
+                    elem: tensor.elem(),
+                    rank: tensor.shape.len(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A piece with its session.
+pub struct Runner {
+    session: Box<dyn Session>,
+    reads: Vec<(ValueId, String)>,
+    gives: Vec<ValueId>,
+}
+
+impl Runner {
+    /// Makes the piece from `reads` (and `fed` constants) to `gives`.
+    ///
+    /// # Errors
+    /// The engine's; a piece that reads something else.
+    pub fn new(
+        engine: &dyn Engine,
+        model: &proto::ModelProto,
+        graph: &Graph,
+        reads: &[Boundary],
+        fed: &[Boundary],
+        gives: &[ValueId],
+    ) -> Result<Self> {
+        let inputs: Vec<Boundary> = reads.iter().chain(fed).copied().collect();
+        let part = piece(model, graph, &inputs, gives)?;
+        let options = SessionOptions {
+            optimise: true,
+            outputs: Some(gives.iter().map(|v| graph.value(*v).name.clone()).collect()),
+        };
+        Ok(Self {
+            session: engine.session(&part, &options)?,
+            reads: reads
+                .iter()
+                .map(|b| (b.value, graph.value(b.value).name.clone()))
+                .collect(),
+            gives: gives.to_vec(),
+        })
+    }
+
+    /// Runs one batch; `fed` holds the constants that are inputs.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn run(&mut self, tensors: &BTreeMap<ValueId, Tensor>, fed: &Feeds) -> Result<Vec<Tensor>> {
+        let mut feeds = fed.clone();
+        for (value, name) in &self.reads {
+            let tensor = tensors
+                .get(value)
+                .ok_or_else(|| Error::input(format!("the value '{name}' is read before it is computed")))?;
+            feeds.insert(name.clone(), tensor.clone());
+        }
+        self.session.run(&feeds)
+    }
+
+    /// Carries a stream through the piece; afterwards it holds what the piece
+    /// gives and those of the old values that are in `keep`.
+    ///
+    /// # Errors
+    /// The engine's, an interrupt.
+    pub fn advance(
+        &mut self,
+        stream: &mut Stream,
+        fed: &Feeds,
+        keep: &BTreeSet<ValueId>,
+        cancelled: &AtomicBool,
+    ) -> Result<()> {
+        for tensors in &mut stream.tensors {
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let given = self.run(tensors, fed)?;
+            tensors.retain(|v, _| keep.contains(v));
+            tensors.extend(self.gives.iter().copied().zip(given));
+        }
+        Ok(())
+    }
+}
