@@ -2,7 +2,7 @@
 
 mod compare;
 
-pub use compare::{Comparison, OutputDifference, Replay, compare};
+pub use compare::{Comparison, OutputDifference, ROWS, Replay, compare, divergence};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
