@@ -346,7 +346,10 @@ mod tests {
 
         #[test]
         fn much_output_does_not_block() {
-            let found = run("yes 'line 1' | head -n 200000; yes oops | head -n 100000 >&2; echo 42; :", "x");
+            let found = run(
+                "yes 'line 1' | head -n 200000; yes oops | head -n 100000 >&2; echo 42; :",
+                "x",
+            );
             assert_eq!(found.expect("runs"), 42.0);
         }
 
@@ -354,8 +357,13 @@ mod tests {
         fn a_command_that_takes_too_long_is_ended() {
             let started = Instant::now();
             let limit = Some(Duration::from_millis(200));
-            let error = evaluate("echo 1; sleep 30; :", Path::new("x"), limit, &AtomicBool::new(false))
-                .expect_err("too long");
+            let error = evaluate(
+                "echo 1; sleep 30; :",
+                Path::new("x"),
+                limit,
+                &AtomicBool::new(false),
+            )
+            .expect_err("too long");
             assert!(error.to_string().contains("longer than 0.2 s"), "{error}");
             assert!(started.elapsed() < Duration::from_secs(10));
         }

@@ -45,6 +45,7 @@ pub mod rewrite;
 pub mod runtime;
 pub mod score;
 pub mod search;
+pub mod several;
 pub mod sites;
 pub mod solve;
 pub mod tensor;

@@ -60,10 +60,7 @@ pub fn bisect<T>(
     let mut tried = Vec::new();
     let mut within = |fraction: f64| -> Result<Option<(Point, T)>> {
         let (divergence, made) = try_at(fraction)?;
-        let point = Point {
-            fraction,
-            divergence,
-        };
+        let point = Point { fraction, divergence };
         tried.push(point);
         Ok((divergence <= max_drop).then_some((point, made)))
     };
@@ -118,7 +115,12 @@ mod tests {
 
     #[test]
     fn bad_bounds_are_errors_of_usage() {
-        for (low, high, drop) in [(1.0, 0.5, 0.1), (f64::NAN, 1.0, 0.1), (0.1, 1.0, -0.1), (0.1, 1.0, f64::NAN)] {
+        for (low, high, drop) in [
+            (1.0, 0.5, 0.1),
+            (f64::NAN, 1.0, 0.1),
+            (0.1, 1.0, -0.1),
+            (0.1, 1.0, f64::NAN),
+        ] {
             let error = bisect(low, high, 5, drop, |_| Ok((0.0, ()))).expect_err("bad");
             assert_eq!(error.exit_code(), 2);
         }
@@ -126,7 +128,9 @@ mod tests {
 
     #[test]
     fn errors_pass_through() {
-        let error = bisect(0.1, 1.0, 5, 0.1, |_| -> Result<(f64, ())> { Err(Error::Interrupted) });
+        let error = bisect(0.1, 1.0, 5, 0.1, |_| -> Result<(f64, ())> {
+            Err(Error::Interrupted)
+        });
         assert_eq!(error.map(|_| ()).map_err(|e| e.exit_code()), Err(130));
     }
 

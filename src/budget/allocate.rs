@@ -114,22 +114,13 @@ impl Prices {
         self.full.saturating_sub(self.base)
     }
 
-    /// What a fraction of the prunable blocks buys.
-    ///
-    /// # Errors
-    /// [`Error::Unmet`] when the mask that was found for it costs more.
-    pub(crate) fn budget(&self, asked: f64, after: u64, floor: f64) -> Result<Budget> {
+    /// Asked and got, for a mask that leaves the model at `after`.
+    pub(crate) fn budget(&self, asked: f64, after: u64, floor: f64) -> Budget {
         let prunable = self.prunable();
         let spent = after.saturating_sub(self.base);
-        let got = spent as f64 / prunable.max(1) as f64;
-        if spent > allowance(asked, prunable) {
-            return Err(Error::Unmet(format!(
-                "the mask found costs {got} of the prunable blocks, more than {asked}"
-            )));
-        }
-        Ok(Budget {
+        Budget {
             asked,
-            got,
+            got: spent as f64 / prunable.max(1) as f64,
             prunable,
             whole_before: self.full,
             whole_after: after,
@@ -141,7 +132,23 @@ impl Prices {
                 .filter(|p| *p > 0)
                 .min()
                 .unwrap_or(0),
-        })
+        }
+    }
+}
+
+impl Budget {
+    /// # Errors
+    /// [`Error::Unmet`] when more was spent than asked for.
+    pub(crate) fn check(&self) -> Result<()> {
+        let removed = self.whole_before.saturating_sub(self.whole_after);
+        let spent = self.prunable.saturating_sub(removed);
+        if spent > allowance(self.asked, self.prunable) {
+            return Err(Error::Unmet(format!(
+                "the mask found costs {} of the prunable blocks, more than {}",
+                self.got, self.asked
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -178,11 +185,12 @@ pub fn allocate(
             mask.kept.insert(c.group, flags);
         }
     }
-    let after = cost.macs(&mask);
+    let budget = prices.budget(asked, cost.macs(&mask), picked.floor);
+    budget.check()?;
     Ok(Allocation {
         mask,
         damage: picked.damage,
-        budget: prices.budget(asked, after, picked.floor)?,
+        budget,
     })
 }
 
@@ -202,13 +210,7 @@ pub struct Picked {
 ///
 /// # Errors
 /// [`Error::Unmet`] when even the least that the method can keep costs more.
-pub fn pick(
-    items: &[Item],
-    rankings: &[Ranking],
-    prunable: u64,
-    asked: f64,
-    method: &str,
-) -> Result<Picked> {
+pub fn pick(items: &[Item], rankings: &[Ranking], prunable: u64, asked: f64, method: &str) -> Result<Picked> {
     let budget = allowance(asked, prunable);
     let least: u64 = items
         .iter()

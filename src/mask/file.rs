@@ -94,11 +94,7 @@ impl Form {
 /// number of units, layers or heads that is not the model's, an index that is
 /// out of range or given twice, a NaN; a group left with fewer units than it
 /// must keep.
-pub fn read(
-    path: &Path,
-    analysis: &Analysis,
-    open: &BTreeMap<usize, usize>,
-) -> Result<(Mask, Vec<String>)> {
+pub fn read(path: &Path, analysis: &Analysis, open: &BTreeMap<usize, usize>) -> Result<(Mask, Vec<String>)> {
     let mut notes = Vec::new();
     let place = || format!("the mask {}", path.display());
     let found = match Form::of(path).context(place)? {
@@ -107,9 +103,7 @@ pub fn read(
         Form::Npy(name) => npz::read_npy(path).and_then(|array| {
             layers::from_arrays(analysis, &BTreeMap::from([(name.to_owned(), array)]), &mut notes)
         }),
-        Form::Folder => {
-            in_folder(path).and_then(|arrays| layers::from_arrays(analysis, &arrays, &mut notes))
-        }
+        Form::Folder => in_folder(path).and_then(|arrays| layers::from_arrays(analysis, &arrays, &mut notes)),
     };
     let mask = found
         .and_then(|found| admitted(found, analysis, open, &mut notes))
@@ -384,7 +378,11 @@ fn to_arrays(
             "{} alone cannot hold what is pruned of {}: write a {} file",
             arrays.join(" and "),
             list(&lost),
-            if names.len() == ARRAYS.len() { ".json" } else { ".json or .npz" }
+            if names.len() == ARRAYS.len() {
+                ".json"
+            } else {
+                ".json or .npz"
+            }
         )));
     }
     let arrays: Vec<_> = names

@@ -123,11 +123,7 @@ pub fn kcm(weight: &Mat<f32>, squares: &[f64], options: &KcmOptions) -> Result<K
     }
     for part in [&scores.r2, &scores.d2] {
         // An unused part is empty and leaves the scores alone.
-        for (score, x) in scores
-            .scores
-            .iter_mut()
-            .zip(normalised(part, options.normalise))
-        {
+        for (score, x) in scores.scores.iter_mut().zip(normalised(part, options.normalise)) {
             *score *= x;
         }
     }

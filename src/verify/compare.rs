@@ -286,9 +286,8 @@ fn embedding_like(name: &str, shape: &[usize]) -> bool {
 
 /// The cosine of two vectors; 1 where both are zero, 0 where one is.
 fn cosine(p: &[f32], q: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
-    };
+    let dot =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
     let (pp, qq) = (dot(p, p), dot(q, q));
     if pp == 0.0 || qq == 0.0 {
         return f64::from(u8::from(pp == qq));

@@ -112,8 +112,7 @@ fn from_array(
     let by_head = heads > units && width >= heads;
     if by_head {
         notes.push(
-            "head_mask is by query head: a key/value head stays where any of its query heads does"
-                .to_owned(),
+            "head_mask is by query head: a key/value head stays where any of its query heads does".to_owned(),
         );
     }
     let mut row_of: BTreeMap<usize, usize> = BTreeMap::new();
@@ -145,7 +144,13 @@ fn layers_of_rows<'a, 'b>(layers: &'a [Layer<'b>], rows: usize, kind: Kind) -> R
     }
     let mut uses: Vec<(usize, &Layer<'_>)> = layers
         .iter()
-        .flat_map(|layer| layer.group.sinks.iter().map(move |sink| (sink.contraction, layer)))
+        .flat_map(|layer| {
+            layer
+                .group
+                .sinks
+                .iter()
+                .map(move |sink| (sink.contraction, layer))
+        })
         .collect();
     // Contractions are numbered in topological order.
     uses.sort_by_key(|(contraction, _)| *contraction);
@@ -166,7 +171,11 @@ fn layers_of_rows<'a, 'b>(layers: &'a [Layer<'b>], rows: usize, kind: Kind) -> R
 }
 
 fn units_of_row(layer: &Layer<'_>, row: &[bool], by_head: bool) -> Result<Vec<bool>> {
-    let count = if by_head { layer.heads.len() } else { layer.group.units };
+    let count = if by_head {
+        layer.heads.len()
+    } else {
+        layer.group.units
+    };
     let own = row.get(..count).ok_or_else(|| {
         Error::input(format!(
             "it has {} entries, the layer {count} {}",
@@ -232,12 +241,7 @@ fn non_zero(array: &Tensor, width: usize) -> Result<Vec<bool>> {
 
 /// The array of one kind as float32 zeros and ones; `None` where the model has
 /// no group of the kind.
-pub(super) fn array(
-    analysis: &Analysis,
-    mask: &Mask,
-    kind: Kind,
-    notes: &mut Vec<String>,
-) -> Option<Tensor> {
+pub(super) fn array(analysis: &Analysis, mask: &Mask, kind: Kind, notes: &mut Vec<String>) -> Option<Tensor> {
     let layers = Layer::all(analysis, kind);
     let width = layers.iter().map(|l| l.heads.len()).max()?;
     if layers.iter().any(|l| l.heads.len() < width) {
