@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Calibration inputs are used without labels. `--draws N` repeats everything
-//! with the seeds 0 to N - 1 and shows mean and standard deviation. The table goes
+//! with the seeds 0 to N - 1 and shows mean and standard deviation (which is 0
+//! where there are no more inputs than `--samples` takes). The table goes
 //! to standard output, and to `PREFIX.md` and `PREFIX.json` with `--out PREFIX`;
 //! both are brought up to date after each run, so that nothing is lost when a long
 //! one is stopped.
@@ -24,7 +25,7 @@ use onnx_prune::calibrate::{DataOptions, Samples, batches, input_specs, npz, rea
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::options::{Method, Options};
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, Session, SessionOptions};
+use onnx_prune::runtime::{self, Engine, EngineChoice, EngineInfo, EngineOptions, Session, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::verify::{self, Comparison};
 use onnx_prune::{Error, Result, ResultExt, pipeline};
@@ -112,7 +113,7 @@ fn run(args: &Args) -> Result<()> {
     let engine = runtime::choose(&options.engine)?;
     let test = TestSet::read(args, &dense.proto)?;
     let judge = Judge::new(engine.as_ref(), &dense.proto, test, args)?;
-    let mut table = Table::new(args, &judge);
+    let mut table = Table::new(args, &judge, engine.info());
     println!("{}", table.title());
     println!("{}", table.head());
 
@@ -136,6 +137,7 @@ fn run(args: &Args) -> Result<()> {
                             metric: verdict.metric,
                             agreement: verdict.agreement,
                             divergence: verdict.divergence,
+                            calibration_samples: report.calibration.map_or(0, |c| c.samples),
                             flops: report.budget.got,
                             parameters: report.size.parameters_after as f64,
                             bytes: report.size.bytes_after.unwrap_or(0) as f64,
@@ -548,6 +550,8 @@ struct Run {
     metric: f64,
     agreement: Option<f64>,
     divergence: f64,
+    /// Samples that were really used.
+    calibration_samples: usize,
     flops: f64,
     parameters: f64,
     bytes: f64,
@@ -605,7 +609,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(args: &Args, judge: &Judge) -> Self {
+    fn new(args: &Args, judge: &Judge, engine: &EngineInfo) -> Self {
         let bytes = std::fs::metadata(&args.model).map_or(0, |m| m.len());
         let name = |path: &Path| {
             let parts: Vec<_> = path.components().rev().take(2).collect();
@@ -619,7 +623,10 @@ impl Table {
             calibration_samples: args.samples,
             draws: args.draws,
             seq: args.seq,
-            engine: args.engine.to_string(),
+            engine: format!(
+                "{} {} on {}, {} threads",
+                engine.name, engine.version, engine.device, engine.threads
+            ),
             metric: judge.task.metric(),
             divergence: match judge.task {
                 Task::Classes => "KL",
@@ -638,7 +645,7 @@ impl Table {
             n => format!("mean and standard deviation of {n} draws"),
         };
         format!(
-            "{}: dense {} {:.2}% on {} test samples of {}; {} calibration samples, {draws}; costs at \
+            "{}: dense {} {:.2}% on {} test samples of {}; up to {} calibration samples, {draws}; costs at \
              sequence length {}\n",
             self.model,
             self.metric,
@@ -674,7 +681,7 @@ impl Table {
             row.budget,
             cell(row.of(|r| Some(r.metric)), 100.0, 2, true),
             cell(row.of(|r| r.agreement), 100.0, 2, true),
-            cell(row.of(|r| Some(r.divergence)), 1.0, 4, true),
+            cell(row.of(|r| Some(r.divergence)), 1.0, 5, true),
             cell(row.of(|r| Some(r.flops)), 1.0, 3, false),
             cell(row.of(|r| Some(r.parameters)), 1e-6, 3, false),
             cell(row.of(|r| Some(r.bytes)), 1e-6, 2, false),
@@ -732,6 +739,7 @@ mod tests {
                 metric,
                 agreement: None,
                 divergence: 0.0,
+                calibration_samples: 8,
                 flops: 0.5,
                 parameters: 1.0,
                 bytes: 1.0,

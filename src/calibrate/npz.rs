@@ -176,7 +176,7 @@ pub fn read_npy(path: &Path) -> Result<Tensor> {
     }
 }
 
-/// Writes one array to the `.npy` file at `path`, as [`write`] does.
+/// Writes one array to the `.npy` file at `path`, as [`write()`] does.
 pub fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     let failed = |e: std::io::Error| Error::io("cannot write", path, e);
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);

@@ -7,8 +7,8 @@
 //! | folder | `head_mask.npy`, `neuron_mask.npy`, or one of them |
 //! | `head_mask.npy`, `neuron_mask.npy` | one of them |
 //!
-//! What the NumPy arrays mean is in [`layers`]: they are what other tools
-//! produce, so they know nothing of this tool's names.
+//! What the NumPy arrays mean is in `layers`: they are what other tools produce,
+//! so they know nothing of this tool's names.
 
 mod layers;
 #[cfg(test)]
