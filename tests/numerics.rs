@@ -4,7 +4,7 @@
 use faer::Mat;
 use faer::linalg::solvers::Solve;
 use onnx_prune::score::baselines::{magnitude, wanda};
-use onnx_prune::score::kcm::{KcmOptions, Normalisation, Parts, gaussian_kernel, kcm, representatives};
+use onnx_prune::score::kcm::{KcmOptions, Normalise, Parts, gaussian_kernel, kcm, representatives};
 use onnx_prune::score::obs::{ObsOptions, obs};
 use onnx_prune::score::{Curve, Site, Units, curve_of_order, order_of_scores};
 use onnx_prune::solve::{Levels, local, rescale};
@@ -698,22 +698,22 @@ fn r2_of_neurons_far_apart_goes_to_the_identity_and_of_equal_ones_stays_shared()
 fn kcm_merges_what_it_is_told_to() {
     let weight = weights(2, 20, 4);
     let squares: Vec<f64> = (0..20).map(|i| f64::from(i * i)).collect();
-    let run = |parts, normalisation| {
+    let run = |parts, normalise| {
         kcm(
             &weight,
             &squares,
             &KcmOptions {
                 parts,
-                normalisation,
+                normalise,
                 ..KcmOptions::default()
             },
         )
         .unwrap()
     };
-    let both = run(Parts::Both, Normalisation::MinMax);
+    let both = run(Parts::Both, Normalise::MinMax);
     let (r2, d2) = (
-        run(Parts::R2, Normalisation::MinMax),
-        run(Parts::D2, Normalisation::MinMax),
+        run(Parts::R2, Normalise::MinMax),
+        run(Parts::D2, Normalise::MinMax),
     );
     assert_eq!(d2.iterations, 0);
     for i in 0..20 {
@@ -723,13 +723,45 @@ fn kcm_merges_what_it_is_told_to() {
     }
     let least = r2.scores.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!(least, 0.0);
-    assert_eq!(run(Parts::D2, Normalisation::None).scores, d2.d2);
+    assert_eq!(run(Parts::D2, Normalise::None).scores, d2.d2);
     close(
-        run(Parts::D2, Normalisation::Max).scores[10],
+        run(Parts::D2, Normalise::Max).scores[10],
         10.0 / 19.0,
         1e-12,
         "by the greatest",
     );
+    let shares = run(Parts::D2, Normalise::Sum).scores;
+    close(shares.iter().sum(), 1.0, 1e-12, "shares");
+    close(shares[10], 10.0 / 190.0, 1e-12, "a share");
+}
+
+#[test]
+fn kcm_normalisation_is_named_on_the_command_line() {
+    use clap::ValueEnum;
+    let names: Vec<String> = Normalise::value_variants()
+        .iter()
+        .filter_map(Normalise::to_possible_value)
+        .map(|v| v.get_name().to_string())
+        .collect();
+    assert_eq!(names, ["none", "minmax", "max", "sum"]);
+    assert_eq!(
+        serde_json::to_value(Normalise::default()).unwrap(),
+        serde_json::json!("minmax")
+    );
+}
+
+#[test]
+fn scores_without_a_scale_are_one_and_stay_finite() {
+    let weight = weights(5, 6, 3);
+    for normalise in [Normalise::MinMax, Normalise::Max, Normalise::Sum] {
+        let options = KcmOptions {
+            parts: Parts::D2,
+            normalise,
+            ..KcmOptions::default()
+        };
+        let scores = kcm(&weight, &[0.0; 6], &options).unwrap().scores;
+        assert_eq!(scores, [1.0; 6], "{normalise:?}");
+    }
 }
 
 #[test]
@@ -749,6 +781,9 @@ fn kcm_refuses_bad_numbers() {
         )
         .is_err()
     );
+    for alpha in [-0.1, f64::NAN] {
+        assert!(kcm(&weight, &[1.0; 8], &KcmOptions { alpha, ..options }).is_err());
+    }
     let nan = Mat::<f32>::full(8, 4, f32::NAN);
     assert!(kcm(&nan, &[1.0; 8], &options).is_err());
     let one = kcm(&weights(4, 1, 4), &[2.0], &options).unwrap();
@@ -770,6 +805,14 @@ fn baselines_are_norms() {
     }
     let by_pair = magnitude(&weight, &pairs).unwrap();
     close(by_pair[1], norm(1).hypot(norm(3)), 1e-12, "a unit of two rows");
+    // A head: the norm over its rows of row norm times activation norm.
+    let by_head = wanda(&weight, &squares, &pairs).unwrap();
+    close(
+        by_head[0],
+        norm(0).hypot(norm(2) * 3.0),
+        1e-12,
+        "wanda of a unit of two rows",
+    );
     assert!(wanda(&weight, &squares[..3], &single).is_err());
     assert!(magnitude(&weight, &Units::single(3)).is_err());
 }

@@ -60,36 +60,100 @@ pub struct Allocation {
     pub damage: Vec<f64>,
 }
 
-/// Costs of the chosen groups' units; all in multiply-accumulates.
-struct Prices {
-    /// Of the model with every chosen group empty.
-    base: u64,
-    full: u64,
-    per_unit: Vec<u64>,
+/// What is kept or removed by one decision: a group, or groups of several files
+/// that share one mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    /// Units.
+    pub units: usize,
+    /// Least number of units to keep.
+    pub least: usize,
+    /// Multiply-accumulates of one unit.
+    pub price: u64,
 }
 
-fn prices(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Prices {
-    let empty = |only: Option<usize>| -> Mask {
-        let mut mask = Mask::default();
-        for c in chosen.iter().filter(|c| only.is_none_or(|o| o == c.group)) {
-            mask.kept
-                .insert(c.group, vec![false; analysis.groups[c.group].units]);
+/// What a model costs in multiply-accumulates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prices {
+    /// With every chosen group empty.
+    pub base: u64,
+    /// Dense.
+    pub full: u64,
+    /// Of one unit, per chosen group.
+    pub per_unit: Vec<u64>,
+}
+
+impl Prices {
+    /// Prices of the chosen groups of a model.
+    pub fn of(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Self {
+        let empty = |only: Option<usize>| -> Mask {
+            let mut mask = Mask::default();
+            for c in chosen.iter().filter(|c| only.is_none_or(|o| o == c.group)) {
+                mask.kept
+                    .insert(c.group, vec![false; analysis.groups[c.group].units]);
+            }
+            mask
+        };
+        let full = cost.macs(&Mask::default());
+        let per_unit = chosen
+            .iter()
+            .map(|c| {
+                let units = analysis.groups[c.group].units as u64;
+                full.saturating_sub(cost.macs(&empty(Some(c.group)))) / units.max(1)
+            })
+            .collect();
+        Prices {
+            base: cost.macs(&empty(None)),
+            full,
+            per_unit,
         }
-        mask
-    };
-    let full = cost.macs(&Mask::default());
-    let per_unit = chosen
-        .iter()
-        .map(|c| {
-            let units = analysis.groups[c.group].units as u64;
-            (full - cost.macs(&empty(Some(c.group)))) / units.max(1)
-        })
-        .collect();
-    Prices {
-        base: cost.macs(&empty(None)),
-        full,
-        per_unit,
     }
+
+    /// What the prunable blocks cost, dense.
+    pub fn prunable(&self) -> u64 {
+        self.full.saturating_sub(self.base)
+    }
+
+    /// Asked and got, for a mask that leaves the model at `after`.
+    pub(crate) fn budget(&self, asked: f64, after: u64, floor: f64) -> Budget {
+        let prunable = self.prunable();
+        let spent = after.saturating_sub(self.base);
+        Budget {
+            asked,
+            got: spent as f64 / prunable.max(1) as f64,
+            prunable,
+            whole_before: self.full,
+            whole_after: after,
+            floor,
+            cheapest_step: self
+                .per_unit
+                .iter()
+                .copied()
+                .filter(|p| *p > 0)
+                .min()
+                .unwrap_or(0),
+        }
+    }
+}
+
+impl Budget {
+    /// # Errors
+    /// [`Error::Unmet`] when more was spent than asked for.
+    pub(crate) fn check(&self) -> Result<()> {
+        let removed = self.whole_before.saturating_sub(self.whole_after);
+        let spent = self.prunable.saturating_sub(removed);
+        if spent > allowance(self.asked, self.prunable) {
+            return Err(Error::Unmet(format!(
+                "the mask found costs {} of the prunable blocks, more than {}",
+                self.got, self.asked
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn allowance(asked: f64, prunable: u64) -> u64 {
+    (asked * prunable as f64).floor() as u64
 }
 
 /// The best mask that a fraction `asked` of the prunable blocks buys.
@@ -104,19 +168,59 @@ pub fn allocate(
     asked: f64,
     method: &str,
 ) -> Result<Allocation> {
-    let prices = prices(cost, analysis, chosen);
-    let prunable = prices.full - prices.base;
-    let budget = (asked * prunable as f64).floor() as u64;
-    let least: u64 = chosen
+    let prices = Prices::of(cost, analysis, chosen);
+    let items: Vec<Item> = chosen
+        .iter()
+        .zip(&prices.per_unit)
+        .map(|(c, price)| Item {
+            units: analysis.groups[c.group].units,
+            least: c.least,
+            price: *price,
+        })
+        .collect();
+    let picked = pick(&items, rankings, prices.prunable(), asked, method)?;
+    let mut mask = Mask::default();
+    for (c, flags) in chosen.iter().zip(picked.kept) {
+        if flags.contains(&false) {
+            mask.kept.insert(c.group, flags);
+        }
+    }
+    let budget = prices.budget(asked, cost.macs(&mask), picked.floor);
+    budget.check()?;
+    Ok(Allocation {
+        mask,
+        damage: picked.damage,
+        budget,
+    })
+}
+
+/// What [`pick`] decides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picked {
+    /// Per item, which units stay.
+    pub kept: Vec<Vec<bool>>,
+    /// Per item, the damage that the method expects.
+    pub damage: Vec<f64>,
+    /// The least fraction that the method can reach.
+    pub floor: f64,
+}
+
+/// The units that stay, of all items together, for a fraction `asked` of what
+/// they cost (`prunable`).
+///
+/// # Errors
+/// [`Error::Unmet`] when even the least that the method can keep costs more.
+pub fn pick(items: &[Item], rankings: &[Ranking], prunable: u64, asked: f64, method: &str) -> Result<Picked> {
+    let budget = allowance(asked, prunable);
+    let least: u64 = items
         .iter()
         .zip(rankings)
-        .zip(&prices.per_unit)
-        .map(|((c, r), price)| {
+        .map(|(item, r)| {
             let units = match r {
-                Ranking::Whole => analysis.groups[c.group].units,
-                _ => c.least,
+                Ranking::Whole => item.units,
+                _ => item.least,
             };
-            units as u64 * price
+            units as u64 * item.price
         })
         .sum();
     let floor = least as f64 / prunable.max(1) as f64;
@@ -128,69 +232,37 @@ pub fn allocate(
         )));
     }
     let kept = match rankings.iter().any(|r| matches!(r, Ranking::Scores(_))) {
-        true => by_scores(analysis, chosen, rankings, &prices, budget),
-        false => by_curves(analysis, chosen, rankings, &prices, budget),
+        true => by_scores(items, rankings, budget),
+        false => by_curves(items, rankings, budget),
     };
     let kept = kept.ok_or_else(|| Error::Unmet(format!("no mask meets --flops {asked}")))?;
-    let mut mask = Mask::default();
-    let mut damage = Vec::with_capacity(chosen.len());
-    for ((c, flags), ranking) in chosen.iter().zip(kept).zip(rankings) {
-        let removed = flags.iter().filter(|k| !**k).count();
-        damage.push(match ranking {
-            Ranking::Curve(curve) => curve.error.get(removed).copied().unwrap_or(1.0),
+    let damage = kept
+        .iter()
+        .zip(rankings)
+        .map(|(flags, ranking)| match ranking {
+            Ranking::Curve(curve) => {
+                let removed = flags.iter().filter(|k| !**k).count();
+                curve.error.get(removed).copied().unwrap_or(1.0)
+            }
             _ => 0.0,
-        });
-        if removed > 0 {
-            mask.kept.insert(c.group, flags);
-        }
-    }
-    let after = cost.macs(&mask);
-    let got = (after.saturating_sub(prices.base)) as f64 / prunable.max(1) as f64;
-    if after.saturating_sub(prices.base) > budget {
-        return Err(Error::Unmet(format!(
-            "the mask found costs {got} of the prunable blocks, more than {asked}"
-        )));
-    }
-    Ok(Allocation {
-        mask,
-        damage,
-        budget: Budget {
-            asked,
-            got,
-            prunable,
-            whole_before: prices.full,
-            whole_after: after,
-            floor,
-            cheapest_step: prices
-                .per_unit
-                .iter()
-                .copied()
-                .filter(|p| *p > 0)
-                .min()
-                .unwrap_or(0),
-        },
-    })
+        })
+        .collect();
+    Ok(Picked { kept, damage, floor })
 }
 
-fn by_curves(
-    analysis: &Analysis,
-    chosen: &[Chosen],
-    rankings: &[Ranking],
-    prices: &Prices,
-    budget: u64,
-) -> Option<Vec<Vec<bool>>> {
-    let mut levels: Vec<Vec<Choice>> = Vec::with_capacity(chosen.len());
-    for ((c, ranking), price) in chosen.iter().zip(rankings).zip(&prices.per_unit) {
-        let units = analysis.groups[c.group].units;
+fn by_curves(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<Vec<bool>>> {
+    let mut levels: Vec<Vec<Choice>> = Vec::with_capacity(items.len());
+    for (item, ranking) in items.iter().zip(rankings) {
+        let units = item.units;
         levels.push(match ranking {
-            Ranking::Curve(curve) => (0..=units - c.least.min(units))
+            Ranking::Curve(curve) => (0..=units - item.least.min(units))
                 .map(|removed| Choice {
-                    cost: (units - removed) as u64 * price,
+                    cost: (units - removed) as u64 * item.price,
                     value: curve.error.get(removed).copied().unwrap_or(1.0),
                 })
                 .collect(),
             _ => vec![Choice {
-                cost: units as u64 * price,
+                cost: units as u64 * item.price,
                 value: 0.0,
             }],
         });
@@ -199,37 +271,31 @@ fn by_curves(
     let kept = picked
         .into_iter()
         .zip(rankings)
-        .zip(chosen)
-        .map(|((removed, ranking), c)| match ranking {
+        .zip(items)
+        .map(|((removed, ranking), item)| match ranking {
             Ranking::Curve(curve) => curve.kept(removed),
-            _ => vec![true; analysis.groups[c.group].units],
+            _ => vec![true; item.units],
         });
     Some(kept.collect())
 }
 
-fn by_scores(
-    analysis: &Analysis,
-    chosen: &[Chosen],
-    rankings: &[Ranking],
-    prices: &Prices,
-    budget: u64,
-) -> Option<Vec<Vec<bool>>> {
+fn by_scores(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<Vec<bool>>> {
     let mut fixed = 0;
     let mut sites = Vec::new();
-    for ((c, ranking), price) in chosen.iter().zip(rankings).zip(&prices.per_unit) {
+    for (item, ranking) in items.iter().zip(rankings) {
         match ranking {
             Ranking::Scores(scores) => sites.push(Ranked {
                 scores: scores.clone(),
-                unit_cost: *price,
-                min_units: c.least,
+                unit_cost: item.price,
+                min_units: item.least,
             }),
-            _ => fixed += analysis.groups[c.group].units as u64 * price,
+            _ => fixed += item.units as u64 * item.price,
         }
     }
     let mut picked = top_scores(&sites, fixed, budget)?.into_iter();
-    let kept = rankings.iter().zip(chosen).map(|(ranking, c)| match ranking {
+    let kept = rankings.iter().zip(items).map(|(ranking, item)| match ranking {
         Ranking::Scores(_) => picked.next().unwrap_or_default(),
-        _ => vec![true; analysis.groups[c.group].units],
+        _ => vec![true; item.units],
     });
     Some(kept.collect())
 }

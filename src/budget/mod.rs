@@ -5,6 +5,6 @@ mod cost;
 pub mod knapsack;
 mod ranking;
 
-pub use allocate::{Allocation, Budget, Ranking, allocate};
+pub use allocate::{Allocation, Budget, Item, Picked, Prices, Ranking, allocate, pick};
 pub use cost::{Cost, Sizes};
 pub use ranking::{Ranked, top_scores};

@@ -1,5 +1,5 @@
 //! NumPy's `.npz` archives: a zip of `.npy` files, read row by row, so that a
-//! few samples of a large archive need little memory.
+//! few samples of a large archive need little memory; and single `.npy` files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -158,6 +158,30 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         .into_iter()
         .map(|name| Ok((name.clone(), archive.read(&name)?)))
         .collect()
+}
+
+/// The array in the `.npy` file at `path`.
+pub fn read_npy(path: &Path) -> Result<Tensor> {
+    let file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+    let mut reader = BufReader::new(file);
+    let (header, _) = read_header(&mut reader).context(|| path.display().to_string())?;
+    let tensor = whole(&mut reader, &header).context(|| path.display().to_string())?;
+    match read_bytes(&mut reader, 1) {
+        Ok(_) => Err(Error::input(format!(
+            "{} holds more than its shape {:?} says",
+            path.display(),
+            header.shape
+        ))),
+        Err(_) => Ok(tensor),
+    }
+}
+
+/// Writes one array to the `.npy` file at `path`, as [`write()`] does.
+pub fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
+    let failed = |e: std::io::Error| Error::io("cannot write", path, e);
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    write_array(&mut file, tensor).map_err(failed)?;
+    file.flush().map_err(failed)
 }
 
 /// Writes `arrays` to `path` uncompressed, as `numpy.savez` does. bfloat16,

@@ -10,7 +10,8 @@
 //!
 //! `C = I` is a fixed point, so the result depends on when it stops: that is the
 //! method. The publication leaves the normalisation of D2 and the way of merging
-//! open; both are options here, with the working definition as the default.
+//! open; the normalisation, sigma, alpha and the bound on iterations are options
+//! here, with the working definition as the default.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};
@@ -20,15 +21,21 @@ use crate::error::{Error, Result};
 use crate::linalg;
 
 /// How R2 and D2 of a layer are brought to one scale before they are merged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Normalisation {
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalise {
+    /// As they are.
+    None,
     /// `(s - min) / (max - min)`; all 1 where the scores are constant.
     #[default]
+    #[value(name = "minmax")]
     MinMax,
     /// `s / max`; all 1 where the greatest is 0.
     Max,
-    /// As they are.
-    None,
+    /// `s / sum`: shares of the layer; all 1 where the sum is 0.
+    Sum,
 }
 
 /// Which parts of the score are used.
@@ -52,8 +59,8 @@ pub struct KcmOptions {
     pub alpha: f64,
     /// The iteration stops here at the latest.
     pub max_iterations: usize,
-    /// How R2 and D2 are brought to one scale.
-    pub normalisation: Normalisation,
+    /// How R2 and D2 are brought to one scale, per layer.
+    pub normalise: Normalise,
     /// Which of them are used.
     pub parts: Parts,
 }
@@ -64,7 +71,7 @@ impl Default for KcmOptions {
             sigma: 1.0,
             alpha: 0.01,
             max_iterations: 100,
-            normalisation: Normalisation::default(),
+            normalise: Normalise::default(),
             parts: Parts::default(),
         }
     }
@@ -91,7 +98,7 @@ pub struct KcmScores {
 ///
 /// # Errors
 /// Shapes that do not fit, numbers that are NaN or infinite, a kernel width
-/// that is not positive.
+/// that is not positive, an alpha that is negative or NaN.
 pub fn kcm(weight: &Mat<f32>, squares: &[f64], options: &KcmOptions) -> Result<KcmScores> {
     let mut scores = KcmScores {
         scores: vec![1.0; weight.nrows()],
@@ -101,6 +108,12 @@ pub fn kcm(weight: &Mat<f32>, squares: &[f64], options: &KcmOptions) -> Result<K
         converged: true,
     };
     if options.parts != Parts::D2 {
+        if options.alpha.is_nan() || options.alpha < 0.0 {
+            return Err(Error::input(format!(
+                "the convergence bound alpha is {}: it must be at least 0",
+                options.alpha
+            )));
+        }
         let kernel = gaussian_kernel(weight, options.sigma)?;
         let found = representatives(&kernel, options.alpha, options.max_iterations);
         (scores.r2, scores.iterations, scores.converged) = found;
@@ -110,11 +123,7 @@ pub fn kcm(weight: &Mat<f32>, squares: &[f64], options: &KcmOptions) -> Result<K
     }
     for part in [&scores.r2, &scores.d2] {
         // An unused part is empty and leaves the scores alone.
-        for (score, x) in scores
-            .scores
-            .iter_mut()
-            .zip(normalised(part, options.normalisation))
-        {
+        for (score, x) in scores.scores.iter_mut().zip(normalised(part, options.normalise)) {
             *score *= x;
         }
     }
@@ -256,13 +265,14 @@ fn step(c: &mut [f32], product: &[f32], kernel: &[f32]) -> (f32, f32) {
     (change.iter().sum(), total.iter().sum())
 }
 
-fn normalised(scores: &[f64], how: Normalisation) -> Vec<f64> {
+fn normalised(scores: &[f64], how: Normalise) -> Vec<f64> {
     let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
     let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let (shift, scale) = match how {
-        Normalisation::MinMax => (least, greatest - least),
-        Normalisation::Max => (0.0, greatest),
-        Normalisation::None => return scores.to_vec(),
+        Normalise::MinMax => (least, greatest - least),
+        Normalise::Max => (0.0, greatest),
+        Normalise::Sum => (0.0, scores.iter().sum()),
+        Normalise::None => return scores.to_vec(),
     };
     let to_unit = |s: &f64| if scale > 0.0 { (s - shift) / scale } else { 1.0 };
     scores.iter().map(to_unit).collect()

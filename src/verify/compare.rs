@@ -8,8 +8,9 @@ use crate::runtime::Session;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// Rows per run.
-const ROWS: usize = 8;
+/// Rows per run of [`compare`]: with the batches of this many rows, a recorded
+/// run can be told apart by sample.
+pub const ROWS: usize = 8;
 
 /// How one output differs.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -29,6 +30,23 @@ pub struct OutputDifference {
     /// Mean Kullback-Leibler divergence of a from b in nats, for class-like
     /// outputs.
     pub kl: Option<f64>,
+    /// Mean cosine of the rows (along the last axis) of a and b, for embeddings.
+    pub cosine: Option<f64>,
+}
+
+impl OutputDifference {
+    /// One number, 0 for equal outputs: `kl` of class-like outputs, 1 - `cosine`
+    /// of embeddings, `relative_squared` of others; NaN where a value is.
+    pub fn divergence(&self) -> f64 {
+        if self.max.is_nan() {
+            return f64::NAN;
+        }
+        match (self.kl, self.cosine) {
+            (Some(kl), _) => kl,
+            (None, Some(cosine)) => (1.0 - cosine).max(0.0),
+            (None, None) => self.relative_squared,
+        }
+    }
 }
 
 /// How all outputs differ.
@@ -53,6 +71,30 @@ impl Comparison {
     }
 }
 
+/// How far apart two models are, as one number: the largest
+/// [`OutputDifference::divergence`] of the outputs, those that hand on a cache
+/// (`present.0.key` and the like) left out where there are others. NaN where a
+/// value is, and where nothing was compared.
+pub fn divergence(comparison: &Comparison) -> f64 {
+    let outputs = &comparison.outputs;
+    let answers: Vec<&OutputDifference> = match outputs.iter().all(|o| is_cache(&o.name)) {
+        true => outputs.iter().collect(),
+        false => outputs.iter().filter(|o| !is_cache(&o.name)).collect(),
+    };
+    let worse = |worst: f64, x: f64| if x.is_nan() || x > worst { x } else { worst };
+    answers
+        .iter()
+        .map(|o| o.divergence())
+        .reduce(|worst, x| if worst.is_nan() { worst } else { worse(worst, x) })
+        .unwrap_or(f64::NAN)
+}
+
+/// Whether an output is read by the next step of a decoder, not by a user.
+fn is_cache(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["present", "past", "cache"].iter().any(|n| name.contains(n))
+}
+
 #[derive(Default, Clone)]
 struct Sums {
     count: f64,
@@ -64,7 +106,9 @@ struct Sums {
     rows: f64,
     agree: f64,
     kl: f64,
+    cosine: f64,
     classes: bool,
+    embedding: bool,
     nan: bool,
 }
 
@@ -181,8 +225,9 @@ impl Sums {
             )));
         }
         let (a, b) = (x.to_f32(), y.to_f32());
-        let classes = x.shape.last().copied().unwrap_or(0);
+        let width = x.shape.last().copied().unwrap_or(0);
         self.classes = x.elem().is_float() && class_like(name, &x.shape);
+        self.embedding = x.elem().is_float() && !self.classes && embedding_like(name, &x.shape);
         for (i, (p, q)) in a.iter().zip(&b).enumerate() {
             if !rows.counts(&x.shape, i) {
                 continue;
@@ -199,13 +244,19 @@ impl Sums {
                 self.squares_b += q * q;
             }
         }
-        if self.classes {
-            for (row, (p, q)) in a.chunks(classes).zip(b.chunks(classes)).enumerate() {
-                if rows.counts(&x.shape, row * classes) {
-                    self.rows += 1.0;
-                    self.agree += f64::from(u8::from(largest(p) == largest(q)));
-                    self.kl += divergence(q, p);
-                }
+        if !self.classes && !self.embedding {
+            return Ok(());
+        }
+        for (row, (p, q)) in a.chunks(width).zip(b.chunks(width)).enumerate() {
+            if !rows.counts(&x.shape, row * width) {
+                continue;
+            }
+            self.rows += 1.0;
+            if self.classes {
+                self.agree += f64::from(u8::from(largest(p) == largest(q)));
+                self.kl += kullback_leibler(q, p);
+            } else {
+                self.cosine += cosine(p, q);
             }
         }
         Ok(())
@@ -231,6 +282,7 @@ impl Sums {
             },
             agreement: self.classes.then(|| self.agree / self.rows.max(1.0)),
             kl: self.classes.then(|| self.kl / self.rows.max(1.0)),
+            cosine: (self.embedding && self.rows > 0.0).then(|| self.cosine / self.rows),
         }
     }
 }
@@ -253,6 +305,29 @@ fn class_like(name: &str, shape: &[usize]) -> bool {
                 && !name.contains("feature")))
 }
 
+/// Whether rows along the last axis are vectors that are compared by direction.
+fn embedding_like(name: &str, shape: &[usize]) -> bool {
+    /// An unnamed output with rows of at least so many entries is an embedding.
+    const WIDE: usize = 16;
+    let width = shape.last().copied().unwrap_or(0);
+    let name = name.to_ascii_lowercase();
+    let named = ["embed", "hidden", "pool", "feature", "encod"]
+        .iter()
+        .any(|n| name.contains(n));
+    (2..=3).contains(&shape.len()) && width >= if named { 2 } else { WIDE }
+}
+
+/// The cosine of two vectors; 1 where both are zero, 0 where one is.
+fn cosine(p: &[f32], q: &[f32]) -> f64 {
+    let dot =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+    let (pp, qq) = (dot(p, p), dot(q, q));
+    if pp == 0.0 || qq == 0.0 {
+        return f64::from(u8::from(pp == qq));
+    }
+    dot(p, q) / (pp.sqrt() * qq.sqrt())
+}
+
 fn largest(values: &[f32]) -> usize {
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
@@ -265,7 +340,7 @@ fn largest(values: &[f32]) -> usize {
 
 /// `KL(p || q)` in nats of two rows of logits, or of probabilities where the
 /// rows are that already.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
+fn kullback_leibler(p: &[f32], q: &[f32]) -> f64 {
     let (p, q) = (log_softmax(p), log_softmax(q));
     p.iter()
         .zip(&q)
@@ -283,4 +358,103 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
     let top = row.iter().fold(f64::NEG_INFINITY, |m, v| m.max(f64::from(*v)));
     let total: f64 = row.iter().map(|v| (f64::from(*v) - top).exp()).sum();
     row.iter().map(|v| f64::from(*v) - top - total.ln()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn difference(name: &str, x: Tensor, y: Tensor) -> OutputDifference {
+        let rows = Rows {
+            batch: x.shape.first().copied().unwrap_or(0),
+            real: x.shape.first().copied().unwrap_or(0),
+            tokens: None,
+            mask: None,
+        };
+        let mut sums = Sums::default();
+        sums.add(name, &x, &y, &rows).expect("equal shapes");
+        sums.difference(name)
+    }
+
+    fn of(outputs: Vec<OutputDifference>) -> f64 {
+        divergence(&Comparison { outputs, samples: 1 })
+    }
+
+    #[test]
+    fn classes_diverge_by_kl() {
+        // One row: p = (1/2, 1/2) dense, q = (1/4, 3/4) pruned.
+        let dense = Tensor::f32(vec![1, 2], vec![0.0, 0.0]);
+        let pruned = Tensor::f32(vec![1, 2], vec![0.0, 3.0f32.ln()]);
+        let d = difference("logits", pruned, dense);
+        let expected = 0.5 * (0.5f64 / 0.25).ln() + 0.5 * (0.5f64 / 0.75).ln();
+        assert!((d.divergence() - expected).abs() < 1e-6, "{d:?}");
+        assert_eq!(d.cosine, None);
+    }
+
+    #[test]
+    fn embeddings_diverge_by_direction_only() {
+        let dense = Tensor::f32(vec![2, 2], vec![1.0, 0.0, 0.0, 2.0]);
+        let longer = Tensor::f32(vec![2, 2], vec![3.0, 0.0, 0.0, 5.0]);
+        let d = difference("sentence_embedding", longer, dense.clone());
+        assert_eq!((d.kl, d.cosine), (None, Some(1.0)));
+        assert_eq!(d.divergence(), 0.0);
+        // The first row turns by 90 degrees, the second by 180.
+        let turned = Tensor::f32(vec![2, 2], vec![0.0, 1.0, 0.0, -1.0]);
+        let d = difference("sentence_embedding", turned, dense);
+        assert_eq!(d.cosine, Some(-0.5));
+        assert_eq!(d.divergence(), 1.5);
+    }
+
+    #[test]
+    fn padding_and_filling_rows_do_not_count() {
+        let dense = Tensor::f32(vec![2, 2, 2], vec![1.0; 8]);
+        let mut pruned = dense.clone();
+        // The second token of the first row is padding, the second row fills.
+        pruned.data = crate::tensor::Data::F32(vec![1.0, 1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0]);
+        let rows = Rows {
+            batch: 2,
+            real: 1,
+            tokens: Some(2),
+            mask: Some(&[true, false, false, false]),
+        };
+        let mut sums = Sums::default();
+        sums.add("last_hidden_state", &pruned, &dense, &rows)
+            .expect("equal shapes");
+        assert!((sums.difference("last_hidden_state").cosine.unwrap_or(0.0) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn other_outputs_diverge_by_relative_squared_error() {
+        // The variance of (1, 3) is 1, the mean squared difference 0.25.
+        let dense = Tensor::f32(vec![2, 1], vec![1.0, 3.0]);
+        let pruned = Tensor::f32(vec![2, 1], vec![1.5, 2.5]);
+        let d = difference("value", pruned, dense);
+        assert_eq!((d.kl, d.cosine), (None, None));
+        assert!((d.divergence() - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_worst_answer_counts_and_caches_do_not() {
+        let one = |name: &str, by: f32| {
+            let dense = Tensor::f32(vec![2, 1], vec![1.0, 3.0]);
+            let pruned = Tensor::f32(vec![2, 1], vec![1.0 + by, 3.0 - by]);
+            difference(name, pruned, dense)
+        };
+        let close = of(vec![one("a", 0.1), one("b", 0.5), one("present.0.key", 9.0)]);
+        assert!((close - 0.25).abs() < 1e-6, "{close}");
+        let caches = of(vec![one("present.0.key", 0.5)]);
+        assert!((caches - 0.25).abs() < 1e-6, "{caches}");
+        assert!(of(vec![]).is_nan());
+    }
+
+    #[test]
+    fn a_value_that_is_nan_is_no_small_divergence() {
+        let dense = Tensor::f32(vec![1, 2], vec![0.0, 1.0]);
+        let pruned = Tensor::f32(vec![1, 2], vec![f32::NAN, 1.0]);
+        let bad = difference("logits", pruned, dense.clone());
+        let good = difference("logits", dense.clone(), dense);
+        assert!(of(vec![bad.clone(), good.clone()]).is_nan());
+        assert!(of(vec![good.clone(), bad]).is_nan());
+        assert_eq!(of(vec![good]), 0.0);
+    }
 }

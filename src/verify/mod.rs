@@ -2,7 +2,7 @@
 
 mod compare;
 
-pub use compare::{Comparison, Differences, OutputDifference, compare};
+pub use compare::{Comparison, Differences, OutputDifference, ROWS, compare, divergence};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

@@ -1,5 +1,7 @@
 //! Which units of which group stay.
 
+pub mod file;
+
 use std::collections::BTreeMap;
 
 use crate::axes::{Analysis, Dim, FactorId, Space, Term};
