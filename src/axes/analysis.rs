@@ -21,7 +21,7 @@ pub struct Options {
 pub struct Facts {
     /// The dimensions; `None` when not even the rank is known.
     pub dims: Option<Vec<Dim>>,
-    /// The elements of a small integer tensor of rank 0 or 1.
+    /// The elements of a small integer tensor, row-major.
     pub ints: Option<Vec<Int>>,
     /// Computed from constants only.
     pub constant: bool,
@@ -80,6 +80,17 @@ pub struct AttrUse {
     pub needed: Int,
 }
 
+/// Constant indices that pick neighbours: a Gather that is a slice.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The Gather.
+    pub node: NodeId,
+    /// What lies before the first that is picked.
+    pub before: Dim,
+    /// What is picked.
+    pub part: Dim,
+}
+
 /// A table axis broadcast into an activation: it does not couple the layers
 /// that read it; each takes its own slice.
 #[derive(Debug, Clone)]
@@ -113,6 +124,8 @@ pub struct Analysis {
     pub attr_uses: Vec<AttrUse>,
     /// Equal splits without sizes: the node and its parts.
     pub even_splits: Vec<(NodeId, Vec<Dim>)>,
+    /// Gathers of neighbours.
+    pub runs: Vec<Run>,
     /// Tables that each layer slices for itself.
     pub links: Vec<Link>,
     /// Operators without a rule that touch a float axis, with how often.
@@ -173,9 +186,9 @@ impl Analysis {
                 Role::Constant => match &value.constant {
                     Some(constant) => Facts {
                         dims: Some(constant.shape.iter().map(|n| self.space.fresh(*n)).collect()),
-                        ints: (constant.shape.len() <= 1)
-                            .then_some(constant.ints.as_ref())
-                            .flatten()
+                        ints: constant
+                            .ints
+                            .as_ref()
                             .map(|v| v.iter().map(|x| Int::Const(*x)).collect()),
                         constant: true,
                         table: true,

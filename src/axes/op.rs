@@ -2,6 +2,7 @@
 
 use super::analysis::{Analysis, AttrUse, Contraction, IntUse, Link};
 use super::dim::{Dim, Term};
+use super::elements::Elements;
 use super::int::Int;
 use crate::graph::{Graph, Node, NodeId, ValueId};
 
@@ -57,6 +58,30 @@ impl<'a> Op<'a> {
         let id = self.input(index)?;
         self.a.followed.insert((self.id, index));
         self.a.facts(id).ints.clone()
+    }
+
+    /// The tracked integers of an input with their shape.
+    pub(super) fn elements(&mut self, index: usize) -> Option<Elements> {
+        let ints = self.ints(index)?;
+        let dims = self.a.facts(self.input(index)?).dims.clone();
+        let shape: Option<Vec<usize>> = match &dims {
+            Some(dims) => dims.iter().map(|d| self.a.space.value(&Int::Dim(d.clone())).as_const()).map(|n| usize::try_from(n?).ok()).collect(),
+            None => None,
+        };
+        Elements::new(shape?, ints)
+    }
+
+    /// Sets the tracked integers of an output to `made`; where they could not be
+    /// made, input 0 is not followed any further.
+    pub(super) fn set_elements(&mut self, index: usize, made: Option<Elements>) {
+        match made {
+            Some(made) => self.set_ints(index, made.ints),
+            None => {
+                for int in self.ints(0).unwrap_or_default() {
+                    self.drop_int(&int);
+                }
+            }
+        }
     }
 
     /// The integers of an input where all have one value in the file.

@@ -5,6 +5,9 @@ use crate::axes::dim::Dim;
 use crate::axes::int::Int;
 use crate::axes::op::Op;
 
+/// Copies of integers are followed up to this many.
+const MOST_COPIES: usize = 64;
+
 pub(super) fn reshape(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
     let from_attr = op.node().ints("shape").map(<[i64]>::to_vec);
@@ -27,15 +30,7 @@ pub(super) fn reshape(op: &mut Op) -> Option<()> {
             op.needs(1, at, actual.clone(), Int::Dim(dim.clone()));
         }
     }
-    if let Some(ints) = op.ints(0) {
-        if out.len() <= 1 {
-            op.set_ints(0, ints);
-        } else {
-            ints.iter().for_each(|i| {
-                op.drop_int(i);
-            });
-        }
-    }
+    pass_ints(op);
     op.set(0, out);
     Some(())
 }
@@ -49,6 +44,7 @@ pub(super) fn flatten(op: &mut Op) -> Option<()> {
         op.axis(axis, input.len())?
     };
     let product = |dims: &[Dim]| dims.iter().fold(Dim::one(), |p, d| p.times(d.clone()));
+    pass_ints(op);
     op.set(0, vec![product(&input[..axis]), product(&input[axis..])]);
     Some(())
 }
@@ -62,8 +58,9 @@ pub(super) fn transpose(op: &mut Op) -> Option<()> {
             .collect::<Option<_>>()?,
         None => (0..input.len()).rev().collect(),
     };
-    if let Some(ints) = op.ints(0) {
-        op.set_ints(0, ints);
+    if op.ints(0).is_some() {
+        let turned = op.elements(0).and_then(|e| e.transposed(&perm));
+        op.set_elements(0, turned);
     }
     let out: Option<Vec<Dim>> = perm.iter().map(|p| input.get(*p).cloned()).collect();
     op.set(0, out?);
@@ -84,7 +81,7 @@ pub(super) fn unsqueeze(op: &mut Op) -> Option<()> {
             *slot = Some(rest.next()?);
         }
     }
-    pass_ints(op, rank);
+    pass_ints(op);
     op.set(0, out.into_iter().flatten().collect());
     Some(())
 }
@@ -110,21 +107,15 @@ pub(super) fn squeeze(op: &mut Op) -> Option<()> {
         .filter(|(i, _)| !gone.contains(i))
         .map(|(_, d)| d)
         .collect();
-    pass_ints(op, out.len());
+    pass_ints(op);
     op.set(0, out);
     Some(())
 }
 
-/// Integers stay followed while the tensor has at most one axis.
-fn pass_ints(op: &mut Op, rank: usize) {
+/// The elements of an integer tensor stay what they are, in the same order.
+fn pass_ints(op: &mut Op) {
     if let Some(ints) = op.ints(0) {
-        if rank <= 1 {
-            op.set_ints(0, ints);
-        } else {
-            ints.iter().for_each(|i| {
-                op.drop_int(i);
-            });
-        }
+        op.set_ints(0, ints);
     }
 }
 
@@ -149,7 +140,13 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
                 Ok(n) => op.a.space.repeated(n),
                 Err(_) => op.a.space.unknown(),
             },
-            int if own.is_one() => op.a.space.dim_of(int),
+            int if own.is_one() => {
+                let dim = op.a.space.dim_of(int);
+                if activation {
+                    op.a.space.mark_repeat(&dim);
+                }
+                dim
+            }
             _ => own,
         };
         if !matches!(shape[at], Int::Const(1) | Int::Const(-1)) {
@@ -157,20 +154,11 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
         }
         out.push(dim);
     }
-    if let Some(ints) = op.ints(0) {
-        match (ints.as_slice(), out.as_slice()) {
-            ([int], [dim]) => {
-                let count = op.a.space.size(dim).filter(|n| *n <= 64);
-                if let Some(n) = count {
-                    op.set_ints(0, vec![int.clone(); n]);
-                } else {
-                    op.drop_int(int);
-                }
-            }
-            _ => ints.iter().for_each(|i| {
-                op.drop_int(i);
-            }),
-        }
+    if op.ints(0).is_some() {
+        let sizes: Option<Vec<usize>> = out.iter().map(|d| op.a.space.size(d)).collect();
+        let small = sizes.filter(|s| s.iter().product::<usize>() <= MOST_COPIES);
+        let copied = op.elements(0).zip(small).and_then(|(e, s)| e.expanded(&s));
+        op.set_elements(0, copied);
     }
     op.set(0, out);
     Some(())

@@ -22,7 +22,7 @@ pub(super) fn reduce(op: &mut Op) -> Option<()> {
     if let Some(ints) = op.ints(0) {
         let product = ints.iter().cloned().reduce(|a, b| Int::op(IntOp::Mul, a, b));
         match (op.node().op.as_str(), product) {
-            ("ReduceProd", Some(product)) if axes == [0] => op.set_ints(0, vec![product]),
+            ("ReduceProd", Some(product)) if axes == [0] && data.len() == 1 => op.set_ints(0, vec![product]),
             _ => ints.iter().for_each(|i| {
                 op.drop_int(i);
             }),
