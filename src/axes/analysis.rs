@@ -140,18 +140,9 @@ pub struct Analysis {
 
 /// Analyses a graph. Never fails: what cannot be followed is frozen.
 pub fn analyse(graph: &Graph, options: Options) -> Analysis {
-    let mut analysis = Analysis {
-        facts: vec![Facts::default(); graph.values.len()],
-        ..Analysis::default()
-    };
-    analysis.seed(graph, options);
-    for &node in &graph.order {
-        if graph.node(node).is("", "Constant") {
-            continue;
-        }
-        rules::apply(&mut Op::new(&mut analysis, graph, node));
-        analysis.after(graph, node);
-    }
+    let mut analysis = Analysis::empty(graph);
+    analysis.seed_inputs(graph, options);
+    analysis.follow(graph);
     links::settle(&mut analysis);
     if !options.change_interface {
         analysis.freeze_outputs(graph);
@@ -179,10 +170,46 @@ impl Analysis {
         self.space.frozen(leaf).is_none()
     }
 
-    fn seed(&mut self, graph: &Graph, options: Options) {
+    /// Nothing but the constants of a graph.
+    pub(super) fn empty(graph: &Graph) -> Self {
+        let mut analysis = Analysis {
+            facts: vec![Facts::default(); graph.values.len()],
+            ..Analysis::default()
+        };
+        analysis.seed_constants(graph);
+        analysis
+    }
+
+    /// Applies the rules in topological order.
+    pub(super) fn follow(&mut self, graph: &Graph) {
+        for &node in &graph.order {
+            if graph.node(node).is("", "Constant") {
+                continue;
+            }
+            rules::apply(&mut Op::new(self, graph, node));
+            self.after(graph, node);
+        }
+    }
+
+    fn seed_inputs(&mut self, graph: &Graph, options: Options) {
+        for &input in &graph.inputs {
+            let dims = if options.change_interface {
+                self.open_dims(graph, input)
+            } else {
+                self.declared_dims(graph, input, "it is an axis of a graph input")
+            };
+            self.facts[input.0 as usize] = Facts {
+                dims,
+                table: graph.value(input).elem.is_some_and(|e| !e.is_float()),
+                ..Facts::default()
+            };
+        }
+    }
+
+    fn seed_constants(&mut self, graph: &Graph) {
         for (at, value) in graph.values.iter().enumerate() {
             let facts = match value.role {
-                Role::Inner => continue,
+                Role::Inner | Role::Input => continue,
                 Role::Constant => match &value.constant {
                     Some(constant) => Facts {
                         dims: Some(constant.shape.iter().map(|n| self.space.fresh(*n)).collect()),
@@ -203,15 +230,6 @@ impl Analysis {
                         table: true,
                         ..Facts::default()
                     },
-                },
-                Role::Input => Facts {
-                    dims: if options.change_interface {
-                        self.open_dims(graph, ValueId(at as u32))
-                    } else {
-                        self.declared_dims(graph, ValueId(at as u32), "it is an axis of a graph input")
-                    },
-                    table: value.elem.is_some_and(|e| !e.is_float()),
-                    ..Facts::default()
                 },
             };
             self.facts[at] = facts;

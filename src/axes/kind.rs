@@ -154,7 +154,9 @@ pub(super) fn reaches_residual(
                     .filter(|i| i != input)
                     .filter_map(|i| graph.input(*node, i))
                 {
-                    if !analysis.facts(other).constant && depends_on(graph, rank, sink.activation, other) {
+                    if summands(graph, other).into_iter().any(|term| {
+                        !analysis.facts(term).constant && depends_on(graph, rank, sink.activation, term)
+                    }) {
                         return true;
                     }
                 }
@@ -163,6 +165,23 @@ pub(super) fn reaches_residual(
         }
     }
     false
+}
+
+/// A value and, where it is a sum, what it is the sum of: parallel sublayers are
+/// added one by one.
+fn summands(graph: &Graph, value: ValueId) -> Vec<ValueId> {
+    const MOST: usize = 8;
+    let mut terms = vec![value];
+    let mut at = 0;
+    while at < terms.len() && terms.len() < MOST {
+        if let Some((node, _)) = graph.value(terms[at]).producer
+            && matches!(graph.node(node).op.as_str(), "Add" | "Sum")
+        {
+            terms.extend(graph.node(node).inputs.iter().flatten());
+        }
+        at += 1;
+    }
+    terms
 }
 
 /// Operators that mix or pick positions end the way to a residual addition.

@@ -52,13 +52,17 @@ fn runs(draft: &mut Draft) {
         let (Some(before), Some(length)) = (size(&run.before), size(&run.part)) else {
             continue;
         };
-        let scalar = draft
+        let rank = draft
             .graph
             .input(run.node, 1)
             .and_then(|v| draft.analysis.facts(v).dims.as_ref())
-            .is_some_and(Vec::is_empty);
+            .map_or(1, Vec::len);
         let picks: Vec<i64> = (before..before.saturating_add(length)).collect();
-        let shape = if scalar { vec![] } else { vec![picks.len()] };
+        let shape = match rank {
+            0 => vec![],
+            1 => vec![picks.len()],
+            _ => vec![picks.len(), 1],
+        };
         let name = draft.constant("picks", &Tensor::i64(shape, picks));
         draft.inputs.insert((run.node, 1), name);
     }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! zero      groups without units: their sinks' outputs become constants
+//! folding   what operators make of constants
 //! live      what the outputs still need; shapes read from dead tensors move
 //! constants each use of a constant gets its slice
 //! ints      shape entries, attributes, splits get the new sizes
@@ -13,6 +14,7 @@
 mod attrs;
 mod constants;
 mod draft;
+mod folding;
 mod ints;
 mod masked;
 mod reshape;
@@ -22,7 +24,7 @@ mod zero;
 pub use constants::tensor_of;
 pub use masked::{float_type, masked};
 
-use crate::axes::Analysis;
+use crate::axes::{Analysis, PruneGroup};
 use crate::graph::Graph;
 use crate::mask::Mask;
 use crate::onnx::proto;
@@ -80,15 +82,19 @@ fn plan<'a>(
         }
     }
     let mut draft = Draft::new(model, graph, analysis, mask.by_factor(analysis))?;
-    for (group, kept) in &mask.kept {
-        if kept.iter().all(|k| !k) {
-            let group = &analysis.groups[*group];
-            zero::cut(&mut draft, group)
-                .context(|| format!("group '{}' cannot lose all its units", group.name))?;
-        }
-    }
-    if mask.kept.values().any(|kept| kept.iter().all(|k| !k)) {
+    let empty: Vec<&PruneGroup> = mask
+        .kept
+        .iter()
+        .filter(|(_, kept)| kept.iter().all(|k| !k))
+        .map(|(group, _)| &analysis.groups[*group])
+        .collect();
+    if !empty.is_empty() {
+        let wanted = zero::cut(&mut draft, &empty).context(|| {
+            let names: Vec<&str> = empty.iter().map(|g| g.name.as_str()).collect();
+            format!("{} cannot lose all units", names.join(", "))
+        })?;
         draft.mark_live(false);
+        zero::expand(&mut draft, wanted)?;
         reshape::shapes_of_the_dead(&mut draft)?;
     }
     draft.mark_live(true);

@@ -2,6 +2,7 @@
 
 use crate::axes::analysis::Run;
 use crate::axes::dim::{Dim, Term};
+use crate::axes::int::Int;
 use crate::axes::op::Op;
 
 pub(super) fn gather(op: &mut Op) -> Option<()> {
@@ -95,7 +96,14 @@ pub(super) fn gather_elements(op: &mut Op) -> Option<()> {
     op.freeze(&indices[axis], "it indexes another axis");
     let mut out = indices.clone();
     for k in (0..data.len()).filter(|k| *k != axis) {
-        out[k] = op.join(&indices[k], &data[k]);
+        let size = |op: &Op, dim: &Dim| op.a.space.value(&Int::Dim(dim.clone()));
+        if size(op, &indices[k]) == size(op, &data[k]) {
+            out[k] = op.join_input(1, k, &data[k]);
+        } else {
+            // Indices may leave out the end of an axis.
+            op.freeze(&data[k], "it is indexed at run time");
+            op.freeze(&indices[k], "it indexes another axis");
+        }
     }
     op.set(0, out);
     Some(())
@@ -108,6 +116,18 @@ pub(super) fn gather_nd(op: &mut Op) -> Option<()> {
     let depth = op.a.space.size(last)?;
     let tail = data.get(batch.checked_add(depth)?..)?.to_vec();
     op.freeze(last, "it counts indices");
+    // A column of constant indices picks along the first axis, as Gather does.
+    if batch == 0
+        && depth == 1
+        && lead.len() == 1
+        && let Some(picks) = op.values(1)
+    {
+        let whole = op.a.space.resolve(&data[0]);
+        let mut out = vec![run(op, &whole, &picks)];
+        out.extend(tail);
+        op.set(0, out);
+        return Some(());
+    }
     let mut out = lead.to_vec();
     for (k, slot) in out.iter_mut().enumerate().take(batch) {
         *slot = op.join(lead.get(k)?, data.get(k)?);

@@ -171,9 +171,10 @@ pub(super) fn tile(op: &mut Op) -> Option<()> {
         return None;
     }
     let mut out = Vec::with_capacity(input.len());
-    for (dim, repeat) in input.into_iter().zip(repeats) {
+    for (at, (dim, repeat)) in input.into_iter().zip(repeats).enumerate() {
         let count = op.a.space.dim_of(&repeat);
         op.freeze(&count, "it counts copies");
+        op.needs(1, at, repeat, Int::Dim(count.clone()));
         out.push(count.times(dim));
     }
     op.set(0, out);

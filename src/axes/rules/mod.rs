@@ -11,6 +11,7 @@
 mod attention;
 mod attention_std;
 mod contraction;
+mod control;
 mod convolution;
 mod einsum;
 mod elementwise;
@@ -19,6 +20,7 @@ mod layout;
 mod normalisation;
 mod parts;
 mod quantised;
+mod sampling;
 mod shapes;
 
 use super::op::Op;
@@ -78,6 +80,29 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
             | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare",
         ) => normalisation::reduce,
+        ("", "If") => control::branches,
+        ("", "Loop") => control::repeat,
+        ("", "Scan") => control::scan,
+        ("", "Resize" | "Upsample") => sampling::resize,
+        (
+            "",
+            "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool",
+        ) => sampling::pool,
+        ("", "BatchNormalization") => sampling::batch_norm,
+        ("", "InstanceNormalization" | "GroupNormalization" | "MeanVarianceNormalization" | "LRN")
+        | (MS, "GroupNorm") => sampling::normalised,
+        ("", "DepthToSpace" | "SpaceToDepth") => sampling::blocks,
+        ("", "OneHot") => sampling::one_hot,
+        ("", "TopK") => sampling::top_k,
+        ("", "NonZero") => sampling::non_zero,
+        ("", "Compress") => sampling::compress,
+        ("", "Unique") => sampling::unique,
+        (
+            "",
+            "EyeLike" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "ReverseSequence",
+        )
+        | (MS, "MoE" | "QMoE") => sampling::alike,
+        ("", "ConvTranspose" | "ConvInteger" | "QLinearConv" | "DeformConv") => sampling::convolution,
         ("", "Softmax" | "LogSoftmax" | "Hardmax") => normalisation::softmax,
         ("", "LpNormalization") => normalisation::one_axis,
         ("", "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization")

@@ -275,12 +275,18 @@ impl Range<'_> {
             && self.step == 1
             && (end_value.is_some_and(far) || end == op.a.space.value(&Int::Dim(dim.clone())));
         if whole {
+            if matches!(self.end, Int::Op(..) | Int::Dim(_)) {
+                self.needs(op, 2, "ends", self.end, Int::Dim(dim.clone()));
+            }
             return dim.clone();
         }
         match (op.a.space.size(dim), start_value, end_value) {
             (Some(size), Some(start), Some(end)) => self.of_known(op, dim, size, start, end),
             _ => {
                 op.freeze(dim, "it is sliced at run time");
+                for bound in [self.start, self.end] {
+                    op.a.space.freeze_int(bound, Some(op.id), "it is where a slice begins or ends");
+                }
                 if self.step != 1 {
                     return op.a.space.unknown();
                 }
