@@ -43,13 +43,13 @@ pub struct Loaded {
 ///
 /// # Errors
 /// A file that cannot be read or is no valid model.
-pub fn load(path: &Path) -> Result<Loaded> {
+pub fn load(path: &Path, axes: axes::Options) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());
     onnx::validate(&file.proto).context(place)?;
     let model = onnx::inline_functions(&file.proto).context(place)?;
     let graph = graph::build(&model).context(place)?;
-    let analysis = axes::analyse(&graph, axes::Options::default());
+    let analysis = axes::analyse(&graph, axes);
     let mut notes = Vec::new();
     if file.notes.unknown_bytes > 0 {
         notes.push(format!(
@@ -105,7 +105,7 @@ pub fn prune(
         last: Instant::now(),
         stages: Vec::new(),
     };
-    let mut loaded = load(input)?;
+    let mut loaded = load(input, options.axes)?;
     let (model, graph, analysis) = (&loaded.model, &loaded.graph, &loaded.analysis);
     let chosen = sites::choose(model, graph, analysis, options)?;
     let cost = Cost::new(graph, analysis, &sizes(options));
@@ -209,6 +209,9 @@ pub fn prune(
     clock.lap("writing");
 
     loaded.notes.extend(samples.notes.iter().cloned());
+    loaded
+        .notes
+        .extend(rewrite::interface_changes(graph, analysis, &allocation.mask));
     loaded.notes.extend(ranked.notes);
     for (name, iterations) in &ranked.iterations {
         loaded
@@ -379,6 +382,8 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
     put("batch", options.data.batch.into());
     put("seq", options.data.seq.into());
     put("min_units", options.min_units.into());
+    put("change_interface", options.axes.change_interface.into());
+    put("uniform_kv", options.axes.uniform_kv.into());
     put("damp", options.damp.into());
     let exclude: Vec<String> = options.exclude.iter().map(|r| r.to_string()).collect();
     put("exclude", exclude.into());

@@ -14,6 +14,9 @@ use crate::graph::{Declared, Graph, NodeId, Role, ValueId};
 pub struct Options {
     /// Whether axes of graph inputs and outputs (the KV cache) may shrink.
     pub change_interface: bool,
+    /// Whether every layer keeps the same number of heads, as runtimes with one
+    /// cache size want: heads at the same place in all layers are one unit.
+    pub uniform_kv: bool,
 }
 
 /// What is known about one value.
@@ -148,6 +151,9 @@ pub fn analyse(graph: &Graph, options: Options) -> Analysis {
         analysis.freeze_outputs(graph);
     }
     groups::find(&mut analysis, graph);
+    if options.uniform_kv && links::same_heads(&mut analysis, graph) {
+        groups::find(&mut analysis, graph);
+    }
     analysis
 }
 

@@ -25,7 +25,11 @@ impl Elements {
 
     /// A tensor of `shape` whose element at an index is this one's element at
     /// `source(index)`; `None` where that lies outside.
-    pub(super) fn map(&self, shape: Vec<usize>, source: impl Fn(&[usize]) -> Option<Vec<usize>>) -> Option<Self> {
+    pub(super) fn map(
+        &self,
+        shape: Vec<usize>,
+        source: impl Fn(&[usize]) -> Option<Vec<usize>>,
+    ) -> Option<Self> {
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
         let mut ints = Vec::with_capacity(count.min(1024));
         let mut index = vec![0; shape.len()];
@@ -93,7 +97,9 @@ impl Elements {
     pub(super) fn joined(parts: &[Self], axis: usize) -> Option<Self> {
         let first = parts.first()?;
         let mut shape = first.shape.clone();
-        let total = parts.iter().try_fold(0usize, |n, p| n.checked_add(*p.shape.get(axis)?))?;
+        let total = parts
+            .iter()
+            .try_fold(0usize, |n, p| n.checked_add(*p.shape.get(axis)?))?;
         *shape.get_mut(axis)? = total;
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
         let mut ints = Vec::with_capacity(count.min(1024));

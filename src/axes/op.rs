@@ -65,7 +65,11 @@ impl<'a> Op<'a> {
         let ints = self.ints(index)?;
         let dims = self.a.facts(self.input(index)?).dims.clone();
         let shape: Option<Vec<usize>> = match &dims {
-            Some(dims) => dims.iter().map(|d| self.a.space.value(&Int::Dim(d.clone())).as_const()).map(|n| usize::try_from(n?).ok()).collect(),
+            Some(dims) => dims
+                .iter()
+                .map(|d| self.a.space.value(&Int::Dim(d.clone())).as_const())
+                .map(|n| usize::try_from(n?).ok())
+                .collect(),
             None => None,
         };
         Elements::new(shape?, ints)

@@ -161,7 +161,11 @@ impl Builder {
             inputs: Vec::new(),
             outputs,
             captures: Vec::new(),
-            attrs: node.attribute.iter().map(|a| attribute(a, self.graph.opset)).collect(),
+            attrs: node
+                .attribute
+                .iter()
+                .map(|a| attribute(a, self.graph.opset))
+                .collect(),
             scope: scope(node),
         });
         Ok(())

@@ -190,10 +190,15 @@ fn gather_rows(draft: &mut Draft, link: &Link) -> Result<()> {
         return Ok(());
     }
     let terms = space.resolve(&link.other).0;
-    let inner = terms.iter().rposition(|t| matches!(t, Term::Symbol(_))).map_or(0, |at| at + 1);
+    let inner = terms
+        .iter()
+        .rposition(|t| matches!(t, Term::Symbol(_)))
+        .map_or(0, |at| at + 1);
     let outer_moves = draft.kept.touches(space, &Dim(terms[..inner].to_vec()));
     let minor = Dim(terms[inner..].to_vec());
-    let (Some(size), Some(kept), false) = (space.size(&minor), draft.kept.indices(space, &minor), outer_moves) else {
+    let (Some(size), Some(kept), false) =
+        (space.size(&minor), draft.kept.indices(space, &minor), outer_moves)
+    else {
         return Err(Error::input(format!(
             "the table that node {} reads has heads outside a run-time size",
             draft.graph.label(link.node)

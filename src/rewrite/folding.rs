@@ -7,11 +7,11 @@
 use super::draft::Draft;
 use super::ints::int_attribute;
 use super::zero::{Known, refuse, sum_type};
+use crate::Result;
 use crate::axes::Sink;
 use crate::graph::{Node, NodeId, ValueId};
 use crate::onnx::proto;
 use crate::tensor::{Data, Elem, Tensor};
-use crate::Result;
 
 /// What is to happen to a node that reads constants.
 pub(super) enum Outcome {
@@ -28,7 +28,10 @@ pub(super) fn empty_sum(known: &Known, sink: &Sink) -> Result<Tensor> {
     let n = draft.graph.node(sink.node);
     let plain = match (n.domain.as_str(), n.op.as_str()) {
         ("", "MatMul" | "Gemm" | "Conv" | "Einsum" | "MatMulInteger") => true,
-        ("com.microsoft", "FusedMatMul" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul" | "MatMulNBits") => true,
+        (
+            "com.microsoft",
+            "FusedMatMul" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul" | "MatMulNBits",
+        ) => true,
         _ => false,
     };
     if !plain {
@@ -52,7 +55,10 @@ pub(super) fn empty_sum(known: &Known, sink: &Sink) -> Result<Tensor> {
         }
         "Conv" => {
             // One value per channel, the axis after the batch.
-            let rank = draft.analysis.operand(draft.graph, sink.node, 0).map_or(0, Vec::len);
+            let rank = draft
+                .analysis
+                .operand(draft.graph, sink.node, 0)
+                .map_or(0, Vec::len);
             let spatial = rank.checked_sub(2).ok_or_else(refuse)?;
             let mut shape = vec![bias.len()];
             shape.extend(std::iter::repeat_n(1, spatial));
@@ -69,7 +75,10 @@ pub(super) fn apply(known: &mut Known, node: NodeId, reads: &[usize]) -> Result<
     let first_only = reads == [0];
     match (n.domain.as_str(), n.op.as_str()) {
         ("", "Shape" | "Size") => Ok(Outcome::Done),
-        ("", "Identity" | "Dropout" | "Neg" | "Relu" | "Tanh" | "Sigmoid" | "Sqrt" | "Reciprocal" | "Abs") => {
+        (
+            "",
+            "Identity" | "Dropout" | "Neg" | "Relu" | "Tanh" | "Sigmoid" | "Sqrt" | "Reciprocal" | "Abs",
+        ) => {
             let constant = input(known, node, 0)?;
             let op = n.op.clone();
             let made = map(&constant, |x| unary(&op, x)).filter(finite);
@@ -83,7 +92,8 @@ pub(super) fn apply(known: &mut Known, node: NodeId, reads: &[usize]) -> Result<
         }
         (
             "",
-            "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten" | "Expand" | "Slice" | "Split" | "Tile",
+            "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten" | "Expand" | "Slice" | "Split"
+            | "Tile",
         ) if first_only => laid_out(known, node),
         ("", "Gather") if first_only => laid_out(known, node),
         ("", "Add" | "Sub" | "Mul" | "Div" | "Pow") => binary(known, node, reads),
@@ -222,7 +232,9 @@ fn binary(known: &mut Known, node: NodeId, reads: &[usize]) -> Result<Outcome> {
     if zero && (op == "Mul" || op == "Div" && read == 0) {
         return settle(known, node, Some(constant));
     }
-    let other = graph.input(node, 1 - read).ok_or_else(|| refuse(known.draft, node))?;
+    let other = graph
+        .input(node, 1 - read)
+        .ok_or_else(|| refuse(known.draft, node))?;
     if !known.same_shape(other, result) {
         return Ok(Outcome::Runs);
     }
@@ -291,7 +303,16 @@ fn skip(known: &mut Known, node: NodeId, read: usize, bias_input: usize) -> Resu
         return Ok(Outcome::Runs);
     };
     let draft = &mut *known.draft;
-    let base = graph.value(n.outputs.first().copied().flatten().ok_or_else(|| refused(draft))?).name.clone();
+    let base = graph
+        .value(
+            n.outputs
+                .first()
+                .copied()
+                .flatten()
+                .ok_or_else(|| refused(draft))?,
+        )
+        .name
+        .clone();
     let other = draft.reads(node, 1 - read).ok_or_else(|| refused(draft))?;
     let sum = if is_zero(&total) {
         other
@@ -299,8 +320,18 @@ fn skip(known: &mut Known, node: NodeId, read: usize, bias_input: usize) -> Resu
         let addend = draft.constant(&base, &total);
         draft.node("Add", &base, &[&other, &addend], vec![])
     };
-    let gamma = n.inputs.get(2).copied().flatten().and_then(|_| draft.reads(node, 2));
-    let beta = n.inputs.get(3).copied().flatten().and_then(|_| draft.reads(node, 3));
+    let gamma = n
+        .inputs
+        .get(2)
+        .copied()
+        .flatten()
+        .and_then(|_| draft.reads(node, 2));
+    let beta = n
+        .inputs
+        .get(3)
+        .copied()
+        .flatten()
+        .and_then(|_| draft.reads(node, 3));
     let mut inputs = vec![sum.clone(), gamma.ok_or_else(|| refused(draft))?];
     inputs.extend(beta);
     let body = draft.body(node);

@@ -47,6 +47,27 @@ pub fn prune(
     plan(model, graph, analysis, mask)?.finish()
 }
 
+/// What a mask changes about the graph's inputs and outputs, in words.
+pub fn interface_changes(graph: &Graph, analysis: &Analysis, mask: &Mask) -> Vec<String> {
+    let (kept, space) = (mask.by_factor(analysis), &analysis.space);
+    let mut changes = Vec::new();
+    let inputs = graph.inputs.iter().map(|v| ("input", v));
+    for (what, value) in inputs.chain(graph.outputs.iter().map(|v| ("output", v))) {
+        for (axis, dim) in analysis.facts(*value).dims.iter().flatten().enumerate() {
+            let sizes = (space.size(dim), space.size_with(dim, &|f| kept.size(space, f)));
+            if let (Some(before), Some(after)) = sizes
+                && kept.touches(space, dim)
+            {
+                let name = &graph.value(*value).name;
+                changes.push(format!(
+                    "the interface changes: axis {axis} of the {what} '{name}' has {after} of {before} entries"
+                ));
+            }
+        }
+    }
+    changes
+}
+
 /// Whether a group may lose all its units.
 pub fn can_empty(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, group: usize) -> bool {
     let mut mask = Mask::default();

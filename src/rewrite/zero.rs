@@ -49,7 +49,9 @@ pub(super) fn cut(draft: &mut Draft, groups: &[&PruneGroup]) -> Result<Vec<Wante
             let output = output.ok_or_else(|| refuse(known.draft, sink.node))?;
             // Another group may still feed this sum.
             let contracted = &known.draft.analysis.contractions[sink.contraction].contracted;
-            let width = contracted.iter().fold(Dim::one(), |w, (_, _, d)| w.times(d.clone()));
+            let width = contracted
+                .iter()
+                .fold(Dim::one(), |w, (_, _, d)| w.times(d.clone()));
             if known.draft.eval(&Int::Dim(width)).as_const() != Some(0) {
                 return Err(refuse(known.draft, sink.node));
             }
@@ -66,7 +68,11 @@ pub(super) fn cut(draft: &mut Draft, groups: &[&PruneGroup]) -> Result<Vec<Wante
         let n = graph.node(node);
         let count = n.inputs.len() + n.captures.len();
         let reads: Vec<usize> = (0..count)
-            .filter(|i| graph.input(node, *i).is_some_and(|v| known.values.contains_key(&v)))
+            .filter(|i| {
+                graph
+                    .input(node, *i)
+                    .is_some_and(|v| known.values.contains_key(&v))
+            })
             .collect();
         if reads.is_empty() {
             continue;
@@ -161,7 +167,11 @@ impl Known<'_, '_> {
     /// The dimensions of a value in terms of leaves.
     pub(super) fn dims(&self, value: ValueId) -> Option<Vec<Dim>> {
         let dims = self.draft.analysis.facts(value).dims.as_ref()?;
-        Some(dims.iter().map(|d| self.draft.analysis.space.resolve(d)).collect())
+        Some(
+            dims.iter()
+                .map(|d| self.draft.analysis.space.resolve(d))
+                .collect(),
+        )
     }
 
     /// Lets a running node read the constant, expanded.

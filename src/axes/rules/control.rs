@@ -77,7 +77,11 @@ pub(super) fn scan(op: &mut Op) -> Option<()> {
     }
     let body = body(op, "body")?;
     let mut made = run(op, body, &formal);
-    let axes = op.node().ints("scan_output_axes").map(<[i64]>::to_vec).unwrap_or_default();
+    let axes = op
+        .node()
+        .ints("scan_output_axes")
+        .map(<[i64]>::to_vec)
+        .unwrap_or_default();
     for (k, out) in made.iter_mut().enumerate().skip(states) {
         if let Some(sizes) = out {
             let axis = axes.get(k - states).copied().unwrap_or(0);

@@ -34,7 +34,10 @@ pub(super) fn unary(op: &mut Op) -> Option<()> {
                 op.set_ints(0, ints);
             }
             _ => {
-                let out = ints.iter().map(|i| element(op, std::slice::from_ref(i))).collect();
+                let out = ints
+                    .iter()
+                    .map(|i| element(op, std::slice::from_ref(i)))
+                    .collect();
                 if matches!(op.node().op.as_str(), "Not" | "Abs" | "Sign") {
                     op.set_ints(0, out);
                 }
@@ -122,7 +125,11 @@ fn fold(op: &str, truncated: bool, row: &[i64]) -> Option<i64> {
         ("Mod", [a, b]) => {
             let rest = a.checked_rem(*b)?;
             // The sign of the divisor.
-            Some(if rest != 0 && (rest < 0) != (*b < 0) { rest + b } else { rest })
+            Some(if rest != 0 && (rest < 0) != (*b < 0) {
+                rest + b
+            } else {
+                rest
+            })
         }
         ("Min", row) => row.iter().min().copied(),
         ("Max", row) => row.iter().max().copied(),
@@ -152,4 +159,13 @@ fn equal(op: &Op, a: &Int, b: &Int) -> Option<bool> {
         (Int::Dim(_), Int::Dim(_)) if op.a.space.value(a) == op.a.space.value(b) => Some(true),
         _ => None,
     }
+}
+
+/// `BiasDropout`: data, bias, residual.
+pub(super) fn with_bias_and_residual(op: &mut Op) -> Option<()> {
+    let inputs: Vec<usize> = (0..3).filter(|i| op.has(*i)).collect();
+    let dims = op.broadcast(&inputs)?;
+    op.set(0, dims.clone());
+    op.set(1, dims);
+    Some(())
 }

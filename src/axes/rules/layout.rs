@@ -13,7 +13,10 @@ pub(super) fn reshape(op: &mut Op) -> Option<()> {
     let from_attr = op.node().ints("shape").map(<[i64]>::to_vec);
     let shape: Vec<Int> = match from_attr {
         Some(v) => v.into_iter().map(Int::Const).collect(),
-        None => op.ints(1)?,
+        None => match op.ints(1) {
+            Some(shape) => shape,
+            None => return computed_shape(op, 1, "it is reshaped by numbers that are not followed"),
+        },
     };
     let zero_is_size = op.node().int("allowzero", 0) != 0;
     let mut entries = Vec::with_capacity(shape.len());
@@ -31,6 +34,17 @@ pub(super) fn reshape(op: &mut Op) -> Option<()> {
         }
     }
     pass_ints(op);
+    op.set(0, out);
+    Some(())
+}
+
+/// A shape whose entries are not followed, only their number: nothing passes.
+pub(super) fn computed_shape(op: &mut Op, input: usize, why: &str) -> Option<()> {
+    const MOST_AXES: usize = 16;
+    let shape = op.dims(input)?;
+    let rank = op.a.space.size(shape.first()?).filter(|n| *n <= MOST_AXES)?;
+    op.give_up(why);
+    let out = (0..rank).map(|_| op.a.space.unknown()).collect();
     op.set(0, out);
     Some(())
 }
@@ -121,7 +135,9 @@ fn pass_ints(op: &mut Op) {
 
 pub(super) fn expand(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
-    let shape = op.ints(1)?;
+    let Some(shape) = op.ints(1) else {
+        return computed_shape(op, 1, "it is expanded by numbers that are not followed");
+    };
     let rank = input.len().max(shape.len());
     let activation = !op.is_table(0);
     let mut out = Vec::with_capacity(rank);
@@ -166,7 +182,13 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
 
 pub(super) fn tile(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
-    let repeats = op.ints(1)?;
+    let Some(repeats) = op.ints(1) else {
+        return computed_shape(
+            op,
+            1,
+            "it is copied as often as numbers say that are not followed",
+        );
+    };
     if repeats.len() != input.len() {
         return None;
     }

@@ -148,3 +148,14 @@ pub(super) fn embed(op: &mut Op) -> Option<()> {
     op.set(2, out);
     Some(())
 }
+
+/// `BiasSoftmax`: a softmax over the axes from `axis` on, of a sum.
+pub(super) fn bias_softmax(op: &mut Op) -> Option<()> {
+    let data = op.broadcast(&[0, 1])?;
+    let axis = op.axis(op.node().int("axis", 1), data.len())?;
+    for dim in &data[axis..] {
+        op.freeze(dim, "a softmax runs over it");
+    }
+    op.set(0, data);
+    Some(())
+}

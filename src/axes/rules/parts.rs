@@ -178,8 +178,15 @@ pub(super) fn slice(op: &mut Op) -> Option<()> {
         }
     };
     let from_attr = op.node().ints("starts").is_some();
-    let starts = list(op, "starts", 1)?;
-    let ends = list(op, "ends", 2)?;
+    let bounds = list(op, "starts", 1).zip(list(op, "ends", 2));
+    let known_axes = op.node().ints("axes").is_some() || !op.has(3) || op.values(3).is_some();
+    let known_steps = !op.has(4) || op.values(4).is_some();
+    let Some((starts, ends)) = bounds.filter(|_| known_axes && known_steps) else {
+        let out = out.iter().map(|_| op.a.space.unknown()).collect();
+        op.give_up("it is sliced by numbers that are not followed");
+        op.set(0, out);
+        return Some(());
+    };
     let axes: Vec<i64> = if op.node().ints("axes").is_some() || op.has(3) {
         op.attr_or_input("axes", 3)?
     } else {
@@ -215,7 +222,10 @@ fn slice_ints(op: &mut Op, starts: &[Int], ends: &[Int], axes: &[i64], steps: &[
     }
     let mut sliced = op.elements(0);
     for k in 0..starts.len() {
-        let bounds = (op.a.space.value(&starts[k]).as_const(), op.a.space.value(&ends[k]).as_const());
+        let bounds = (
+            op.a.space.value(&starts[k]).as_const(),
+            op.a.space.value(&ends[k]).as_const(),
+        );
         sliced = match (sliced, bounds) {
             (Some(e), (Some(start), Some(end))) => op
                 .axis(axes[k], e.shape.len())
@@ -285,7 +295,8 @@ impl Range<'_> {
             _ => {
                 op.freeze(dim, "it is sliced at run time");
                 for bound in [self.start, self.end] {
-                    op.a.space.freeze_int(bound, Some(op.id), "it is where a slice begins or ends");
+                    op.a.space
+                        .freeze_int(bound, Some(op.id), "it is where a slice begins or ends");
                 }
                 if self.step != 1 {
                     return op.a.space.unknown();

@@ -202,3 +202,15 @@ pub(super) fn unique(op: &mut Op) -> Option<()> {
     op.set(3, vec![found]);
     Some(())
 }
+
+/// `DFT`: the last axis holds real and imaginary parts.
+pub(super) fn fourier(op: &mut Op) -> Option<()> {
+    let mut x = op.dims(0)?;
+    op.give_up("a Fourier transform runs over it");
+    for dim in x.iter_mut().skip(1) {
+        *dim = op.a.space.unknown();
+    }
+    *x.last_mut()? = op.a.space.fresh(2);
+    op.set(0, x);
+    Some(())
+}

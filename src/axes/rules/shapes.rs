@@ -36,7 +36,9 @@ pub(super) fn size(op: &mut Op) -> Option<()> {
 }
 
 pub(super) fn constant_of_shape(op: &mut Op) -> Option<()> {
-    let entries = op.ints(0)?;
+    let Some(entries) = op.ints(0) else {
+        return super::layout::computed_shape(op, 0, "it is made with sizes that are not followed");
+    };
     let dims: Vec<Dim> = entries.iter().map(|i| op.a.space.dim_of(i)).collect();
     for (at, (actual, dim)) in entries.iter().zip(&dims).enumerate() {
         op.needs(0, at, actual.clone(), Int::Dim(dim.clone()));
