@@ -81,6 +81,9 @@ pub struct PruneArgs {
     /// Every group keeps at least this many units; with 0, whole sublayers may go.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_units: usize,
+    /// How axes may shrink.
+    #[command(flatten)]
+    pub axes: AxesArgs,
     /// Tell what would be done; write nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -120,12 +123,38 @@ pub struct PruneArgs {
     pub engine: EngineArgs,
 }
 
+/// What may become of the model's interface.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct AxesArgs {
+    /// Let inputs and outputs shrink too (the caches of a decoder); without it,
+    /// the output file is a drop-in replacement.
+    #[arg(long)]
+    pub change_interface: bool,
+    /// Keep the same number of key/value heads in every layer, as runtimes with
+    /// one cache size want.
+    #[arg(long)]
+    pub uniform_kv: bool,
+}
+
+impl AxesArgs {
+    /// As the analysis takes them.
+    pub fn options(self) -> crate::axes::Options {
+        crate::axes::Options {
+            change_interface: self.change_interface,
+            uniform_kv: self.uniform_kv,
+        }
+    }
+}
+
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// The model.
     #[arg(value_name = "MODEL.onnx")]
     pub input: PathBuf,
+    /// How axes may shrink.
+    #[command(flatten)]
+    pub axes: AxesArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -277,6 +306,7 @@ impl PruneArgs {
             targets: self.targets.clone(),
             exclude,
             min_units: self.min_units,
+            axes: self.axes.options(),
             data: self.data.options()?,
             engine: self.engine.options(),
             dry_run: self.dry_run,

@@ -68,7 +68,7 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
 }
 
 fn inspect(args: &InspectArgs) -> Result<()> {
-    let loaded = pipeline::load(&args.input)?;
+    let loaded = pipeline::load(&args.input, args.axes.options())?;
     let sizes = Sizes {
         batch: args.batch,
         seq: args.seq,

@@ -79,6 +79,8 @@ pub struct Options {
     pub exclude: Vec<regex::Regex>,
     /// Least number of units that every group keeps.
     pub min_units: usize,
+    /// Which axes may shrink together, and whether the interface may.
+    pub axes: crate::axes::Options,
     /// Calibration inputs; `batch` and `seq` also say what costs are computed for.
     pub data: DataOptions,
     /// What runs the model.
@@ -110,6 +112,7 @@ impl Default for Options {
             targets: vec![Target::Heads, Target::Neurons],
             exclude: Vec::new(),
             min_units: 0,
+            axes: crate::axes::Options::default(),
             data: DataOptions::default(),
             engine: EngineOptions::default(),
             dry_run: false,

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use onnx_prune::axes::{self, Kind};
 use onnx_prune::{graph, onnx};
 
+/// The folders with cases; `ZOO` names another one.
 fn zoos() -> Vec<PathBuf> {
+    if let Some(folder) = std::env::var_os("ZOO") {
+        return vec![folder.into()];
+    }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let shared = root.join("../shared/zoo");
     if !shared.is_dir() {
@@ -52,6 +56,9 @@ fn groups_equal_the_architecture() {
                 .collect()
         };
         let expected = |key: &str| -> Vec<usize> {
+            if let Some(list) = meta["prunable"][key.trim_end_matches("_groups")].as_array() {
+                return list.iter().map(|n| n.as_u64().unwrap() as usize).collect();
+            }
             let entry = &meta["prunable"][key];
             vec![entry["per_layer"].as_u64().unwrap() as usize; entry["layers"].as_u64().unwrap() as usize]
         };

@@ -14,6 +14,9 @@ use crate::graph::{Declared, Graph, NodeId, Role, ValueId};
 pub struct Options {
     /// Whether axes of graph inputs and outputs (the KV cache) may shrink.
     pub change_interface: bool,
+    /// Whether every layer keeps the same number of heads, as runtimes with one
+    /// cache size want: heads at the same place in all layers are one unit.
+    pub uniform_kv: bool,
 }
 
 /// What is known about one value.
@@ -21,7 +24,7 @@ pub struct Options {
 pub struct Facts {
     /// The dimensions; `None` when not even the rank is known.
     pub dims: Option<Vec<Dim>>,
-    /// The elements of a small integer tensor of rank 0 or 1.
+    /// The elements of a small integer tensor, row-major.
     pub ints: Option<Vec<Int>>,
     /// Computed from constants only.
     pub constant: bool,
@@ -80,6 +83,17 @@ pub struct AttrUse {
     pub needed: Int,
 }
 
+/// Constant indices that pick neighbours: a Gather that is a slice.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The Gather.
+    pub node: NodeId,
+    /// What lies before the first that is picked.
+    pub before: Dim,
+    /// What is picked.
+    pub part: Dim,
+}
+
 /// A table axis broadcast into an activation: it does not couple the layers
 /// that read it; each takes its own slice.
 #[derive(Debug, Clone)]
@@ -113,6 +127,8 @@ pub struct Analysis {
     pub attr_uses: Vec<AttrUse>,
     /// Equal splits without sizes: the node and its parts.
     pub even_splits: Vec<(NodeId, Vec<Dim>)>,
+    /// Gathers of neighbours.
+    pub runs: Vec<Run>,
     /// Tables that each layer slices for itself.
     pub links: Vec<Link>,
     /// Operators without a rule that touch a float axis, with how often.
@@ -127,23 +143,17 @@ pub struct Analysis {
 
 /// Analyses a graph. Never fails: what cannot be followed is frozen.
 pub fn analyse(graph: &Graph, options: Options) -> Analysis {
-    let mut analysis = Analysis {
-        facts: vec![Facts::default(); graph.values.len()],
-        ..Analysis::default()
-    };
-    analysis.seed(graph, options);
-    for &node in &graph.order {
-        if graph.node(node).is("", "Constant") {
-            continue;
-        }
-        rules::apply(&mut Op::new(&mut analysis, graph, node));
-        analysis.after(graph, node);
-    }
+    let mut analysis = Analysis::empty(graph);
+    analysis.seed_inputs(graph, options);
+    analysis.follow(graph);
     links::settle(&mut analysis);
     if !options.change_interface {
         analysis.freeze_outputs(graph);
     }
     groups::find(&mut analysis, graph);
+    if options.uniform_kv && links::same_heads(&mut analysis, graph) {
+        groups::find(&mut analysis, graph);
+    }
     analysis
 }
 
@@ -166,16 +176,52 @@ impl Analysis {
         self.space.frozen(leaf).is_none()
     }
 
-    fn seed(&mut self, graph: &Graph, options: Options) {
+    /// Nothing but the constants of a graph.
+    pub(super) fn empty(graph: &Graph) -> Self {
+        let mut analysis = Analysis {
+            facts: vec![Facts::default(); graph.values.len()],
+            ..Analysis::default()
+        };
+        analysis.seed_constants(graph);
+        analysis
+    }
+
+    /// Applies the rules in topological order.
+    pub(super) fn follow(&mut self, graph: &Graph) {
+        for &node in &graph.order {
+            if graph.node(node).is("", "Constant") {
+                continue;
+            }
+            rules::apply(&mut Op::new(self, graph, node));
+            self.after(graph, node);
+        }
+    }
+
+    fn seed_inputs(&mut self, graph: &Graph, options: Options) {
+        for &input in &graph.inputs {
+            let dims = if options.change_interface {
+                self.open_dims(graph, input)
+            } else {
+                self.declared_dims(graph, input, "it is an axis of a graph input")
+            };
+            self.facts[input.0 as usize] = Facts {
+                dims,
+                table: graph.value(input).elem.is_some_and(|e| !e.is_float()),
+                ..Facts::default()
+            };
+        }
+    }
+
+    fn seed_constants(&mut self, graph: &Graph) {
         for (at, value) in graph.values.iter().enumerate() {
             let facts = match value.role {
-                Role::Inner => continue,
+                Role::Inner | Role::Input => continue,
                 Role::Constant => match &value.constant {
                     Some(constant) => Facts {
                         dims: Some(constant.shape.iter().map(|n| self.space.fresh(*n)).collect()),
-                        ints: (constant.shape.len() <= 1)
-                            .then_some(constant.ints.as_ref())
-                            .flatten()
+                        ints: constant
+                            .ints
+                            .as_ref()
                             .map(|v| v.iter().map(|x| Int::Const(*x)).collect()),
                         constant: true,
                         table: true,
@@ -190,15 +236,6 @@ impl Analysis {
                         table: true,
                         ..Facts::default()
                     },
-                },
-                Role::Input => Facts {
-                    dims: if options.change_interface {
-                        self.open_dims(graph, ValueId(at as u32))
-                    } else {
-                        self.declared_dims(graph, ValueId(at as u32), "it is an axis of a graph input")
-                    },
-                    table: value.elem.is_some_and(|e| !e.is_float()),
-                    ..Facts::default()
                 },
             };
             self.facts[at] = facts;

@@ -108,7 +108,7 @@ pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
         for sink in &mut class.sinks {
             sink.residual = kind::reaches_residual(analysis, graph, &rank, sink);
         }
-        let kind = roles.kind(analysis, leaf, &class.sinks);
+        let kind = roles.kind(leaf, &class.sinks);
         groups.push(PruneGroup {
             name: names.unique(&prefix, kind),
             kind,

@@ -292,6 +292,21 @@ impl Space {
         }
     }
 
+    /// The run-time size that an integer comes out as: `batch x heads / heads`.
+    fn as_symbol(&self, int: &Int) -> Option<SymbolId> {
+        let Mono {
+            coefficient: 1,
+            atoms,
+        } = self.value(int).monomial()
+        else {
+            return None;
+        };
+        match atoms[..] {
+            [Atom::Symbol(symbol)] => Some(symbol),
+            _ => None,
+        }
+    }
+
     /// The dimension that an integer makes when something is created with it.
     pub fn dim_of(&mut self, int: &Int) -> Dim {
         match int {
@@ -300,6 +315,16 @@ impl Space {
                 Err(_) => self.unknown(),
             },
             Int::Dim(dim) => dim.clone(),
+            other if let Some(symbol) = self.as_symbol(other) => Dim::symbol(symbol),
+            // Run-time sizes are the major ones: batch x heads.
+            Int::Op(Op::Mul, ab) if self.value(int).as_const().is_none() => {
+                let (a, b) = (self.dim_of(&ab.0), self.dim_of(&ab.1));
+                if self.size(&a).is_some() {
+                    b.times(a)
+                } else {
+                    a.times(b)
+                }
+            }
             other => match self.value(other).as_const() {
                 Some(n) => self.dim_of(&Int::Const(n)),
                 None => self.derived(other.clone()),

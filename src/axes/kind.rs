@@ -46,8 +46,8 @@ impl Kind {
 /// How leaves take part in products of activations.
 pub(super) struct Roles {
     batch: BTreeSet<FactorId>,
-    /// Batch leaves that only one operand has while another leaf is in both.
-    one_sided: BTreeSet<FactorId>,
+    /// Batch leaves beside key/value heads: the query heads of each.
+    repeats: BTreeSet<FactorId>,
     inner: BTreeSet<FactorId>,
 }
 
@@ -55,29 +55,30 @@ impl Roles {
     pub(super) fn of(analysis: &Analysis, graph: &Graph) -> Self {
         let mut roles = Roles {
             batch: BTreeSet::new(),
-            one_sided: BTreeSet::new(),
+            repeats: BTreeSet::new(),
             inner: BTreeSet::new(),
         };
         let space = &analysis.space;
+        let projected = projected(analysis);
         for c in &analysis.contractions {
             if c.constant != [false, false] {
                 continue;
             }
             let batch: BTreeSet<FactorId> = c.batch.iter().flat_map(|d| space.leaves(d)).collect();
-            if !c.inner {
-                let carried = c.inputs.map(|input| {
-                    let dims = analysis.operand(graph, c.node, input);
-                    dims.into_iter()
-                        .flatten()
-                        .flat_map(|d| space.leaves(d))
-                        .collect::<BTreeSet<_>>()
-                });
-                let both = |l: &FactorId| carried.iter().all(|side| side.contains(l));
-                if batch.iter().any(|l| {
-                    both(l) && space.factor_size(*l) > 1 && space.frozen(*l).is_none_or(|f| f.node.is_some())
-                }) {
-                    roles.one_sided.extend(batch.iter().filter(|l| !both(l)));
-                }
+            let carried = c.inputs.map(|input| {
+                let dims = analysis.operand(graph, c.node, input);
+                let leaves = dims.into_iter().flatten().flat_map(|d| space.leaves(d));
+                leaves.collect::<BTreeSet<_>>()
+            });
+            // A query head that shares its keys: only the queries have the axis,
+            // or the keys are copied along it.
+            let shared = |l: &FactorId| {
+                space.is_repeat(*l) || !c.inner && !carried.iter().all(|side| side.contains(l))
+            };
+            // With one key/value head for all, the query heads are the heads.
+            let grouped = batch.iter().any(|l| !shared(l) && projected.contains(l));
+            if grouped {
+                roles.repeats.extend(batch.iter().filter(|l| shared(l)));
             }
             roles.batch.extend(batch);
             let free = c
@@ -90,9 +91,9 @@ impl Roles {
         roles
     }
 
-    pub(super) fn kind(&self, analysis: &Analysis, leaf: FactorId, sinks: &[Sink]) -> Kind {
+    pub(super) fn kind(&self, leaf: FactorId, sinks: &[Sink]) -> Kind {
         if self.batch.contains(&leaf) {
-            if analysis.space.is_repeat(leaf) || self.one_sided.contains(&leaf) {
+            if self.repeats.contains(&leaf) {
                 Kind::Repeats
             } else {
                 Kind::Heads
@@ -105,6 +106,19 @@ impl Roles {
             Kind::Other
         }
     }
+}
+
+/// Leaves that the product with a constant weight makes.
+fn projected(analysis: &Analysis) -> BTreeSet<FactorId> {
+    let mut leaves = BTreeSet::new();
+    for c in &analysis.contractions {
+        for side in 0..2 {
+            if c.constant[side] && !c.constant[1 - side] {
+                leaves.extend(c.free[side].iter().flat_map(|d| analysis.space.leaves(d)));
+            }
+        }
+    }
+    leaves
 }
 
 /// Whether the sink's output, through operators that keep positions apart,
@@ -140,7 +154,9 @@ pub(super) fn reaches_residual(
                     .filter(|i| i != input)
                     .filter_map(|i| graph.input(*node, i))
                 {
-                    if !analysis.facts(other).constant && depends_on(graph, rank, sink.activation, other) {
+                    if summands(graph, other).into_iter().any(|term| {
+                        !analysis.facts(term).constant && depends_on(graph, rank, sink.activation, term)
+                    }) {
                         return true;
                     }
                 }
@@ -149,6 +165,23 @@ pub(super) fn reaches_residual(
         }
     }
     false
+}
+
+/// A value and, where it is a sum, what it is the sum of: parallel sublayers are
+/// added one by one.
+fn summands(graph: &Graph, value: ValueId) -> Vec<ValueId> {
+    const MOST: usize = 8;
+    let mut terms = vec![value];
+    let mut at = 0;
+    while at < terms.len() && terms.len() < MOST {
+        if let Some((node, _)) = graph.value(terms[at]).producer
+            && matches!(graph.node(node).op.as_str(), "Add" | "Sum")
+        {
+            terms.extend(graph.node(node).inputs.iter().flatten());
+        }
+        at += 1;
+    }
+    terms
 }
 
 /// Operators that mix or pick positions end the way to a residual addition.

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 use super::analysis::{Analysis, Link};
 use super::dim::{Dim, FactorId};
+use super::kind::Kind;
+use crate::graph::{Graph, NodeId};
 
 pub(super) fn settle(analysis: &mut Analysis) {
     let mut open: Vec<Link> = std::mem::take(&mut analysis.links);
@@ -66,4 +68,42 @@ fn contracted(analysis: &Analysis) -> Vec<FactorId> {
     leaves.sort_unstable();
     leaves.dedup();
     leaves
+}
+
+/// Joins the heads of all layers whose caches are inputs or outputs (of all
+/// layers, where no cache is); only heads of the same number can be joined.
+/// Whether anything was.
+pub(super) fn same_heads(analysis: &mut Analysis, graph: &Graph) -> bool {
+    let mut cached: Vec<FactorId> = Vec::new();
+    for value in graph.inputs.iter().chain(&graph.outputs) {
+        for dim in analysis.facts(*value).dims.iter().flatten() {
+            cached.extend(analysis.space.leaves(dim));
+        }
+    }
+    let heads: Vec<(FactorId, usize, NodeId)> = analysis
+        .groups
+        .iter()
+        .filter(|g| g.kind == Kind::Heads)
+        .filter_map(|g| Some((g.leaf, g.units, g.sinks.first()?.node)))
+        .collect();
+    let any_cached = heads.iter().any(|(leaf, ..)| cached.contains(leaf));
+    let mut first: BTreeMap<usize, FactorId> = BTreeMap::new();
+    let mut joined = false;
+    for (leaf, units, node) in heads {
+        if any_cached && !cached.contains(&leaf) {
+            continue;
+        }
+        match first.get(&units) {
+            Some(other) => {
+                analysis
+                    .space
+                    .unify(&Dim::factor(*other), &Dim::factor(leaf), node);
+                joined = true;
+            }
+            None => {
+                first.insert(units, leaf);
+            }
+        }
+    }
+    joined
 }

@@ -13,6 +13,7 @@
 mod align;
 mod analysis;
 mod dim;
+mod elements;
 mod groups;
 mod int;
 mod kind;
@@ -22,7 +23,7 @@ mod op;
 pub mod rules;
 mod space;
 
-pub use analysis::{Analysis, AttrUse, Contraction, Facts, IntUse, Link, Options, analyse};
+pub use analysis::{Analysis, AttrUse, Contraction, Facts, IntUse, Link, Options, Run, analyse};
 pub use dim::{Dim, FactorId, SymbolId, Term};
 pub use groups::{FrozenAxis, GroupId, PruneGroup, Sink};
 pub use int::{Atom, Int, Mono, Op as IntOp, Poly};

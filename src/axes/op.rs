@@ -2,6 +2,7 @@
 
 use super::analysis::{Analysis, AttrUse, Contraction, IntUse, Link};
 use super::dim::{Dim, Term};
+use super::elements::Elements;
 use super::int::Int;
 use crate::graph::{Graph, Node, NodeId, ValueId};
 
@@ -57,6 +58,34 @@ impl<'a> Op<'a> {
         let id = self.input(index)?;
         self.a.followed.insert((self.id, index));
         self.a.facts(id).ints.clone()
+    }
+
+    /// The tracked integers of an input with their shape.
+    pub(super) fn elements(&mut self, index: usize) -> Option<Elements> {
+        let ints = self.ints(index)?;
+        let dims = self.a.facts(self.input(index)?).dims.clone();
+        let shape: Option<Vec<usize>> = match &dims {
+            Some(dims) => dims
+                .iter()
+                .map(|d| self.a.space.value(&Int::Dim(d.clone())).as_const())
+                .map(|n| usize::try_from(n?).ok())
+                .collect(),
+            None => None,
+        };
+        Elements::new(shape?, ints)
+    }
+
+    /// Sets the tracked integers of an output to `made`; where they could not be
+    /// made, input 0 is not followed any further.
+    pub(super) fn set_elements(&mut self, index: usize, made: Option<Elements>) {
+        match made {
+            Some(made) => self.set_ints(index, made.ints),
+            None => {
+                for int in self.ints(0).unwrap_or_default() {
+                    self.drop_int(&int);
+                }
+            }
+        }
     }
 
     /// The integers of an input where all have one value in the file.
@@ -187,12 +216,14 @@ impl<'a> Op<'a> {
 
     fn join_operand(&mut self, index: usize, axis: usize, own: &Dim, dim: &Dim) -> Dim {
         let (table, other) = (self.a.space.resolve(own), self.a.space.resolve(dim));
+        let value = |op: &Self, dim: &Dim| op.a.space.value(&Int::Dim(dim.clone()));
         let linked = self.is_shared_table(index)
             && table != other
             && !table.is_one()
             && !other.is_one()
-            && self.a.space.size(&table).is_some()
-            && self.a.space.size(&table) == self.a.space.size(&other);
+            && !self.a.space.leaves(&table).is_empty()
+            && !self.a.space.leaves(&other).is_empty()
+            && value(self, &table) == value(self, &other);
         if !linked {
             return self.join(dim, own);
         }
@@ -282,10 +313,19 @@ impl<'a> Op<'a> {
     /// What is not followed: everything it touches keeps its size; the outputs
     /// are as the file declares them.
     pub fn give_up(&mut self, why: &str) {
+        self.give_up_on(why, None);
+    }
+
+    /// As [`Op::give_up`], where the node reads only values of these names.
+    pub(super) fn give_up_on(&mut self, why: &str, names: Option<&[&str]>) {
         for index in 0..self.node().inputs.len() + self.node().captures.len() {
             let Some(id) = self.graph.input(self.id, index) else {
                 continue;
             };
+            self.a.followed.insert((self.id, index));
+            if names.is_some_and(|names| !names.contains(&self.graph.value(id).name.as_str())) {
+                continue;
+            }
             let facts = self.a.facts(id).clone();
             for dim in facts.dims.iter().flatten() {
                 self.freeze(dim, why);
@@ -293,7 +333,6 @@ impl<'a> Op<'a> {
             for int in facts.ints.iter().flatten() {
                 self.a.space.freeze_int(int, Some(self.id), why);
             }
-            self.a.followed.insert((self.id, index));
         }
         for output in self.node().outputs.iter().flatten().copied() {
             let dims = self.a.declared_dims(self.graph, output, why);

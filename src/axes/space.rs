@@ -71,10 +71,15 @@ impl Space {
     /// A new dimension that repeats an activation.
     pub fn repeated(&mut self, size: usize) -> Dim {
         let dim = self.fresh(size);
-        if let [Term::Factor(f)] = dim.0[..] {
-            self.slots[f.0 as usize].repeat = true;
-        }
+        self.mark_repeat(&dim);
         dim
+    }
+
+    /// Says that an activation is copied along a dimension.
+    pub(super) fn mark_repeat(&mut self, dim: &Dim) {
+        for leaf in self.leaves(dim) {
+            self.slots[leaf.0 as usize].repeat = true;
+        }
     }
 
     fn slot(&mut self, size: usize, frozen: Option<Freeze>) -> FactorId {

@@ -22,16 +22,17 @@ pub fn build(model: &proto::ModelProto) -> Result<Graph> {
         .iter()
         .find(|o| matches!(o.domain(), "" | "ai.onnx"))
         .map_or(0, |o| o.version());
-    builder.declarations(proto);
-    builder.constants(proto)?;
-    builder.inputs(proto)?;
-    for (at, node) in proto.node.iter().enumerate() {
-        builder.outputs(at, node)?;
-    }
-    for (at, node) in proto.node.iter().enumerate() {
-        builder.node(at, node)?;
-    }
-    builder.finish(proto)
+    builder.whole(proto)
+}
+
+/// A subgraph: what it captures becomes an input.
+fn body(proto: &proto::GraphProto, opset: i64) -> Result<Graph> {
+    let mut builder = Builder {
+        inner: true,
+        ..Builder::default()
+    };
+    builder.graph.opset = opset;
+    builder.whole(proto)
 }
 
 #[derive(Default)]
@@ -39,9 +40,37 @@ struct Builder {
     graph: Graph,
     names: HashMap<String, ValueId>,
     declared: HashMap<String, (Option<Elem>, Option<Vec<Declared>>)>,
+    /// Whether names that nothing produces are captured from outside.
+    inner: bool,
 }
 
 impl Builder {
+    fn whole(mut self, proto: &proto::GraphProto) -> Result<Graph> {
+        self.declarations(proto);
+        self.constants(proto)?;
+        self.inputs(proto)?;
+        for (at, node) in proto.node.iter().enumerate() {
+            self.outputs(at, node)?;
+        }
+        for (at, node) in proto.node.iter().enumerate() {
+            self.node(at, node)?;
+        }
+        self.finish(proto)
+    }
+
+    /// The value of a name that is read.
+    fn read(&mut self, name: &str) -> Result<Option<ValueId>> {
+        match self.names.get(name) {
+            Some(value) => Ok(Some(*value)),
+            None if self.inner => {
+                let id = self.add(name, Role::Input)?;
+                self.graph.inputs.push(id);
+                Ok(Some(id))
+            }
+            None => Ok(None),
+        }
+    }
+
     fn declarations(&mut self, proto: &proto::GraphProto) {
         for info in proto.value_info.iter().chain(&proto.input).chain(&proto.output) {
             if let Some(found) = declared(info) {
@@ -132,7 +161,11 @@ impl Builder {
             inputs: Vec::new(),
             outputs,
             captures: Vec::new(),
-            attrs: node.attribute.iter().map(attribute).collect(),
+            attrs: node
+                .attribute
+                .iter()
+                .map(|a| attribute(a, self.graph.opset))
+                .collect(),
             scope: scope(node),
         });
         Ok(())
@@ -146,7 +179,7 @@ impl Builder {
                 inputs.push(None);
                 continue;
             }
-            let Some(value) = self.names.get(name).copied() else {
+            let Some(value) = self.read(name)? else {
                 return Err(Error::input(format!(
                     "node {} reads '{name}', which nothing produces",
                     self.graph.label(id)
@@ -160,10 +193,10 @@ impl Builder {
                 captures(sub, &mut captured);
             }
         }
-        let captures: Vec<ValueId> = captured
-            .iter()
-            .filter_map(|name| self.names.get(name.as_str()).copied())
-            .collect();
+        let mut captures: Vec<ValueId> = Vec::with_capacity(captured.len());
+        for name in &captured {
+            captures.extend(self.read(name)?);
+        }
         for (index, value) in inputs.iter().enumerate() {
             if let Some(value) = value {
                 self.graph.values[value.0 as usize].consumers.push((id, index));
@@ -181,7 +214,7 @@ impl Builder {
 
     fn finish(mut self, proto: &proto::GraphProto) -> Result<Graph> {
         for output in &proto.output {
-            let Some(id) = self.names.get(output.name()).copied() else {
+            let Some(id) = self.read(output.name())? else {
                 return Err(Error::input(format!(
                     "the graph output '{}' is produced by nothing",
                     output.name()
@@ -355,7 +388,7 @@ fn constant_node(node: &proto::NodeProto, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
-fn attribute(attr: &proto::AttributeProto) -> (String, Attr) {
+fn attribute(attr: &proto::AttributeProto, opset: i64) -> (String, Attr) {
     use proto::attribute_proto::AttributeType as Type;
     let value = match attr.r#type() {
         Type::Int => Attr::Int(attr.i()),
@@ -373,6 +406,11 @@ fn attribute(attr: &proto::AttributeProto) -> (String, Attr) {
             })
             .and_then(|t| onnx::tensor(t).ok()?.to_i64())
             .map_or(Attr::Other, Attr::Tensor),
+        Type::Graph => attr
+            .g
+            .as_ref()
+            .and_then(|g| body(g, opset).ok())
+            .map_or(Attr::Other, |g| Attr::Graph(Box::new(g))),
         _ => Attr::Other,
     };
     (attr.name().to_string(), value)

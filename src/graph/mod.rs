@@ -42,7 +42,7 @@ pub enum Declared {
 }
 
 /// A constant tensor, as far as the analysis reads it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Constant {
     /// Sizes of the axes.
     pub shape: Vec<usize>,
@@ -62,7 +62,7 @@ impl Constant {
 }
 
 /// A tensor that flows through the graph.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Value {
     /// The name in the file.
     pub name: String,
@@ -96,12 +96,14 @@ pub enum Attr {
     Text(String),
     /// A small integer tensor.
     Tensor(Vec<i64>),
-    /// Anything else: large tensors, floats, subgraphs.
+    /// A subgraph; what it captures is among its inputs, after the formal ones.
+    Graph(Box<Graph>),
+    /// Anything else: large tensors, lists of floats.
     Other,
 }
 
 /// One operator call.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// The name in the file, possibly empty.
     pub name: String,
@@ -153,7 +155,7 @@ impl Node {
 }
 
 /// A main graph with all local functions inlined.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Graph {
     /// All values.
     pub values: Vec<Value>,

@@ -20,7 +20,7 @@ use crate::options::Options;
 use crate::progress::Progress;
 use crate::report::{self, Calibration, GroupReport, Report, Size};
 use crate::sites::Chosen;
-use crate::{Error, Result, ResultExt, runtime, verify};
+use crate::{Error, Result, ResultExt, rewrite, runtime, verify};
 
 /// A model that was read and analysed.
 pub struct Loaded {
@@ -40,13 +40,13 @@ pub struct Loaded {
 ///
 /// # Errors
 /// A file that cannot be read or is no valid model.
-pub fn load(path: &Path) -> Result<Loaded> {
+pub fn load(path: &Path, axes: axes::Options) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());
     onnx::validate(&file.proto).context(place)?;
     let model = onnx::inline_functions(&file.proto).context(place)?;
     let graph = graph::build(&model).context(place)?;
-    let analysis = axes::analyse(&graph, axes::Options::default());
+    let analysis = axes::analyse(&graph, axes);
     let mut notes = Vec::new();
     if file.notes.unknown_bytes > 0 {
         notes.push(format!(
@@ -104,6 +104,11 @@ fn finish(run: &mut Run, output: &Path, allocation: &Allocation) -> Result<Repor
 
     let mut notes = run.loaded.notes.clone();
     notes.extend(run.samples.notes.iter().cloned());
+    notes.extend(rewrite::interface_changes(
+        &run.loaded.graph,
+        &run.loaded.analysis,
+        &allocation.mask,
+    ));
     notes.extend(run.ranked.notes.iter().cloned());
     for (name, iterations) in &run.ranked.iterations {
         notes.push(format!("kcm ran {iterations} iterations on '{name}'"));
@@ -202,6 +207,8 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
     put("batch", options.data.batch.into());
     put("seq", options.data.seq.into());
     put("min_units", options.min_units.into());
+    put("change_interface", options.axes.change_interface.into());
+    put("uniform_kv", options.axes.uniform_kv.into());
     put("damp", options.damp.into());
     let exclude: Vec<String> = options.exclude.iter().map(|r| r.to_string()).collect();
     put("exclude", exclude.into());

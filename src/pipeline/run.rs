@@ -83,11 +83,11 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         options.check()?;
         let mut clock = Clock::start();
-        let mut loaded = load(input)?;
+        let mut loaded = load(input, options.axes)?;
         let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
         if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
             loaded.graph = graph::build(&model)?;
-            loaded.analysis = axes::analyse(&loaded.graph, axes::Options::default());
+            loaded.analysis = axes::analyse(&loaded.graph, options.axes);
             loaded.model = model;
             chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
         }
@@ -294,7 +294,7 @@ impl<'a> Run<'a> {
 
         let fitted = rebuild::apply(model, graph, &fits)?;
         let graph = graph::build(&fitted)?;
-        let again = axes::analyse(&graph, axes::Options::default());
+        let again = axes::analyse(&graph, self.options.axes);
         let same = again.groups.len() == analysis.groups.len()
             && again
                 .groups

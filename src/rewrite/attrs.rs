@@ -3,6 +3,7 @@
 
 use super::draft::Draft;
 use super::ints::int_attribute;
+use crate::axes::{Dim, Int};
 use crate::onnx::proto;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -34,7 +35,37 @@ pub(super) fn mend(draft: &mut Draft) -> Result<()> {
             draft.changed.insert(entry.node, body);
         }
     }
-    splits(draft)
+    splits(draft)?;
+    runs(draft);
+    Ok(())
+}
+
+/// Constant indices that pick a run of neighbours.
+fn runs(draft: &mut Draft) {
+    let space = &draft.analysis.space;
+    for run in &draft.analysis.runs {
+        let touched = draft.kept.touches(space, &run.before) || draft.kept.touches(space, &run.part);
+        if !touched || !draft.live[run.node.0 as usize] {
+            continue;
+        }
+        let size = |dim: &Dim| draft.eval(&Int::Dim(dim.clone())).as_const();
+        let (Some(before), Some(length)) = (size(&run.before), size(&run.part)) else {
+            continue;
+        };
+        let rank = draft
+            .graph
+            .input(run.node, 1)
+            .and_then(|v| draft.analysis.facts(v).dims.as_ref())
+            .map_or(1, Vec::len);
+        let picks: Vec<i64> = (before..before.saturating_add(length)).collect();
+        let shape = match rank {
+            0 => vec![],
+            1 => vec![picks.len()],
+            _ => vec![picks.len(), 1],
+        };
+        let name = draft.constant("picks", &Tensor::i64(shape, picks));
+        draft.inputs.insert((run.node, 1), name);
+    }
 }
 
 fn splits(draft: &mut Draft) -> Result<()> {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::draft::Draft;
+use super::ints::int_attribute;
 use super::slice;
-use crate::axes::{Dim, Link};
+use crate::axes::{Dim, Link, Term};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto;
 use crate::tensor::Tensor;
@@ -56,8 +57,9 @@ pub(super) fn slice(draft: &mut Draft) -> Result<()> {
             continue;
         }
         for link in links {
-            if let Some((axis, indices)) = linked(draft, link) {
-                gather(draft, node, input, axis, &indices);
+            match linked(draft, link) {
+                Some((axis, indices)) => gather(draft, node, input, axis, &indices),
+                None => gather_rows(draft, link)?,
             }
         }
     }
@@ -171,12 +173,62 @@ fn gather(draft: &mut Draft, node: NodeId, input: usize, axis: usize, indices: &
     };
     let list: Vec<i64> = indices.iter().map(|i| *i as i64).collect();
     let picks = draft.constant(&format!("{reads}_heads"), &Tensor::i64(vec![list.len()], list));
-    let attribute = proto::AttributeProto {
-        name: Some("axis".into()),
-        r#type: Some(proto::attribute_proto::AttributeType::Int as i32),
-        i: Some(axis as i64),
-        ..Default::default()
-    };
-    let output = draft.node("Gather", &reads, &[&reads, &picks], vec![attribute]);
+    let output = draft.node(
+        "Gather",
+        &reads,
+        &[&reads, &picks],
+        vec![int_attribute("axis", axis as i64)],
+    );
     draft.inputs.insert((node, input), output);
+}
+
+/// A table whose axis is `run-time size x units`: the indices are computed, a
+/// row of the kept units for each of the run-time size.
+fn gather_rows(draft: &mut Draft, link: &Link) -> Result<()> {
+    let space = &draft.analysis.space;
+    if !draft.kept.touches(space, &link.other) {
+        return Ok(());
+    }
+    let terms = space.resolve(&link.other).0;
+    let inner = terms
+        .iter()
+        .rposition(|t| matches!(t, Term::Symbol(_)))
+        .map_or(0, |at| at + 1);
+    let outer_moves = draft.kept.touches(space, &Dim(terms[..inner].to_vec()));
+    let minor = Dim(terms[inner..].to_vec());
+    let (Some(size), Some(kept), false) =
+        (space.size(&minor), draft.kept.indices(space, &minor), outer_moves)
+    else {
+        return Err(Error::input(format!(
+            "the table that node {} reads has heads outside a run-time size",
+            draft.graph.label(link.node)
+        )));
+    };
+    let Some(reads) = draft.reads(link.node, link.input) else {
+        return Ok(());
+    };
+    let base = format!("{reads}_heads");
+    let scalar = |draft: &mut Draft, n: i64| draft.constant(&base, &Tensor::i64(vec![], vec![n]));
+    let (axis, size) = (scalar(draft, link.axis as i64), scalar(draft, size as i64));
+    let (zero, one) = (scalar(draft, 0), scalar(draft, 1));
+    let list: Vec<i64> = kept.iter().map(|i| *i as i64).collect();
+    let kept = draft.constant(&base, &Tensor::i64(vec![1, list.len()], list));
+    let column = draft.constant(&base, &Tensor::i64(vec![2], vec![-1, 1]));
+    let flat = draft.constant(&base, &Tensor::i64(vec![1], vec![-1]));
+    let shape = draft.node("Shape", &base, &[&reads], vec![]);
+    let total = draft.node("Gather", &base, &[&shape, &axis], vec![int_attribute("axis", 0)]);
+    let rows = draft.node("Div", &base, &[&total, &size], vec![]);
+    let range = draft.node("Range", &base, &[&zero, &rows, &one], vec![]);
+    let starts = draft.node("Mul", &base, &[&range, &size], vec![]);
+    let starts = draft.node("Reshape", &base, &[&starts, &column], vec![]);
+    let grid = draft.node("Add", &base, &[&starts, &kept], vec![]);
+    let picks = draft.node("Reshape", &base, &[&grid, &flat], vec![]);
+    let output = draft.node(
+        "Gather",
+        &reads,
+        &[&reads, &picks],
+        vec![int_attribute("axis", link.axis as i64)],
+    );
+    draft.inputs.insert((link.node, link.input), output);
+    Ok(())
 }

@@ -87,15 +87,26 @@ impl<'a> Draft<'a> {
         attributes: Vec<proto::AttributeProto>,
     ) -> String {
         let output = self.fresh(base);
+        self.node_named(op, &output, inputs, attributes);
+        output
+    }
+
+    /// Adds a node that makes a value of this (fresh) name.
+    pub(super) fn node_named(
+        &mut self,
+        op: &str,
+        output: &str,
+        inputs: &[&str],
+        attributes: Vec<proto::AttributeProto>,
+    ) {
         self.added.push(proto::NodeProto {
             name: Some(format!("{output}_{op}")),
             op_type: Some(op.to_string()),
             input: inputs.iter().map(|s| s.to_string()).collect(),
-            output: vec![output.clone()],
+            output: vec![output.to_string()],
             attribute: attributes,
             ..Default::default()
         });
-        output
     }
 
     /// The body of a node with the changes so far.

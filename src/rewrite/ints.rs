@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::draft::Draft;
+use super::reshape;
 use crate::axes::{Int, Mono, Poly};
 use crate::graph::{NodeId, ValueId};
 use crate::onnx::proto;
@@ -46,15 +47,14 @@ fn consumer(
     };
     let mut constants = BTreeMap::new();
     let mut scaled = Vec::new();
+    let mut read = Vec::new();
     for (at, (actual, needed)) in entries {
-        match needed.as_const() {
-            Some(n) => {
+        match (needed.as_const(), ratio(&actual, &needed)) {
+            (Some(n), _) => {
                 constants.insert(at, n);
             }
-            None => scaled.push((
-                at,
-                ratio(&actual, &needed).ok_or_else(|| unsolved(draft, node, at))?,
-            )),
+            (None, Some(by)) => scaled.push((at, by)),
+            (None, None) => read.push((at, needed)),
         }
     }
     let mut name = draft.reads(node, input).unwrap_or_default();
@@ -65,8 +65,32 @@ fn consumer(
         let length = draft.analysis.facts(value).ints.as_ref().map_or(0, Vec::len);
         name = scale(draft, &name, length, &scaled, graph.value(value).elem);
     }
+    if !read.is_empty() {
+        let length = draft.analysis.facts(value).ints.as_ref().map_or(0, Vec::len);
+        name = reread(draft, node, &name, length, &read)?;
+    }
     super::constants::rewire(draft, node, input, &graph.value(value).name.clone(), &name);
     Ok(())
+}
+
+/// A vector like `name` with some entries read from the shapes of other values.
+fn reread(
+    draft: &mut Draft,
+    node: NodeId,
+    name: &str,
+    length: usize,
+    entries: &[(usize, Poly)],
+) -> Result<String> {
+    let rank = reshape::ranks(draft);
+    let mut parts = Vec::with_capacity(length);
+    for at in 0..length {
+        parts.push(match entries.iter().find(|(entry, _)| *entry == at) {
+            Some((_, size)) => reshape::vector(draft, name, std::slice::from_ref(size), None, node, &rank)
+                .map_err(|_| unsolved(draft, node, at))?,
+            None => pick(draft, name, at as i64),
+        });
+    }
+    Ok(concat(draft, name, &parts))
 }
 
 fn unsolved(draft: &Draft, node: NodeId, at: usize) -> Error {

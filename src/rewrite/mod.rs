@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! zero      groups without units: their sinks' outputs become constants
+//! folding   what operators make of constants
 //! live      what the outputs still need; shapes read from dead tensors move
 //! constants each use of a constant gets its slice
 //! ints      shape entries, attributes, splits get the new sizes
@@ -13,6 +14,7 @@
 mod attrs;
 mod constants;
 mod draft;
+mod folding;
 mod ints;
 mod masked;
 mod reshape;
@@ -22,7 +24,7 @@ mod zero;
 pub use constants::tensor_of;
 pub use masked::{float_type, masked};
 
-use crate::axes::Analysis;
+use crate::axes::{Analysis, PruneGroup};
 use crate::graph::Graph;
 use crate::mask::Mask;
 use crate::onnx::proto;
@@ -43,6 +45,27 @@ pub fn prune(
     mask: &Mask,
 ) -> Result<proto::ModelProto> {
     plan(model, graph, analysis, mask)?.finish()
+}
+
+/// What a mask changes about the graph's inputs and outputs, in words.
+pub fn interface_changes(graph: &Graph, analysis: &Analysis, mask: &Mask) -> Vec<String> {
+    let (kept, space) = (mask.by_factor(analysis), &analysis.space);
+    let mut changes = Vec::new();
+    let inputs = graph.inputs.iter().map(|v| ("input", v));
+    for (what, value) in inputs.chain(graph.outputs.iter().map(|v| ("output", v))) {
+        for (axis, dim) in analysis.facts(*value).dims.iter().flatten().enumerate() {
+            let sizes = (space.size(dim), space.size_with(dim, &|f| kept.size(space, f)));
+            if let (Some(before), Some(after)) = sizes
+                && kept.touches(space, dim)
+            {
+                let name = &graph.value(*value).name;
+                changes.push(format!(
+                    "the interface changes: axis {axis} of the {what} '{name}' has {after} of {before} entries"
+                ));
+            }
+        }
+    }
+    changes
 }
 
 /// Whether a group may lose all its units.
@@ -80,15 +103,19 @@ fn plan<'a>(
         }
     }
     let mut draft = Draft::new(model, graph, analysis, mask.by_factor(analysis))?;
-    for (group, kept) in &mask.kept {
-        if kept.iter().all(|k| !k) {
-            let group = &analysis.groups[*group];
-            zero::cut(&mut draft, group)
-                .context(|| format!("group '{}' cannot lose all its units", group.name))?;
-        }
-    }
-    if mask.kept.values().any(|kept| kept.iter().all(|k| !k)) {
+    let empty: Vec<&PruneGroup> = mask
+        .kept
+        .iter()
+        .filter(|(_, kept)| kept.iter().all(|k| !k))
+        .map(|(group, _)| &analysis.groups[*group])
+        .collect();
+    if !empty.is_empty() {
+        let wanted = zero::cut(&mut draft, &empty).context(|| {
+            let names: Vec<&str> = empty.iter().map(|g| g.name.as_str()).collect();
+            format!("{} cannot lose all units", names.join(", "))
+        })?;
         draft.mark_live(false);
+        zero::expand(&mut draft, wanted)?;
         reshape::shapes_of_the_dead(&mut draft)?;
     }
     draft.mark_live(true);

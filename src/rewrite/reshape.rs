@@ -75,7 +75,7 @@ fn unreadable(draft: &Draft, node: NodeId) -> Error {
 }
 
 /// Position of each node in the topological order.
-fn ranks(draft: &Draft) -> Vec<usize> {
+pub(super) fn ranks(draft: &Draft) -> Vec<usize> {
     let mut rank = vec![0; draft.graph.nodes.len()];
     for (at, node) in draft.graph.order.iter().enumerate() {
         rank[node.0 as usize] = at;
@@ -116,7 +116,7 @@ fn twin(draft: &Draft, wanted: &[Poly], node: NodeId, rank: &[usize]) -> Option<
     })
 }
 
-/// Builds the vector from single entries.
+/// Builds the vector that a `Shape` makes from single entries.
 fn entries(draft: &mut Draft, node: NodeId, wanted: &[Poly], rank: &[usize]) -> Result<()> {
     let graph = draft.graph;
     let n = graph.node(node);
@@ -129,15 +129,31 @@ fn entries(draft: &mut Draft, node: NodeId, wanted: &[Poly], rank: &[usize]) -> 
     let base = graph.value(*output).name.clone();
     // Entries that no one reads may be anything.
     let read = entries_read(draft, *output);
+    let wanted = wanted.get(from..to.max(from)).unwrap_or_default();
+    let vector = vector(draft, &base, wanted, read.as_deref(), node, rank)?;
+    draft.replaced.insert(base, vector);
+    Ok(())
+}
+
+/// A vector of sizes, read from live tensors that are computed before a node;
+/// of the entries, only those in `read` matter.
+pub(super) fn vector(
+    draft: &mut Draft,
+    base: &str,
+    wanted: &[Poly],
+    read: Option<&[usize]>,
+    node: NodeId,
+    rank: &[usize],
+) -> Result<String> {
     let usable = candidates(draft, node, rank);
     let mut parts = Vec::new();
-    for (at, poly) in wanted.iter().enumerate().take(to).skip(from) {
-        if read.as_ref().is_some_and(|r| !r.contains(&(at - from))) {
-            parts.push(draft.constant(&base, &Tensor::i64(vec![1], vec![0])));
+    for (at, poly) in wanted.iter().enumerate() {
+        if read.is_some_and(|r| !r.contains(&at)) {
+            parts.push(draft.constant(base, &Tensor::i64(vec![1], vec![0])));
             continue;
         }
         if let Some(value) = poly.as_const() {
-            parts.push(draft.constant(&base, &Tensor::i64(vec![1], vec![value])));
+            parts.push(draft.constant(base, &Tensor::i64(vec![1], vec![value])));
             continue;
         }
         let found = usable.iter().find_map(|v| {
@@ -149,13 +165,14 @@ fn entries(draft: &mut Draft, node: NodeId, wanted: &[Poly], rank: &[usize]) -> 
         let Some((value, axis)) = found else {
             return Err(unreadable(draft, node));
         };
-        let name = graph.value(value).name.clone();
+        let name = draft.graph.value(value).name.clone();
         let shape = draft.node("Shape", &name, &[&name], vec![]);
         parts.push(pick(draft, &shape, axis as i64));
     }
-    let vector = concat(draft, &base, &parts);
-    draft.replaced.insert(base, vector);
-    Ok(())
+    if parts.is_empty() {
+        return Ok(draft.constant(base, &Tensor::i64(vec![0], vec![])));
+    }
+    Ok(concat(draft, base, &parts))
 }
 
 /// Indices that consumers pick from a vector, when all of them pick by constants.

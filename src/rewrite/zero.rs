@@ -1,319 +1,202 @@
 //! A group without units: its sinks compute nothing, so their outputs are
 //! constants (zero, or the bias), and these are folded into what reads them.
+//!
+//! One pass in topological order over what has become constant ([`folding`] has
+//! the rules per operator). A node that still runs reads the constant itself
+//! where the constant broadcasts to the right shape, else the constant expanded
+//! to the shape that the vanished value had.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::constants::source;
 use super::draft::Draft;
-use super::ints::int_attribute;
-use crate::axes::PruneGroup;
+use super::folding::{self, Outcome};
+use super::reshape;
+use crate::axes::{Dim, Int, Poly, PruneGroup};
 use crate::graph::{NodeId, ValueId};
-use crate::onnx::{self, proto};
-use crate::tensor::{Data, Tensor};
+use crate::onnx;
+use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
 
-/// What a value has become: a vector along the last axis, or zero.
-type Constant = Option<Tensor>;
+/// What has become constant while the pass runs. Each constant broadcasts to
+/// the value's shape.
+pub(super) struct Known<'d, 'm> {
+    pub(super) draft: &'d mut Draft<'m>,
+    values: BTreeMap<ValueId, Tensor>,
+}
 
-pub(super) fn cut(draft: &mut Draft, group: &PruneGroup) -> Result<()> {
-    for sink in &group.sinks {
-        let contraction = &draft.analysis.contractions[sink.contraction];
-        let bias = match contraction.bias {
-            Some(input) => Some(bias(draft, sink.node, input)?),
-            None => None,
-        };
-        let output = draft.graph.node(sink.node).outputs.first().copied().flatten();
-        let output = output.ok_or_else(|| refuse(draft, sink.node))?;
-        fold(draft, output, bias)?;
+/// A use of a vanished value that wants it in its whole shape.
+pub(super) struct Wanted {
+    node: NodeId,
+    value: ValueId,
+    constant: Tensor,
+    /// The name that the use reads now.
+    name: String,
+}
+
+/// Folds the outputs of the groups' sinks. The uses that are returned must be
+/// filled in with [`expand`] once it is known what is still computed.
+pub(super) fn cut(draft: &mut Draft, groups: &[&PruneGroup]) -> Result<Vec<Wanted>> {
+    let graph = draft.graph;
+    let mut known = Known {
+        draft,
+        values: BTreeMap::new(),
+    };
+    let mut sinks: BTreeSet<NodeId> = BTreeSet::new();
+    for group in groups {
+        for sink in &group.sinks {
+            let output = graph.node(sink.node).outputs.first().copied().flatten();
+            let output = output.ok_or_else(|| refuse(known.draft, sink.node))?;
+            // Another group may still feed this sum.
+            let contracted = &known.draft.analysis.contractions[sink.contraction].contracted;
+            let width = contracted
+                .iter()
+                .fold(Dim::one(), |w, (_, _, d)| w.times(d.clone()));
+            if known.draft.eval(&Int::Dim(width)).as_const() != Some(0) {
+                return Err(refuse(known.draft, sink.node));
+            }
+            let constant = folding::empty_sum(&known, sink)?;
+            sinks.insert(sink.node);
+            known.set(output, constant)?;
+        }
+    }
+    let mut wanted = Vec::new();
+    for &node in &graph.order {
+        if sinks.contains(&node) {
+            continue;
+        }
+        let n = graph.node(node);
+        let count = n.inputs.len() + n.captures.len();
+        let reads: Vec<usize> = (0..count)
+            .filter(|i| {
+                graph
+                    .input(node, *i)
+                    .is_some_and(|v| known.values.contains_key(&v))
+            })
+            .collect();
+        if reads.is_empty() {
+            continue;
+        }
+        if reads.iter().any(|i| *i >= n.inputs.len()) {
+            return Err(refuse(known.draft, node));
+        }
+        match folding::apply(&mut known, node, &reads)? {
+            Outcome::Done => {}
+            Outcome::Runs => {
+                for input in reads {
+                    known.feed(node, input, &mut wanted);
+                }
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Makes the constants that nodes want in their whole shape; the liveness
+/// without data of shapes must be marked.
+pub(super) fn expand(draft: &mut Draft, wanted: Vec<Wanted>) -> Result<()> {
+    let rank = reshape::ranks(draft);
+    for want in wanted {
+        if !draft.live[want.node.0 as usize] {
+            continue;
+        }
+        let dims = draft.analysis.facts(want.value).dims.clone();
+        let dims = dims.ok_or_else(|| refuse(draft, want.node))?;
+        let sizes: Vec<Poly> = dims.iter().map(|d| draft.eval(&Int::Dim(d.clone()))).collect();
+        let base = draft.graph.value(want.value).name.clone();
+        let shape = reshape::vector(draft, &base, &sizes, None, want.node, &rank)?;
+        let constant = draft.constant(&base, &want.constant);
+        draft.node_named("Expand", &want.name, &[&constant, &shape], vec![]);
     }
     Ok(())
 }
 
-fn refuse(draft: &Draft, node: NodeId) -> Error {
+pub(super) fn refuse(draft: &Draft, node: NodeId) -> Error {
     Error::input(format!(
         "a constant cannot be folded into node {}",
         draft.graph.label(node)
     ))
 }
 
-fn bias(draft: &Draft, node: NodeId, input: usize) -> Result<Tensor> {
-    let value = draft
-        .graph
-        .input(node, input)
-        .ok_or_else(|| refuse(draft, node))?;
-    let body = &draft.proto.node[node.0 as usize];
-    let beta = body
-        .attribute
-        .iter()
-        .find(|a| a.name() == "beta")
-        .map_or(1.0, |a| a.f());
-    let fused = body.op_type() != "Gemm" && body.op_type() != "Conv";
-    let tensor = vector(draft, value).filter(|_| beta == 1.0 && !fused);
-    tensor.ok_or_else(|| refuse(draft, node))
-}
-
-/// A float constant with at most its last axis longer than 1, as a vector.
-fn vector(draft: &Draft, value: ValueId) -> Option<Tensor> {
-    draft.graph.value(value).constant.as_ref()?;
-    let mut tensor = onnx::tensor(&source(draft, value).ok()?).ok()?;
-    let lead = tensor.shape.len().saturating_sub(1);
-    if !tensor.elem().is_float() || tensor.shape[..lead].iter().any(|n| *n != 1) {
-        return None;
-    }
-    tensor.shape = vec![tensor.len()];
-    Some(tensor)
-}
-
-/// Folds the constant that `value` has become into all its readers.
-fn fold(draft: &mut Draft, value: ValueId, constant: Constant) -> Result<()> {
-    let graph = draft.graph;
-    let v = graph.value(value);
-    if v.is_output {
-        return Err(Error::input(format!(
-            "the graph output '{}' would be constant",
-            v.name
-        )));
-    }
-    for &(node, input) in &v.consumers {
-        reader(draft, node, input, value, &constant)?;
-    }
-    Ok(())
-}
-
-fn reader(draft: &mut Draft, node: NodeId, input: usize, value: ValueId, constant: &Constant) -> Result<()> {
-    let graph = draft.graph;
-    let n = graph.node(node);
-    let output = n.outputs.first().copied().flatten();
-    let next = output.ok_or_else(|| refuse(draft, node));
-    match (n.domain.as_str(), n.op.as_str()) {
-        ("", "Shape") => Ok(()),
-        ("", "Identity" | "Dropout") => fold(draft, next?, constant.clone()),
-        ("", "Reshape")
-            if input == 0 && keeps_last(draft, value, next.as_ref().copied().unwrap_or(value)) =>
-        {
-            fold(draft, next?, constant.clone())
+impl Known<'_, '_> {
+    /// What an input has become, or the constant that it is in the file.
+    pub(super) fn constant(&self, node: NodeId, input: usize) -> Option<Tensor> {
+        let value = self.draft.graph.input(node, input)?;
+        match self.values.get(&value) {
+            Some(tensor) => Some(tensor.clone()),
+            None => self.stored(value),
         }
-        ("", "Cast") => {
-            let to = i32::try_from(n.int("to", 0)).unwrap_or(0);
-            let cast = match constant {
-                None => None,
-                Some(t) => Some(cast(t, to).ok_or_else(|| refuse(draft, node))?),
-            };
-            fold(draft, next?, cast)
+    }
+
+    /// A float constant of the file.
+    pub(super) fn stored(&self, value: ValueId) -> Option<Tensor> {
+        self.draft.graph.value(value).constant.as_ref()?;
+        let tensor = onnx::tensor(&source(self.draft, value).ok()?).ok()?;
+        tensor.elem().is_float().then_some(tensor)
+    }
+
+    /// Whether an input has become constant.
+    pub(super) fn vanished(&self, node: NodeId, input: usize) -> bool {
+        let value = self.draft.graph.input(node, input);
+        value.is_some_and(|v| self.values.contains_key(&v))
+    }
+
+    /// Says that a value has become constant.
+    pub(super) fn set(&mut self, value: ValueId, constant: Tensor) -> Result<()> {
+        let v = self.draft.graph.value(value);
+        if v.is_output {
+            return Err(Error::input(format!(
+                "the graph output '{}' would be constant",
+                v.name
+            )));
         }
-        ("", "Mul") => {
-            let other = graph.input(node, 1 - input).ok_or_else(|| refuse(draft, node))?;
-            let scaled = match (constant, vector(draft, other)) {
-                (None, _) if graph.value(other).constant.is_some() => None,
-                (Some(t), Some(by)) => {
-                    Some(combine(t, &by, |a, b| a * b).ok_or_else(|| refuse(draft, node))?)
-                }
-                _ => return Err(refuse(draft, node)),
-            };
-            fold(draft, next?, scaled)
-        }
-        ("", "Add") => add(draft, node, input, constant),
-        ("com.microsoft", "SkipLayerNormalization") if input < 2 => skip(draft, node, input, constant, 4),
-        ("com.microsoft", "SkipSimplifiedLayerNormalization") if input < 2 => {
-            skip(draft, node, input, constant, 3)
-        }
-        _ => Err(refuse(draft, node)),
+        self.values.insert(value, constant);
+        Ok(())
     }
-}
 
-/// Whether a reshape keeps the last axis whole.
-fn keeps_last(draft: &Draft, from: ValueId, to: ValueId) -> bool {
-    let last = |v: ValueId| {
-        let dims = draft.analysis.facts(v).dims.as_ref()?;
-        Some(draft.analysis.space.resolve(dims.last()?))
-    };
-    match (last(from), last(to)) {
-        (Some(a), Some(b)) => a == b,
-        _ => false,
-    }
-}
-
-fn cast(tensor: &Tensor, to: i32) -> Option<Tensor> {
-    let values = tensor.to_f32();
-    let data = match to {
-        1 => Data::F32(values),
-        10 => Data::F16(values.into_iter().map(half::f16::from_f32).collect()),
-        16 => Data::BF16(values.into_iter().map(half::bf16::from_f32).collect()),
-        _ => return None,
-    };
-    Some(Tensor::new(tensor.shape.clone(), data))
-}
-
-/// Elementwise on two vectors of one type, a single entry is broadcast.
-fn combine(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32) -> Option<Tensor> {
-    if a.elem() != b.elem() {
-        return None;
-    }
-    let (x, y) = (a.to_f32(), b.to_f32());
-    let length = x.len().max(y.len());
-    if (x.len() != length && x.len() != 1) || (y.len() != length && y.len() != 1) {
-        return None;
-    }
-    let at = |v: &[f32], i: usize| if v.len() == 1 { v[0] } else { v[i] };
-    let out = (0..length).map(|i| f(at(&x, i), at(&y, i))).collect();
-    cast(&Tensor::f32(vec![length], out), a.elem().to_onnx())
-}
-
-fn add(draft: &mut Draft, node: NodeId, input: usize, constant: &Constant) -> Result<()> {
-    let graph = draft.graph;
-    let n = graph.node(node);
-    let other = graph.input(node, 1 - input).ok_or_else(|| refuse(draft, node))?;
-    let output = n
-        .outputs
-        .first()
-        .copied()
-        .flatten()
-        .ok_or_else(|| refuse(draft, node))?;
-    if graph.value(other).constant.is_some() {
-        let more = vector(draft, other).ok_or_else(|| refuse(draft, node))?;
-        let sum = match constant {
-            None => more,
-            Some(t) => combine(t, &more, |a, b| a + b).ok_or_else(|| refuse(draft, node))?,
+    /// Whether a value has the whole shape of another by itself.
+    pub(super) fn same_shape(&self, a: ValueId, b: ValueId) -> bool {
+        let shape = |v: ValueId| -> Option<Vec<Poly>> {
+            let dims = self.draft.analysis.facts(v).dims.as_ref()?;
+            let space = &self.draft.analysis.space;
+            Some(dims.iter().map(|d| space.value(&Int::Dim(d.clone()))).collect())
         };
-        return fold(draft, output, Some(sum));
+        shape(a).is_some() && shape(a) == shape(b)
     }
-    // The other operand must have the whole shape by itself.
-    let space = &draft.analysis.space;
-    let shape = |v: ValueId| {
-        let dims = draft.analysis.facts(v).dims.as_ref()?;
+
+    /// The dimensions of a value in terms of leaves.
+    pub(super) fn dims(&self, value: ValueId) -> Option<Vec<Dim>> {
+        let dims = self.draft.analysis.facts(value).dims.as_ref()?;
         Some(
             dims.iter()
-                .map(|d| space.value(&crate::axes::Int::Dim(d.clone())))
-                .collect::<Vec<_>>(),
+                .map(|d| self.draft.analysis.space.resolve(d))
+                .collect(),
         )
-    };
-    if shape(other).is_none() || shape(other) != shape(output) {
-        return Err(refuse(draft, node));
     }
-    match constant {
-        None if !graph.value(output).is_output => {
-            let (from, to) = (graph.value(output).name.clone(), graph.value(other).name.clone());
-            draft.replaced.insert(from, to);
-        }
-        None => {
-            let mut body = draft.body(node);
-            body.op_type = Some("Identity".into());
-            body.input = vec![draft.reads(node, 1 - input).unwrap_or_default()];
-            draft.changed.insert(node, body);
-        }
-        Some(t) => {
-            let name = draft.constant(&graph.value(output).name, t);
-            draft.inputs.insert((node, input), name);
-        }
+
+    /// Lets a running node read the constant, expanded.
+    fn feed(&mut self, node: NodeId, input: usize, wanted: &mut Vec<Wanted>) {
+        let Some(value) = self.draft.graph.input(node, input) else {
+            return;
+        };
+        let Some(constant) = self.values.get(&value).cloned() else {
+            return;
+        };
+        let name = self.draft.fresh(&self.draft.graph.value(value).name);
+        self.draft.inputs.insert((node, input), name.clone());
+        wanted.push(Wanted {
+            node,
+            value,
+            constant,
+            name,
+        });
     }
-    Ok(())
 }
 
-/// A fused addition and normalisation: an addition of the constant (if any) and
-/// a plain normalisation; for operator sets without one, the constant is
-/// expanded to the shape of the other operand.
-fn skip(draft: &mut Draft, node: NodeId, input: usize, constant: &Constant, bias_input: usize) -> Result<()> {
-    let graph = draft.graph;
-    let n = graph.node(node);
-    let other = draft.reads(node, 1 - input).ok_or_else(|| refuse(draft, node))?;
-    let total = match n.inputs.get(bias_input).copied().flatten() {
-        None => constant.clone(),
-        Some(bias) => {
-            let bias = vector(draft, bias).ok_or_else(|| refuse(draft, node))?;
-            match constant {
-                None => Some(bias),
-                Some(t) => Some(combine(t, &bias, |a, b| a + b).ok_or_else(|| refuse(draft, node))?),
-            }
-        }
-    };
-    let used = |k: usize| {
-        n.outputs.get(k).copied().flatten().filter(|v| {
-            let v = graph.value(*v);
-            v.is_output || !v.consumers.is_empty()
-        })
-    };
-    let base = graph
-        .value(
-            n.outputs
-                .first()
-                .copied()
-                .flatten()
-                .ok_or_else(|| refuse(draft, node))?,
-        )
-        .name
-        .clone();
-    let plain =
-        graph.opset >= 17 && n.op == "SkipLayerNormalization" && used(1).is_none() && used(2).is_none();
-    let mut body = draft.body(node);
-    if !plain {
-        let like = total.as_ref().or(constant.as_ref());
-        let zero = match like {
-            Some(t) => cast(&Tensor::f32(vec![1], vec![0.0]), t.elem().to_onnx()),
-            None => vector(
-                draft,
-                n.inputs
-                    .get(2)
-                    .copied()
-                    .flatten()
-                    .ok_or_else(|| refuse(draft, node))?,
-            )
-            .and_then(|g| cast(&Tensor::f32(vec![1], vec![0.0]), g.elem().to_onnx())),
-        };
-        let filler = match constant {
-            Some(t) => t.clone(),
-            None => zero.ok_or_else(|| refuse(draft, node))?,
-        };
-        let filler = draft.constant(&base, &filler);
-        let shape = draft.node("Shape", &other, &[&other], vec![]);
-        let expanded = draft.node("Expand", &base, &[&filler, &shape], vec![]);
-        draft.inputs.insert((node, input), expanded);
-        return Ok(());
+/// The element type of the sums of a sink.
+pub(super) fn sum_type(known: &Known, sink: &crate::axes::Sink) -> Elem {
+    match known.draft.graph.node(sink.node).op.as_str() {
+        "MatMulInteger" => Elem::I32,
+        _ => super::masked::float_type(known.draft.graph, sink),
     }
-    let sum = match &total {
-        None => other,
-        Some(t) => {
-            let bias = draft.constant(&base, t);
-            draft.node("Add", &base, &[&other, &bias], vec![])
-        }
-    };
-    let parameter = |draft: &Draft, k: usize| {
-        n.inputs
-            .get(k)
-            .copied()
-            .flatten()
-            .and_then(|_| draft.reads(node, k))
-    };
-    let mut inputs = vec![
-        sum.clone(),
-        parameter(draft, 2).ok_or_else(|| refuse(draft, node))?,
-    ];
-    inputs.extend(parameter(draft, 3));
-    let epsilon = body
-        .attribute
-        .iter()
-        .find(|a| a.name() == "epsilon")
-        .map_or(1e-12, |a| a.f());
-    if let Some(output) = used(3) {
-        let name = graph.value(output).name.clone();
-        if graph.value(output).is_output {
-            return Err(refuse(draft, node));
-        }
-        draft.replaced.insert(name, sum);
-    }
-    body = proto::NodeProto {
-        name: body.name,
-        op_type: Some("LayerNormalization".into()),
-        input: inputs,
-        output: vec![base],
-        attribute: vec![
-            int_attribute("axis", -1),
-            proto::AttributeProto {
-                name: Some("epsilon".into()),
-                r#type: Some(proto::attribute_proto::AttributeType::Float as i32),
-                f: Some(epsilon),
-                ..Default::default()
-            },
-        ],
-        ..Default::default()
-    };
-    draft.changed.insert(node, body);
-    Ok(())
 }

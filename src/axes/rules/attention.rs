@@ -5,7 +5,7 @@ use crate::axes::dim::Dim;
 use crate::axes::int::Int;
 use crate::axes::op::Op;
 
-const SCALE: &str = "the attention's scale follows from it";
+pub(super) const SCALE: &str = "the attention's scale follows from it";
 
 /// Records the two inner products of attention: scores and mixture. `heads` are
 /// the batch axes beside the batch.
@@ -59,15 +59,19 @@ pub(super) fn join_bias(op: &mut Op, input: usize, heads: &Dim) {
     }
 }
 
-/// `Attention`: the packed projection is inside.
-pub(super) fn packed(op: &mut Op) -> Option<()> {
-    let (x, w) = (op.dims(0)?, op.dims(1)?);
-    if x.len() != 3 || w.len() != 2 || op.node().int("do_rotary", 0) != 0 {
-        return None;
-    }
+/// What a packed projection `q | k | v` is made of.
+pub(super) struct Qkv {
+    pub(super) head: Dim,
+    pub(super) qk: Dim,
+    pub(super) v: Dim,
+    pub(super) packed: Dim,
+}
+
+/// Takes the packed axis of a fused attention apart by its attributes.
+pub(super) fn qkv_parts(op: &mut Op, axis: &Dim) -> Option<Qkv> {
     let count = heads(op, "num_heads")?;
     let head = op.a.space.fresh(count);
-    let total = op.a.space.size(&w[1])?;
+    let total = op.a.space.size(axis)?;
     let sizes: Vec<usize> = match op.node().ints("qkv_hidden_sizes") {
         Some(v) => v
             .iter()
@@ -75,29 +79,36 @@ pub(super) fn packed(op: &mut Op) -> Option<()> {
             .collect::<Option<_>>()?,
         None => vec![total / 3; 3],
     };
-    if sizes.len() != 3
-        || sizes.iter().sum::<usize>() != total
-        || sizes.iter().any(|n| !n.is_multiple_of(count))
-    {
+    let [q, k, v] = sizes[..] else {
+        return None;
+    };
+    let whole = q.checked_add(k).and_then(|n| n.checked_add(v));
+    if whole != Some(total) || q != k || !q.is_multiple_of(count) || !v.is_multiple_of(count) {
         return None;
     }
-    let qk = op.a.space.fresh(sizes[0] / count);
-    let v = op.a.space.fresh(sizes[2] / count);
-    if sizes[1] != sizes[0] {
-        return None;
-    }
+    let (qk, v) = (op.a.space.fresh(q / count), op.a.space.fresh(v / count));
     let parts = [&qk, &qk, &v].map(|inner| head.clone().times(inner.clone()));
     let packed = Dim::sum(parts.to_vec());
-    op.unify(&w[1], &packed);
-    op.join_input(2, 0, &packed);
-    op.join(&x[2], &w[0]);
+    op.unify(axis, &packed);
     op.freeze(&qk, SCALE);
     op.needs_attr("num_heads", None, Int::Dim(head.clone()));
     if op.node().ints("qkv_hidden_sizes").is_some() {
-        for (k, part) in parts.iter().enumerate() {
-            op.needs_attr("qkv_hidden_sizes", Some(k), Int::Dim(part.clone()));
+        for (at, part) in parts.iter().enumerate() {
+            op.needs_attr("qkv_hidden_sizes", Some(at), Int::Dim(part.clone()));
         }
     }
+    Some(Qkv { head, qk, v, packed })
+}
+
+/// `Attention` and `DecoderMaskedSelfAttention`: the packed projection is inside.
+pub(super) fn packed(op: &mut Op) -> Option<()> {
+    let (x, w) = (op.dims(0)?, op.dims(1)?);
+    if x.len() != 3 || w.len() != 2 {
+        return None;
+    }
+    let Qkv { head, qk, v, packed } = qkv_parts(op, &w[1])?;
+    op.join_input(2, 0, &packed);
+    op.join(&x[2], &w[0]);
     let keys = cache(op, 4, &head, &x[1], &v, 1);
     join_bias(op, 5, &head);
     let constant = [op.is_constant(0), op.is_constant(1)];
@@ -118,7 +129,7 @@ pub(super) fn packed(op: &mut Op) -> Option<()> {
 
 /// A packed cache `[2, batch, heads, past, dim]` on input and output; returns
 /// the axis of all keys.
-fn cache(op: &mut Op, input: usize, head: &Dim, query: &Dim, v: &Dim, output: usize) -> Dim {
+pub(super) fn cache(op: &mut Op, input: usize, head: &Dim, query: &Dim, v: &Dim, output: usize) -> Dim {
     let Some(past) = op.dims(input).filter(|d| d.len() == 5) else {
         return query.clone();
     };
@@ -182,7 +193,7 @@ pub(super) fn multi_head(op: &mut Op) -> Option<()> {
 
 /// Keys or values, `[batch, n, heads x dim]` or `[batch, heads, n, dim]`;
 /// returns the axis `n`.
-fn separate(op: &mut Op, dims: &[Dim], head: &Dim, inner: &Dim) -> Option<Dim> {
+pub(super) fn separate(op: &mut Op, dims: &[Dim], head: &Dim, inner: &Dim) -> Option<Dim> {
     match dims {
         [_, n, hidden] => {
             op.unify(hidden, &head.clone().times(inner.clone()));
@@ -262,6 +273,10 @@ pub(super) fn grouped(op: &mut Op) -> Option<()> {
         _ => return None,
     }
     op.freeze(&inner, SCALE);
+    join_bias(op, 10, &head);
+    if op.has(11) {
+        op.join_input(11, 0, &head);
+    }
     let keys = separate_cache(op, [3, 4], [1, 2], &kv, [&inner, &inner], q[1].clone());
     inner_products(op, &q[0], &head, &q[1], &keys, &inner, &inner);
     op.set(0, vec![q[0].clone(), q[1].clone(), head.times(inner)]);

@@ -7,12 +7,20 @@ use crate::axes::op::Op;
 /// `MatMul`, `MatMulInteger`, `FusedMatMul`: batch axes and the contracted axis
 /// agree.
 pub(super) fn matmul(op: &mut Op) -> Option<()> {
-    if op.node().int("transBatchA", 0) != 0 || op.node().int("transBatchB", 0) != 0 {
-        return None;
-    }
     let (a, b) = (op.dims(0)?, op.dims(1)?);
-    let flip = [op.node().int("transA", 0) != 0, op.node().int("transB", 0) != 0];
-    let out = product(op, &a, &b, flip)?;
+    let given = |name: &str| op.node().int(name, 0) != 0;
+    let flip = [given("transA"), given("transB")];
+    let turns = [
+        turn(a.len(), given("transBatchA")),
+        turn(b.len(), given("transBatchB")),
+    ];
+    let turned = |dims: &[Dim], turn: &[usize]| turn.iter().map(|k| dims[*k].clone()).collect::<Vec<_>>();
+    let out = product(op, &turned(&a, &turns[0]), &turned(&b, &turns[1]), flip)?;
+    if let Some(last) = op.a.contractions.last_mut() {
+        for (x, y, _) in &mut last.contracted {
+            (*x, *y) = (turns[0][*x], turns[1][*y]);
+        }
+    }
     // Zero points per row of the first and per column of the second operand.
     if op.node().op == "MatMulInteger" {
         let rank = out.len();
@@ -21,6 +29,16 @@ pub(super) fn matmul(op: &mut Op) -> Option<()> {
     }
     op.set(0, out);
     Some(())
+}
+
+/// The order of axes in which a product sees an operand: with `transBatch` the
+/// first axis comes after the batch axes.
+fn turn(rank: usize, batch: bool) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rank).collect();
+    if batch && rank > 2 {
+        order[..rank - 1].rotate_left(1);
+    }
+    order
 }
 
 /// Joins a vector of one entry per row or column, where it is given.

@@ -53,6 +53,12 @@ pub(super) fn conv(op: &mut Op) -> Option<()> {
         bias,
         inner: group != 1,
     });
+    // FusedConv adds another value before its activation.
+    if let Some(more) = op.dims(3).filter(|m| m.len() == out.len()) {
+        for (dim, own) in more.iter().zip(&out) {
+            op.unify(dim, own);
+        }
+    }
     op.set(0, out);
     Some(())
 }

@@ -88,12 +88,12 @@ fn implicit(labels: &[Vec<Label>], known: &BTreeMap<Label, Dim>) -> Vec<Label> {
 
 fn record(op: &mut Op, labels: &[Vec<Label>], output: &[Label], known: &BTreeMap<Label, Dim>) -> Option<()> {
     let [a, b] = labels else {
-        // One operand: sums freeze; three and more are not followed.
-        if labels.len() > 1 {
-            return None;
-        }
+        // One operand: sums freeze; of three and more, only shapes are followed.
+        let several = labels.len() > 1;
         for (label, dim) in known {
-            if !output.contains(label) {
+            if several {
+                op.freeze(dim, "it is an axis of a product of several values");
+            } else if !output.contains(label) {
                 op.freeze(dim, "it is summed over");
             }
         }

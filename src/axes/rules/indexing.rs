@@ -1,6 +1,7 @@
 //! Operators that pick elements by index.
 
-use crate::axes::dim::Dim;
+use crate::axes::analysis::Run;
+use crate::axes::dim::{Dim, Term};
 use crate::axes::int::Int;
 use crate::axes::op::Op;
 
@@ -8,11 +9,15 @@ pub(super) fn gather(op: &mut Op) -> Option<()> {
     let (data, indices) = (op.dims(0)?, op.dims(1)?);
     let axis = op.axis(op.node().int("axis", 0), data.len())?;
     let picks = op.values(1).filter(|_| indices.len() <= 1);
-    gather_ints(op, picks.as_deref());
+    gather_ints(op, axis, picks.as_deref(), indices.is_empty());
     let whole = op.a.space.resolve(&data[axis]);
     let middle = match (&picks, indices.len()) {
-        (Some(_), 0) => {
-            op.freeze(&whole, "one entry is picked from it");
+        (Some(picks), 0) => {
+            // One of the parts that earlier cuts made, or one of a whole factor.
+            let part = matches!(whole.0[..], [Term::Sum(_), ..]) && cut(op, &whole, picks).is_some();
+            if !part {
+                op.freeze(&whole, "one entry is picked from it");
+            }
             vec![]
         }
         (Some(picks), 1) => vec![run(op, &whole, picks)],
@@ -28,47 +33,57 @@ pub(super) fn gather(op: &mut Op) -> Option<()> {
     Some(())
 }
 
-/// Constant indices: a run of neighbours is a slice.
+/// Constant indices: a run of neighbours is a slice, whose indices follow.
 fn run(op: &mut Op, dim: &Dim, picks: &[i64]) -> Dim {
-    let size = op.a.space.size(dim);
-    let first = picks.first().copied().unwrap_or(0);
-    let neighbours = picks
-        .iter()
-        .enumerate()
-        .all(|(k, p)| first.checked_add(k as i64) == Some(*p));
-    if let Some(size) = size
-        && neighbours
-        && first == 0
-        && picks.len() == size
-    {
-        return dim.clone();
+    const PICKED: &str = "some of its entries are picked";
+    if let Some(part) = cut(op, dim, picks) {
+        return part;
     }
-    op.freeze(dim, "some of its entries are picked");
+    op.freeze(dim, PICKED);
     let out = op.a.space.fresh(picks.len());
     op.freeze(&out, "its entries are picked from another axis");
     out
 }
 
-fn gather_ints(op: &mut Op, picks: Option<&[i64]>) {
-    let Some(ints) = op.ints(0) else {
-        return;
-    };
-    let length = ints.len() as i64;
-    let picked: Option<Vec<Int>> = picks.and_then(|picks| {
-        picks
-            .iter()
-            .map(|p| {
-                let at = if *p < 0 { p.checked_add(length)? } else { *p };
-                ints.get(usize::try_from(at).ok()?).cloned()
-            })
-            .collect()
-    });
-    match picked {
-        Some(picked) => op.set_ints(0, picked),
-        None => ints.iter().for_each(|i| {
-            op.drop_int(i);
-        }),
+/// The part of an axis that neighbouring indices pick; negative ones count from
+/// the end.
+fn cut(op: &mut Op, dim: &Dim, picks: &[i64]) -> Option<Dim> {
+    let size = op.a.space.size(dim)?;
+    let place = |p: i64| usize::try_from(if p < 0 { p.checked_add(size as i64)? } else { p }).ok();
+    let first = place(*picks.first()?)?;
+    for (k, p) in picks.iter().enumerate() {
+        if place(*p)? != first + k {
+            return None;
+        }
     }
+    let part = op.a.space.cut(dim, first, first.checked_add(picks.len())?)?;
+    let before = op.a.space.cut(dim, 0, first)?;
+    op.a.runs.push(Run {
+        node: op.id,
+        before,
+        part: part.clone(),
+    });
+    Some(part)
+}
+
+/// Follows the elements that constant indices pick along an axis.
+fn gather_ints(op: &mut Op, axis: usize, picks: Option<&[i64]>, scalar: bool) {
+    if op.ints(0).is_none() {
+        return;
+    }
+    let picked = op.elements(0).zip(picks).and_then(|(e, picks)| {
+        let size = i64::try_from(*e.shape.get(axis)?).ok()?;
+        let places: Option<Vec<usize>> = picks
+            .iter()
+            .map(|p| usize::try_from(if *p < 0 { p.checked_add(size)? } else { *p }).ok())
+            .collect();
+        let mut taken = e.taken(axis, &places?)?;
+        if scalar {
+            taken.shape.remove(axis);
+        }
+        Some(taken)
+    });
+    op.set_elements(0, picked);
 }
 
 pub(super) fn gather_elements(op: &mut Op) -> Option<()> {
@@ -81,7 +96,14 @@ pub(super) fn gather_elements(op: &mut Op) -> Option<()> {
     op.freeze(&indices[axis], "it indexes another axis");
     let mut out = indices.clone();
     for k in (0..data.len()).filter(|k| *k != axis) {
-        out[k] = op.join(&indices[k], &data[k]);
+        let size = |op: &Op, dim: &Dim| op.a.space.value(&Int::Dim(dim.clone()));
+        if size(op, &indices[k]) == size(op, &data[k]) {
+            out[k] = op.join_input(1, k, &data[k]);
+        } else {
+            // Indices may leave out the end of an axis.
+            op.freeze(&data[k], "it is indexed at run time");
+            op.freeze(&indices[k], "it indexes another axis");
+        }
     }
     op.set(0, out);
     Some(())
@@ -94,6 +116,18 @@ pub(super) fn gather_nd(op: &mut Op) -> Option<()> {
     let depth = op.a.space.size(last)?;
     let tail = data.get(batch.checked_add(depth)?..)?.to_vec();
     op.freeze(last, "it counts indices");
+    // A column of constant indices picks along the first axis, as Gather does.
+    if batch == 0
+        && depth == 1
+        && lead.len() == 1
+        && let Some(picks) = op.values(1)
+    {
+        let whole = op.a.space.resolve(&data[0]);
+        let mut out = vec![run(op, &whole, &picks)];
+        out.extend(tail);
+        op.set(0, out);
+        return Some(());
+    }
     let mut out = lead.to_vec();
     for (k, slot) in out.iter_mut().enumerate().take(batch) {
         *slot = op.join(lead.get(k)?, data.get(k)?);

@@ -5,12 +5,18 @@ use crate::axes::dim::Dim;
 use crate::axes::int::Int;
 use crate::axes::op::Op;
 
+/// Copies of integers are followed up to this many.
+const MOST_COPIES: usize = 64;
+
 pub(super) fn reshape(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
     let from_attr = op.node().ints("shape").map(<[i64]>::to_vec);
     let shape: Vec<Int> = match from_attr {
         Some(v) => v.into_iter().map(Int::Const).collect(),
-        None => op.ints(1)?,
+        None => match op.ints(1) {
+            Some(shape) => shape,
+            None => return computed_shape(op, 1, "it is reshaped by numbers that are not followed"),
+        },
     };
     let zero_is_size = op.node().int("allowzero", 0) != 0;
     let mut entries = Vec::with_capacity(shape.len());
@@ -27,15 +33,18 @@ pub(super) fn reshape(op: &mut Op) -> Option<()> {
             op.needs(1, at, actual.clone(), Int::Dim(dim.clone()));
         }
     }
-    if let Some(ints) = op.ints(0) {
-        if out.len() <= 1 {
-            op.set_ints(0, ints);
-        } else {
-            ints.iter().for_each(|i| {
-                op.drop_int(i);
-            });
-        }
-    }
+    pass_ints(op);
+    op.set(0, out);
+    Some(())
+}
+
+/// A shape whose entries are not followed, only their number: nothing passes.
+pub(super) fn computed_shape(op: &mut Op, input: usize, why: &str) -> Option<()> {
+    const MOST_AXES: usize = 16;
+    let shape = op.dims(input)?;
+    let rank = op.a.space.size(shape.first()?).filter(|n| *n <= MOST_AXES)?;
+    op.give_up(why);
+    let out = (0..rank).map(|_| op.a.space.unknown()).collect();
     op.set(0, out);
     Some(())
 }
@@ -49,6 +58,7 @@ pub(super) fn flatten(op: &mut Op) -> Option<()> {
         op.axis(axis, input.len())?
     };
     let product = |dims: &[Dim]| dims.iter().fold(Dim::one(), |p, d| p.times(d.clone()));
+    pass_ints(op);
     op.set(0, vec![product(&input[..axis]), product(&input[axis..])]);
     Some(())
 }
@@ -62,8 +72,9 @@ pub(super) fn transpose(op: &mut Op) -> Option<()> {
             .collect::<Option<_>>()?,
         None => (0..input.len()).rev().collect(),
     };
-    if let Some(ints) = op.ints(0) {
-        op.set_ints(0, ints);
+    if op.ints(0).is_some() {
+        let turned = op.elements(0).and_then(|e| e.transposed(&perm));
+        op.set_elements(0, turned);
     }
     let out: Option<Vec<Dim>> = perm.iter().map(|p| input.get(*p).cloned()).collect();
     op.set(0, out?);
@@ -84,7 +95,7 @@ pub(super) fn unsqueeze(op: &mut Op) -> Option<()> {
             *slot = Some(rest.next()?);
         }
     }
-    pass_ints(op, rank);
+    pass_ints(op);
     op.set(0, out.into_iter().flatten().collect());
     Some(())
 }
@@ -110,27 +121,23 @@ pub(super) fn squeeze(op: &mut Op) -> Option<()> {
         .filter(|(i, _)| !gone.contains(i))
         .map(|(_, d)| d)
         .collect();
-    pass_ints(op, out.len());
+    pass_ints(op);
     op.set(0, out);
     Some(())
 }
 
-/// Integers stay followed while the tensor has at most one axis.
-fn pass_ints(op: &mut Op, rank: usize) {
+/// The elements of an integer tensor stay what they are, in the same order.
+fn pass_ints(op: &mut Op) {
     if let Some(ints) = op.ints(0) {
-        if rank <= 1 {
-            op.set_ints(0, ints);
-        } else {
-            ints.iter().for_each(|i| {
-                op.drop_int(i);
-            });
-        }
+        op.set_ints(0, ints);
     }
 }
 
 pub(super) fn expand(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
-    let shape = op.ints(1)?;
+    let Some(shape) = op.ints(1) else {
+        return computed_shape(op, 1, "it is expanded by numbers that are not followed");
+    };
     let rank = input.len().max(shape.len());
     let activation = !op.is_table(0);
     let mut out = Vec::with_capacity(rank);
@@ -149,7 +156,13 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
                 Ok(n) => op.a.space.repeated(n),
                 Err(_) => op.a.space.unknown(),
             },
-            int if own.is_one() => op.a.space.dim_of(int),
+            int if own.is_one() => {
+                let dim = op.a.space.dim_of(int);
+                if activation {
+                    op.a.space.mark_repeat(&dim);
+                }
+                dim
+            }
             _ => own,
         };
         if !matches!(shape[at], Int::Const(1) | Int::Const(-1)) {
@@ -157,20 +170,11 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
         }
         out.push(dim);
     }
-    if let Some(ints) = op.ints(0) {
-        match (ints.as_slice(), out.as_slice()) {
-            ([int], [dim]) => {
-                let count = op.a.space.size(dim).filter(|n| *n <= 64);
-                if let Some(n) = count {
-                    op.set_ints(0, vec![int.clone(); n]);
-                } else {
-                    op.drop_int(int);
-                }
-            }
-            _ => ints.iter().for_each(|i| {
-                op.drop_int(i);
-            }),
-        }
+    if op.ints(0).is_some() {
+        let sizes: Option<Vec<usize>> = out.iter().map(|d| op.a.space.size(d)).collect();
+        let small = sizes.filter(|s| s.iter().product::<usize>() <= MOST_COPIES);
+        let copied = op.elements(0).zip(small).and_then(|(e, s)| e.expanded(&s));
+        op.set_elements(0, copied);
     }
     op.set(0, out);
     Some(())
@@ -178,14 +182,21 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
 
 pub(super) fn tile(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
-    let repeats = op.ints(1)?;
+    let Some(repeats) = op.ints(1) else {
+        return computed_shape(
+            op,
+            1,
+            "it is copied as often as numbers say that are not followed",
+        );
+    };
     if repeats.len() != input.len() {
         return None;
     }
     let mut out = Vec::with_capacity(input.len());
-    for (dim, repeat) in input.into_iter().zip(repeats) {
+    for (at, (dim, repeat)) in input.into_iter().zip(repeats).enumerate() {
         let count = op.a.space.dim_of(&repeat);
         op.freeze(&count, "it counts copies");
+        op.needs(1, at, repeat, Int::Dim(count.clone()));
         out.push(count.times(dim));
     }
     op.set(0, out);

@@ -11,14 +11,17 @@
 mod attention;
 mod attention_std;
 mod contraction;
+mod control;
 mod convolution;
 mod einsum;
 mod elementwise;
 mod indexing;
 mod layout;
 mod normalisation;
+mod packed;
 mod parts;
 mod quantised;
+mod sampling;
 mod shapes;
 
 use super::op::Op;
@@ -27,6 +30,8 @@ use super::op::Op;
 pub type Rule = fn(&mut Op) -> Option<()>;
 
 const MS: &str = "com.microsoft";
+/// Layouts that ONNX Runtime writes for one kind of processor.
+const NCHWC: &str = "com.microsoft.nchwc";
 
 /// The rule of an operator.
 pub fn find(domain: &str, op: &str) -> Option<Rule> {
@@ -48,10 +53,10 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
         )
         | (MS, "Gelu" | "QuickGelu") => elementwise::unary,
         (MS, "BiasGelu" | "FastGelu" | "BiasAdd") => elementwise::with_bias,
-        ("", "MatMul" | "MatMulInteger") | (MS, "FusedMatMul") => contraction::matmul,
+        ("", "MatMul" | "MatMulInteger") | (MS, "FusedMatMul" | "TransposeMatMul") => contraction::matmul,
         ("", "Gemm") | (MS, "GemmFastGelu" | "FusedGemm") => contraction::gemm,
         ("", "Einsum") => einsum::einsum,
-        ("", "Conv") => convolution::conv,
+        ("", "Conv") | (MS, "FusedConv") => convolution::conv,
         ("", "Reshape") => layout::reshape,
         ("", "Flatten") => layout::flatten,
         ("", "Transpose") => layout::transpose,
@@ -66,7 +71,7 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
         ("", "Gather") => indexing::gather,
         ("", "GatherElements") => indexing::gather_elements,
         ("", "GatherND") => indexing::gather_nd,
-        ("", "ScatterElements" | "ScatterND") => indexing::scatter,
+        ("", "Scatter" | "ScatterElements" | "ScatterND") => indexing::scatter,
         ("", "CumSum" | "Trilu") => indexing::along_axes,
         ("", "ArgMax" | "ArgMin") => indexing::arg,
         ("", "Shape") => shapes::shape,
@@ -78,6 +83,26 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
             | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare",
         ) => normalisation::reduce,
+        ("", "If") => control::branches,
+        ("", "Loop") => control::repeat,
+        ("", "Scan") => control::scan,
+        ("", "Resize" | "Upsample") => sampling::resize,
+        (
+            "",
+            "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool",
+        ) => sampling::pool,
+        ("", "BatchNormalization") => sampling::batch_norm,
+        ("", "InstanceNormalization" | "GroupNormalization" | "MeanVarianceNormalization" | "LRN")
+        | (MS, "GroupNorm") => sampling::normalised,
+        ("", "DepthToSpace" | "SpaceToDepth") => sampling::blocks,
+        ("", "OneHot") => sampling::one_hot,
+        ("", "TopK") => sampling::top_k,
+        ("", "NonZero") => sampling::non_zero,
+        ("", "Compress") => sampling::compress,
+        ("", "Unique") => sampling::unique,
+        ("", "EyeLike" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "ReverseSequence")
+        | (MS, "MoE" | "QMoE") => sampling::alike,
+        ("", "ConvTranspose" | "ConvInteger" | "QLinearConv" | "DeformConv") => sampling::convolution,
         ("", "Softmax" | "LogSoftmax" | "Hardmax") => normalisation::softmax,
         ("", "LpNormalization") => normalisation::one_axis,
         ("", "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization")
@@ -85,7 +110,15 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
         (MS, "SkipLayerNormalization") => normalisation::skip_layer_norm,
         (MS, "SkipSimplifiedLayerNormalization") => normalisation::skip_simplified,
         (MS, "EmbedLayerNormalization") => normalisation::embed,
-        (MS, "Attention") => attention::packed,
+        (MS, "Attention" | "DecoderMaskedSelfAttention") => attention::packed,
+        (MS, "QAttention") => packed::quantised,
+        (MS, "PackedAttention") => packed::attention,
+        (MS, "PackedMultiHeadAttention") => packed::multi_head,
+        (MS, "DecoderMaskedMultiHeadAttention") => packed::decoder,
+        (MS, "RelativePositionBias") => packed::relative_bias,
+        (MS, "RemovePadding") => packed::remove_padding,
+        (MS, "RestorePadding") => packed::restore_padding,
+        ("", "TensorScatter") => packed::write_rows,
         (MS, "MultiHeadAttention") => attention::multi_head,
         (MS, "GroupQueryAttention") => attention::grouped,
         (MS, "RotaryEmbedding") => attention::rotary,
@@ -96,6 +129,19 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
         }
         ("", "DynamicQuantizeLinear") => quantised::dynamic,
         (MS, "MatMulIntegerToFloat" | "DynamicQuantizeMatMul") => quantised::matmul,
+        (MS, "MatMulNBits") => quantised::blocks,
+        (MS, "GatherBlockQuantized") => quantised::embedding,
+        ("", "QLinearMatMul") => quantised::integer_product,
+        (MS, "QGemm") => quantised::integer_product,
+        (MS, "QLinearAdd" | "QLinearMul") => quantised::integer_sum,
+        (MS, "QLinearSigmoid" | "QLinearLeakyRelu" | "QLinearSoftmax") => sampling::alike,
+        (MS, "BiasSoftmax") => normalisation::bias_softmax,
+        (MS, "BiasDropout") => elementwise::with_bias_and_residual,
+        (MS, "Trilu") => indexing::along_axes,
+        (NCHWC, "Conv" | "MaxPool" | "AveragePool" | "ReorderInput" | "ReorderOutput" | "Upsample") => {
+            sampling::convolution
+        }
+        ("", "DFT") => sampling::fourier,
         _ => return None,
     })
 }

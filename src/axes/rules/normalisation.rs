@@ -22,7 +22,7 @@ pub(super) fn reduce(op: &mut Op) -> Option<()> {
     if let Some(ints) = op.ints(0) {
         let product = ints.iter().cloned().reduce(|a, b| Int::op(IntOp::Mul, a, b));
         match (op.node().op.as_str(), product) {
-            ("ReduceProd", Some(product)) if axes == [0] => op.set_ints(0, vec![product]),
+            ("ReduceProd", Some(product)) if axes == [0] && data.len() == 1 => op.set_ints(0, vec![product]),
             _ => ints.iter().for_each(|i| {
                 op.drop_int(i);
             }),
@@ -146,5 +146,16 @@ pub(super) fn embed(op: &mut Op) -> Option<()> {
     op.set(0, out.clone());
     op.set(1, ids.into_iter().take(1).collect());
     op.set(2, out);
+    Some(())
+}
+
+/// `BiasSoftmax`: a softmax over the axes from `axis` on, of a sum.
+pub(super) fn bias_softmax(op: &mut Op) -> Option<()> {
+    let data = op.broadcast(&[0, 1])?;
+    let axis = op.axis(op.node().int("axis", 1), data.len())?;
+    for dim in &data[axis..] {
+        op.freeze(dim, "a softmax runs over it");
+    }
+    op.set(0, data);
     Some(())
 }

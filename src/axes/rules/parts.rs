@@ -1,6 +1,7 @@
 //! Operators that cut axes into parts or lay parts together.
 
 use crate::axes::dim::Dim;
+use crate::axes::elements::Elements;
 use crate::axes::int::{Int, Op as IntOp};
 use crate::axes::op::Op;
 
@@ -9,7 +10,7 @@ pub(super) fn concat(op: &mut Op) -> Option<()> {
     let operands: Vec<Vec<Dim>> = (0..count).map(|i| op.dims(i)).collect::<Option<_>>()?;
     let rank = operands.first()?.len();
     let axis = op.axis(op.node().int("axis", 0), rank)?;
-    concat_ints(op, count, &operands);
+    concat_ints(op, axis, &operands);
     let mut out = operands[0].clone();
     for (index, dims) in operands.iter().enumerate().skip(1) {
         for (k, slot) in out.iter_mut().enumerate().filter(|(k, _)| *k != axis) {
@@ -46,33 +47,44 @@ fn together(op: &mut Op, parts: Vec<Dim>) -> Dim {
     }
 }
 
-fn concat_ints(op: &mut Op, count: usize, operands: &[Vec<Dim>]) {
-    let tracked: Vec<Option<Vec<Int>>> = (0..count).map(|i| op.ints(i)).collect();
-    if tracked.iter().all(Option::is_none) {
+fn concat_ints(op: &mut Op, axis: usize, operands: &[Vec<Dim>]) {
+    let tracked: Vec<bool> = (0..operands.len()).map(|i| op.ints(i).is_some()).collect();
+    if !tracked.contains(&true) {
         return;
     }
-    let mut out = Vec::new();
-    for (ints, dims) in tracked.iter().zip(operands) {
-        match ints {
-            Some(ints) => out.extend(ints.iter().cloned()),
-            None => {
-                let length = match &dims[..] {
-                    [dim] => op.a.space.size(dim).filter(|n| *n <= 64),
-                    _ => None,
-                };
-                let Some(length) = length else {
-                    tracked.iter().flatten().flatten().for_each(|i| {
-                        op.drop_int(i);
-                    });
-                    return;
-                };
-                for _ in 0..length {
-                    out.push(op.drop_int(&Int::Const(0)));
+    let mut parts = Vec::with_capacity(operands.len());
+    for (index, dims) in operands.iter().enumerate() {
+        let part = match tracked[index] {
+            true => op.elements(index),
+            false => opaque(op, dims),
+        };
+        parts.extend(part);
+    }
+    let joined = (parts.len() == operands.len())
+        .then(|| Elements::joined(&parts, axis))
+        .flatten();
+    match joined {
+        Some(joined) => op.set_ints(0, joined.ints),
+        None => {
+            for index in 0..operands.len() {
+                for int in op.ints(index).unwrap_or_default() {
+                    op.drop_int(&int);
                 }
             }
         }
     }
-    op.set_ints(0, out);
+}
+
+/// Stands for a small integer tensor whose elements are not known.
+fn opaque(op: &mut Op, dims: &[Dim]) -> Option<Elements> {
+    const SMALL: usize = 64;
+    let shape: Vec<usize> = dims.iter().map(|d| op.a.space.size(d)).collect::<Option<_>>()?;
+    let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
+    if count > SMALL {
+        return None;
+    }
+    let ints = (0..count).map(|_| op.drop_int(&Int::Const(0))).collect();
+    Elements::new(shape, ints)
 }
 
 pub(super) fn split(op: &mut Op) -> Option<()> {
@@ -166,8 +178,15 @@ pub(super) fn slice(op: &mut Op) -> Option<()> {
         }
     };
     let from_attr = op.node().ints("starts").is_some();
-    let starts = list(op, "starts", 1)?;
-    let ends = list(op, "ends", 2)?;
+    let bounds = list(op, "starts", 1).zip(list(op, "ends", 2));
+    let known_axes = op.node().ints("axes").is_some() || !op.has(3) || op.values(3).is_some();
+    let known_steps = !op.has(4) || op.values(4).is_some();
+    let Some((starts, ends)) = bounds.filter(|_| known_axes && known_steps) else {
+        let out = out.iter().map(|_| op.a.space.unknown()).collect();
+        op.give_up("it is sliced by numbers that are not followed");
+        op.set(0, out);
+        return Some(());
+    };
     let axes: Vec<i64> = if op.node().ints("axes").is_some() || op.has(3) {
         op.attr_or_input("axes", 3)?
     } else {
@@ -198,28 +217,42 @@ pub(super) fn slice(op: &mut Op) -> Option<()> {
 }
 
 fn slice_ints(op: &mut Op, starts: &[Int], ends: &[Int], axes: &[i64], steps: &[i64]) {
-    let Some(ints) = op.ints(0) else {
+    if op.ints(0).is_none() {
         return;
-    };
-    let bounds = match (starts, ends, axes, steps) {
-        ([start], [end], [0 | -1], [1]) => {
-            op.a.space
-                .value(start)
-                .as_const()
-                .zip(op.a.space.value(end).as_const())
-        }
-        _ => None,
-    };
-    match bounds {
-        Some((start, end)) => {
-            let (start, end) = (clamp(start, ints.len()), clamp(end, ints.len()));
-            let taken = ints.get(start..end.max(start)).unwrap_or_default().to_vec();
-            op.set_ints(0, taken);
-        }
-        None => ints.iter().for_each(|i| {
-            op.drop_int(i);
-        }),
     }
+    let mut sliced = op.elements(0);
+    for k in 0..starts.len() {
+        let bounds = (
+            op.a.space.value(&starts[k]).as_const(),
+            op.a.space.value(&ends[k]).as_const(),
+        );
+        sliced = match (sliced, bounds) {
+            (Some(e), (Some(start), Some(end))) => op
+                .axis(axes[k], e.shape.len())
+                .and_then(|axis| e.taken(axis, &picks(start, end, steps[k], e.shape[axis]))),
+            _ => None,
+        };
+    }
+    op.set_elements(0, sliced);
+}
+
+/// The indices that `start:end:step` picks from an axis.
+fn picks(start: i64, end: i64, step: i64, size: usize) -> Vec<usize> {
+    let Some(stride) = usize::try_from(step.unsigned_abs()).ok().filter(|s| *s > 0) else {
+        return Vec::new();
+    };
+    if step > 0 {
+        return (clamp(start, size)..clamp(end, size)).step_by(stride).collect();
+    }
+    // Going down, the end itself is not taken: -1 stands before the first.
+    let n = size as i64;
+    let place = |v: i64| if v < 0 { v.saturating_add(n) } else { v }.clamp(-1, n - 1);
+    let (from, to) = (place(start), place(end));
+    ((to + 1)..=from)
+        .rev()
+        .step_by(stride)
+        .filter_map(|i| usize::try_from(i).ok())
+        .collect()
 }
 
 /// A slice bound in `0..=size`; negative ones count from the end.
@@ -252,12 +285,19 @@ impl Range<'_> {
             && self.step == 1
             && (end_value.is_some_and(far) || end == op.a.space.value(&Int::Dim(dim.clone())));
         if whole {
+            if matches!(self.end, Int::Op(..) | Int::Dim(_)) {
+                self.needs(op, 2, "ends", self.end, Int::Dim(dim.clone()));
+            }
             return dim.clone();
         }
         match (op.a.space.size(dim), start_value, end_value) {
             (Some(size), Some(start), Some(end)) => self.of_known(op, dim, size, start, end),
             _ => {
                 op.freeze(dim, "it is sliced at run time");
+                for bound in [self.start, self.end] {
+                    op.a.space
+                        .freeze_int(bound, Some(op.id), "it is where a slice begins or ends");
+                }
                 if self.step != 1 {
                     return op.a.space.unknown();
                 }
@@ -279,18 +319,7 @@ impl Range<'_> {
     fn of_known(&self, op: &mut Op, dim: &Dim, size: usize, start: i64, end: i64) -> Dim {
         if self.step != 1 {
             op.freeze(dim, "it is sliced with a step");
-            let span = if self.step > 0 {
-                clamp(end, size).saturating_sub(clamp(start, size))
-            } else {
-                size
-            };
-            let known = self.step > 0 || (start == -1 && end < -(size as i64));
-            let length = span.div_ceil(usize::try_from(self.step.unsigned_abs()).unwrap_or(1).max(1));
-            let out = if known {
-                op.a.space.fresh(length)
-            } else {
-                op.a.space.unknown()
-            };
+            let out = op.a.space.fresh(picks(start, end, self.step, size).len());
             op.freeze(&out, "it is sliced with a step");
             return out;
         }
@@ -332,34 +361,44 @@ impl Range<'_> {
     }
 }
 
+/// `Pad`: axes that get nothing stay as they are; with amounts that are known
+/// at run time only, every axis may get some.
 pub(super) fn pad(op: &mut Op) -> Option<()> {
+    const PADDED: &str = "it is padded";
     let input = op.dims(0)?;
-    let pads = op.attr_or_input("pads", 1)?;
-    let axes: Vec<usize> = if op.has(3) {
-        let axes = op.values(3)?;
-        axes.into_iter()
-            .map(|a| op.axis(a, input.len()))
-            .collect::<Option<_>>()?
-    } else {
-        (0..input.len()).collect()
+    let amounts: Option<Vec<Int>> = match op.node().ints("pads") {
+        Some(pads) => Some(pads.iter().map(|n| Int::Const(*n)).collect()),
+        None => op.ints(1),
     };
-    if pads.len() != 2 * axes.len() {
-        return None;
-    }
+    let axes: Option<Vec<usize>> = if op.has(3) {
+        op.values(3)
+            .and_then(|axes| axes.into_iter().map(|a| op.axis(a, input.len())).collect())
+    } else {
+        Some((0..input.len()).collect())
+    };
+    let given = amounts.zip(axes).filter(|(a, x)| a.len() == 2 * x.len());
     let mut out = input.clone();
+    let Some((amounts, axes)) = given else {
+        for (dim, slot) in input.iter().zip(&mut out) {
+            op.freeze(dim, PADDED);
+            *slot = op.a.space.unknown();
+        }
+        op.set(0, out);
+        return Some(());
+    };
     for (k, axis) in axes.iter().enumerate() {
-        let (before, after) = (pads[k], pads[k + axes.len()]);
-        if before == 0 && after == 0 {
+        let total = Int::op(IntOp::Add, amounts[k].clone(), amounts[k + axes.len()].clone());
+        for amount in [&amounts[k], &amounts[k + axes.len()]] {
+            op.a.space.freeze_int(amount, Some(op.id), PADDED);
+        }
+        let none = |op: &Op, int: &Int| op.a.space.value(int).as_const() == Some(0);
+        if none(op, &amounts[k]) && none(op, &amounts[k + axes.len()]) {
             continue;
         }
-        op.freeze(&input[*axis], "it is padded");
-        let total = Int::op(
-            IntOp::Add,
-            Int::Dim(input[*axis].clone()),
-            Int::Const(before.saturating_add(after)),
-        );
+        op.freeze(&input[*axis], PADDED);
+        let total = Int::op(IntOp::Add, Int::Dim(input[*axis].clone()), total);
         out[*axis] = op.a.space.dim_of(&total);
-        op.freeze(&out[*axis].clone(), "it is padded");
+        op.freeze(&out[*axis].clone(), PADDED);
     }
     op.set(0, out);
     Some(())

@@ -1,7 +1,9 @@
 //! Quantisation: values keep their axes, scales follow them.
 
 use super::contraction::{join_vector, product};
+use crate::axes::analysis::Contraction;
 use crate::axes::dim::Dim;
+use crate::axes::int::Int;
 use crate::axes::op::Op;
 
 /// `QuantizeLinear`, `DequantizeLinear`: a scale per tensor, per axis, or per
@@ -48,6 +50,110 @@ pub(super) fn matmul(op: &mut Op) -> Option<()> {
     for &input in per_column {
         join_vector(op, input, out.last().cloned());
     }
+    let bias = per_column.last().copied().filter(|input| op.has(*input));
+    if let Some(last) = op.a.contractions.last_mut() {
+        last.bias = bias;
+    }
+    op.set(0, out);
+    Some(())
+}
+
+/// `MatMulNBits`: columns are whole rows of the packed weight; the contracted axis
+/// is blocks of quantised numbers, of which only whole blocks can go.
+pub(super) fn blocks(op: &mut Op) -> Option<()> {
+    const BLOCK: &str = "it lies inside a block of quantised numbers";
+    let (a, b) = (op.dims(0)?, op.dims(1)?);
+    let (last, rows) = a.split_last()?;
+    let [columns, count, packed] = &b[..] else {
+        return None;
+    };
+    let size = |name: &str| usize::try_from(op.node().int(name, 0)).ok().filter(|n| *n > 0);
+    let (width, block, bits) = (size("K")?, size("block_size")?, size("bits").unwrap_or(4));
+    if op.a.space.size(columns) != size("N") || op.has(4) {
+        return None;
+    }
+    op.freeze(packed, BLOCK);
+    let whole = op.a.space.size(count)?.checked_mul(block) == Some(width);
+    if whole {
+        let inner = op.a.space.fresh(block);
+        op.freeze(&inner, BLOCK);
+        op.unify(last, &count.clone().times(inner));
+    } else {
+        op.freeze(last, BLOCK);
+        op.freeze(count, BLOCK);
+    }
+    for input in [2, 3] {
+        let Some(own) = op.dims(input) else { continue };
+        let total = own.iter().cloned().fold(Dim::one(), Dim::times);
+        if op.a.space.size(&total) == op.a.space.size(&columns.clone().times(count.clone())) {
+            op.unify(&total, &columns.clone().times(count.clone()));
+        } else {
+            // Zero points of several blocks share a byte.
+            op.freeze(count, BLOCK);
+            let rest = op.a.space.size(&total)?.checked_div(op.a.space.size(columns)?)?;
+            let rest = op.a.space.fresh(rest);
+            op.freeze(&rest, BLOCK);
+            op.unify(&total, &columns.clone().times(rest));
+        }
+    }
+    if bits > 8 {
+        op.freeze(count, BLOCK);
+    }
+    join_vector(op, 5, Some(columns.clone()));
+    op.needs_attr("K", None, Int::Dim(last.clone()));
+    op.needs_attr("N", None, Int::Dim(columns.clone()));
+    let constant = [op.is_constant(0), op.is_constant(1)];
+    op.contract(Contraction {
+        node: op.id,
+        inputs: [0, 1],
+        constant,
+        contracted: vec![(rows.len(), 1, last.clone())],
+        batch: vec![],
+        free: [rows.to_vec(), vec![columns.clone()]],
+        bias: op.has(5).then_some(5),
+        inner: false,
+    });
+    let mut out = rows.to_vec();
+    out.push(columns.clone());
+    op.set(0, out);
+    Some(())
+}
+
+/// `GatherBlockQuantized`: rows of a table in blocks of quantised numbers.
+pub(super) fn embedding(op: &mut Op) -> Option<()> {
+    const WHY: &str = "it is an axis of a quantised table";
+    let (indices, scales) = (op.dims(1)?, op.dims(2)?);
+    let block = usize::try_from(op.node().int("block_size", 128)).ok()?;
+    let hidden = op.a.space.size(scales.last()?)?.checked_mul(block)?;
+    for input in [0, 2, 3] {
+        op.freeze_input(input, WHY);
+    }
+    let hidden = op.a.space.fresh(hidden);
+    op.freeze(&hidden, WHY);
+    let mut out = indices;
+    out.push(hidden);
+    op.set(0, out);
+    Some(())
+}
+
+/// Products of quantised numbers with a quantised result (`QLinearMatMul`,
+/// `QGemm`): a masked unit would be the zero point of what goes in, not zero, so
+/// nothing here shrinks; shapes pass.
+pub(super) fn integer_product(op: &mut Op) -> Option<()> {
+    let (a, b) = (op.dims(0)?, op.dims(3)?);
+    let turned = op.node().int("transB", 0) != 0;
+    op.give_up("it is an axis of a product of quantised numbers");
+    let mut out = a.clone();
+    let column = if turned { b.first()? } else { b.last()? };
+    *out.last_mut()? = column.clone();
+    op.set(0, out);
+    Some(())
+}
+
+/// `QLinearAdd`, `QLinearMul`.
+pub(super) fn integer_sum(op: &mut Op) -> Option<()> {
+    let out = op.broadcast(&[0, 3])?;
+    op.give_up("it is an axis of a sum of quantised numbers");
     op.set(0, out);
     Some(())
 }

@@ -36,13 +36,17 @@ pub(super) fn size(op: &mut Op) -> Option<()> {
 }
 
 pub(super) fn constant_of_shape(op: &mut Op) -> Option<()> {
-    let entries = op.ints(0)?;
+    let Some(entries) = op.ints(0) else {
+        return super::layout::computed_shape(op, 0, "it is made with sizes that are not followed");
+    };
     let dims: Vec<Dim> = entries.iter().map(|i| op.a.space.dim_of(i)).collect();
     for (at, (actual, dim)) in entries.iter().zip(&dims).enumerate() {
         op.needs(0, at, actual.clone(), Int::Dim(dim.clone()));
     }
-    if let ([dim], Some(Attr::Tensor(value))) = (&dims[..], op.node().attrs.get("value"))
-        && let ([value], Some(length)) = (&value[..], op.a.space.size(dim).filter(|n| *n <= 64))
+    let all = dims.iter().cloned().fold(Dim::one(), Dim::times);
+    let count = op.a.space.value(&Int::Dim(all)).as_const();
+    if let (Some(Attr::Tensor(value)), Some(count)) = (op.node().attrs.get("value"), count)
+        && let ([value], Ok(length @ ..=64)) = (&value[..], usize::try_from(count))
     {
         let ints = vec![Int::Const(*value); length];
         op.set_ints(0, ints);
