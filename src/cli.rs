@@ -29,6 +29,8 @@ Examples:
       what can be pruned, what cannot, and why
   onnx-prune compare small.onnx model.onnx --data images.npz
       how far apart two models are
+  onnx-prune bench small.onnx model.onnx --batch 8 --seq 128
+      how much faster one is, measured in turns
 
 Exit codes: 0 written; 1 the budget or a verification was not met; 2 bad input
 or usage; 3 nothing can be pruned; 4 an engine or device is missing or refuses
@@ -50,6 +52,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Run two models on the same inputs and show how far apart they are.
     Compare(CompareArgs),
+    /// Measure the latency of a model, or of two in turns.
+    Bench(BenchArgs),
 }
 
 /// Arguments of pruning.
@@ -154,6 +158,36 @@ pub struct CompareArgs {
     pub engine: EngineArgs,
 }
 
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The model.
+    #[arg(value_name = "A.onnx")]
+    pub a: PathBuf,
+    /// The model that it is compared with; both run in turns.
+    #[arg(value_name = "B.onnx")]
+    pub b: Option<PathBuf>,
+    /// Rows of a batch.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: usize,
+    /// Tokens per row, where the model takes tokens.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub seq: usize,
+    /// Runs of each model that are counted.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub runs: usize,
+    /// Shape of an input whose axes the graph leaves open, as in
+    /// pixel_values=1,3,224,224.
+    #[arg(long, value_name = "NAME=DIMS")]
+    pub shape: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
 /// Where inputs come from.
 #[derive(Debug, Args)]
 pub struct DataArgs {
@@ -207,24 +241,38 @@ pub struct EngineArgs {
     pub ort_lib: Option<PathBuf>,
 }
 
+impl BenchArgs {
+    /// The shapes of inputs.
+    ///
+    /// # Errors
+    /// A `--shape` that is not `name=d,d,...`.
+    pub fn shapes(&self) -> Result<Vec<(String, Vec<usize>)>> {
+        shapes(&self.shape)
+    }
+}
+
+fn shapes(texts: &[String]) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut shapes = Vec::new();
+    for text in texts {
+        let bad = || {
+            Error::input(format!(
+                "--shape '{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224"
+            ))
+        };
+        let (name, dims) = text.split_once('=').ok_or_else(bad)?;
+        let dims: std::result::Result<Vec<usize>, _> =
+            dims.split([',', 'x']).map(|d| d.trim().parse()).collect();
+        shapes.push((name.to_string(), dims.map_err(|_| bad())?));
+    }
+    Ok(shapes)
+}
+
 impl DataArgs {
     /// Checked.
     ///
     /// # Errors
     /// A `--shape` that is not `name=d,d,...`.
     pub fn options(&self) -> Result<DataOptions> {
-        let mut shapes = Vec::new();
-        for text in &self.shape {
-            let bad = || {
-                Error::input(format!(
-                    "--shape '{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224"
-                ))
-            };
-            let (name, dims) = text.split_once('=').ok_or_else(bad)?;
-            let dims: std::result::Result<Vec<usize>, _> =
-                dims.split([',', 'x']).map(|d| d.trim().parse()).collect();
-            shapes.push((name.to_string(), dims.map_err(|_| bad())?));
-        }
         Ok(DataOptions {
             data: self.data.clone(),
             tokenizer: self.tokenizer.clone(),
@@ -232,7 +280,7 @@ impl DataArgs {
             max_length: self.max_length,
             samples: self.samples,
             seed: self.seed,
-            shapes,
+            shapes: shapes(&self.shape)?,
             batch: self.batch,
             seq: self.seq,
         })

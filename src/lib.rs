@@ -25,6 +25,7 @@
 #![deny(missing_docs)]
 
 pub mod axes;
+pub mod bench;
 pub mod budget;
 pub mod calibrate;
 pub mod cli;
@@ -32,6 +33,7 @@ pub mod damage;
 pub mod error;
 pub mod graph;
 pub mod linalg;
+pub mod lossless;
 pub mod mask;
 pub mod onnx;
 pub mod options;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
+use onnx_prune::bench::{self, BenchReport};
 use onnx_prune::budget::{Cost, Sizes};
-use onnx_prune::cli::{Cli, Command, CompareArgs, InspectArgs, PruneArgs};
+use onnx_prune::cli::{BenchArgs, Cli, Command, CompareArgs, InspectArgs, PruneArgs};
 use onnx_prune::options::Options;
 use onnx_prune::progress::{Bars, Progress, Quiet};
-use onnx_prune::{Error, Result, pipeline, report};
+use onnx_prune::{Error, Result, calibrate, onnx, pipeline, report, runtime};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,6 +39,7 @@ fn run(cli: Cli, cancelled: &AtomicBool) -> Result<()> {
     match cli.command {
         Some(Command::Inspect(args)) => inspect(&args),
         Some(Command::Compare(args)) => compare(&args, cancelled),
+        Some(Command::Bench(args)) => measure(&args),
         None => prune(&cli.prune, cancelled),
     }
 }
@@ -106,5 +108,26 @@ fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
         );
     }
     println!("{} samples", comparison.samples);
+    Ok(())
+}
+
+fn measure(args: &BenchArgs) -> Result<()> {
+    let a = onnx::load(&args.a)?;
+    let b = args.b.as_deref().map(onnx::load).transpose()?;
+    let engine = runtime::choose(&args.engine.options())?;
+    let inputs = calibrate::exact_batch(&a.proto, args.batch, args.seq, &args.shapes()?)?;
+    let other = b.as_ref().map(|b| &b.proto);
+    let found = BenchReport {
+        a: args.a.display().to_string(),
+        b: args.b.as_ref().map(|b| b.display().to_string()),
+        batch: inputs.batch,
+        seq: inputs.seq,
+        timing: bench::paired(engine.as_ref(), &a.proto, other, &inputs.feeds, args.runs)?,
+        engine: engine.info().clone(),
+    };
+    if args.json {
+        return report::write_json("-".as_ref(), &found);
+    }
+    print!("{}", found.text());
     Ok(())
 }

@@ -9,6 +9,7 @@ mod arrays;
 mod batch;
 mod collect;
 mod draw;
+mod exact;
 pub mod file;
 mod fill;
 mod layout;
@@ -25,6 +26,7 @@ mod trim;
 
 pub use batch::{Batch, Batches, batches};
 pub use collect::{SiteProbe, Timings, collect};
+pub use exact::{ExactBatch, exact_batch};
 pub use samples::{DataOptions, Origin, Sample, Samples, read_samples};
 pub use spec::{InputDim, InputSpec, input_specs};
 pub use statistics::{SiteStatistics, Statistics};
