@@ -140,6 +140,7 @@ pub(super) fn reaches_residual(
                     .filter(|i| i != input)
                     .filter_map(|i| graph.input(*node, i))
                 {
+                    let other = whole(graph, other);
                     if !analysis.facts(other).constant && depends_on(graph, rank, sink.activation, other) {
                         return true;
                     }
@@ -149,6 +150,19 @@ pub(super) fn reaches_residual(
         }
     }
     false
+}
+
+/// What a slice is taken from: one position of the residual stream is added to
+/// where only that position is needed.
+fn whole(graph: &Graph, value: ValueId) -> ValueId {
+    let mut value = value;
+    while let Some((node, _)) = graph.value(value).producer
+        && graph.node(node).is("", "Slice")
+        && let Some(input) = graph.input(node, 0)
+    {
+        value = input;
+    }
+    value
 }
 
 /// Operators that mix or pick positions end the way to a residual addition.

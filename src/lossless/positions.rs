@@ -359,7 +359,9 @@ impl<'a> Plan<'a> {
             }
         }
         for info in &mut out.value_info {
-            let Some(axis) = axes.get(info.name()) else { continue };
+            let Some(axis) = axes.get(info.name()) else {
+                continue;
+            };
             if let Some(proto::type_proto::Value::TensorType(tensor)) =
                 info.r#type.as_mut().and_then(|t| t.value.as_mut())
                 && let Some(dim) = tensor.shape.as_mut().and_then(|s| s.dim.get_mut(*axis))

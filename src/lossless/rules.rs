@@ -26,7 +26,10 @@ impl Push {
 
     /// The axis along which an input is cut.
     pub(super) fn axis(&self, input: usize) -> Option<usize> {
-        self.inputs.iter().find(|(i, _)| *i == input).map(|(_, axis)| *axis)
+        self.inputs
+            .iter()
+            .find(|(i, _)| *i == input)
+            .map(|(_, axis)| *axis)
     }
 }
 
@@ -214,10 +217,7 @@ impl Rule<'_> {
     /// Only the rows: the columns may have their own scale and zero point.
     fn matmul_integer(&self) -> Option<Push> {
         let scalar = |input: usize| {
-            !self.has(input)
-                || self
-                    .dims(input)
-                    .is_some_and(|dims| dims.iter().all(Dim::is_one))
+            !self.has(input) || self.dims(input).is_some_and(|dims| dims.iter().all(Dim::is_one))
         };
         let own = match self.node.op.as_str() {
             "MatMulInteger" => scalar(2),
