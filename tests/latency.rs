@@ -133,7 +133,13 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<usize, String> {
                 let want = run(engine, &pruned, &inputs, &cut.outputs)?;
                 for ((name, a), b) in cut.outputs.iter().zip(&got).zip(&want) {
                     let worst = difference(a, b);
-                    if worst > 1e-5 {
+                    // Half precision is kept between fewer casts in a cut.
+                    let close = if path.to_string_lossy().contains("fp16") {
+                        2e-3
+                    } else {
+                        1e-5
+                    };
+                    if worst > close {
                         return Err(format!("'{name}' differs by {worst:e} with {kept} units"));
                     }
                 }

@@ -12,7 +12,7 @@ use onnx_prune::mask::Mask;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, lossless, onnx, rewrite};
+use onnx_prune::{bench, calibrate, graph, lossless, onnx, rewrite};
 
 /// Largest difference from the dense model, as a fraction of the largest value
 /// of the output.
@@ -258,4 +258,43 @@ fn the_result_is_the_dense_models() {
         failures.len(),
         cases.len()
     );
+}
+
+/// What the passes save on any model: `MODEL=model.onnx cargo nextest run --test
+/// lossless --run-ignored all --no-capture saved_on_a_given_model`. With `KEEP`
+/// the result is written there.
+#[test]
+#[ignore = "prints measurements of the model in $MODEL"]
+fn saved_on_a_given_model() {
+    let (Some(engine), Ok(path)) = (engine(), std::env::var("MODEL")) else {
+        return;
+    };
+    let file = onnx::load(Path::new(&path)).unwrap();
+    let dense = onnx::inline_functions(&file.proto).unwrap();
+    let start = std::time::Instant::now();
+    let (cheap, passes) = lossless::apply(&dense).unwrap();
+    println!("{path}: {passes:#?} in {:?}", start.elapsed());
+    if let Ok(keep) = std::env::var("KEEP") {
+        std::fs::write(keep, onnx::encode(&cheap)).unwrap();
+    }
+    for (batch, seq) in [(1, 32), (8, 128)] {
+        let macs = |model: &ModelProto| {
+            let (graph, analysis) = analysed(model);
+            let named = BTreeMap::new();
+            Cost::new(&graph, &analysis, &Sizes { batch, seq, named }).macs(&Mask::default())
+        };
+        let inputs = calibrate::exact_batch(&dense, batch, seq, &[]).unwrap();
+        let timing = bench::paired(engine.as_ref(), &cheap, Some(&dense), &inputs.feeds, 40).unwrap();
+        let worst = difference(
+            &run(engine.as_ref(), &cheap, &inputs.feeds, true).unwrap(),
+            &run(engine.as_ref(), &dense, &inputs.feeds, true).unwrap(),
+        );
+        println!(
+            "{batch} x {seq}: multiply-accumulates {:.4} of dense, {:?}, differs by {worst:e}",
+            macs(&cheap) as f64 / macs(&dense) as f64,
+            timing
+        );
+    }
+    let operators = |model| engine.optimised_operators(model).unwrap();
+    println!("dense {:?}\ncheap {:?}", operators(&dense), operators(&cheap));
 }
