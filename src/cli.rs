@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::calibrate::DataOptions;
-use crate::options::{Method, Options, Reconstruct, Target};
+use crate::options::{Effort, Method, Options, Reconstruct, Target};
 use crate::runtime::{Device, EngineChoice, EngineOptions};
+use crate::score::kcm::Normalise;
 use crate::{Error, Result};
 
 /// Prune a trained transformer in an ONNX file: no labels, no gradients, no
@@ -29,6 +30,8 @@ Examples:
       what can be pruned, what cannot, and why
   onnx-prune compare small.onnx model.onnx --data images.npz
       how far apart two models are
+  onnx-prune bench small.onnx model.onnx --batch 8 --seq 128
+      how much faster one is, measured in turns
 
 Exit codes: 0 written; 1 the budget or a verification was not met; 2 bad input
 or usage; 3 nothing can be pruned; 4 an engine or device is missing or refuses
@@ -50,17 +53,48 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Run two models on the same inputs and show how far apart they are.
     Compare(CompareArgs),
+    /// Measure the latency of a model, or of two in turns.
+    Bench(BenchArgs),
 }
 
 /// Arguments of pruning.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// The trained model. It is never changed.
-    #[arg(required = true, value_name = "IN.onnx")]
-    pub input: Option<PathBuf>,
-    /// Where the smaller model goes; it appears whole or not at all.
-    #[arg(required = true, value_name = "OUT.onnx")]
-    pub output: Option<PathBuf>,
+    /// The trained model and where the smaller one goes. The model is never
+    /// changed; the output appears whole or not at all. With --out-dir, all of
+    /// them are models that share weights.
+    #[arg(required = true, num_args = 1.., value_names = ["IN.onnx", "OUT.onnx"])]
+    pub files: Vec<PathBuf>,
+    /// Prune several models that hold the same weights (encoder, decoder, decoder
+    /// with past) with one mask for what they share, into this folder.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["sweep", "max_drop", "mask", "export_mask"])]
+    pub out_dir: Option<PathBuf>,
+    /// Several budgets from one calibration: OUT.onnx becomes OUT-0.9.onnx and so
+    /// on.
+    #[arg(long, value_name = "FRACTION", value_delimiter = ',', conflicts_with_all = ["flops", "max_drop", "mask"])]
+    pub sweep: Vec<f64>,
+    /// Instead of a budget: the smallest model whose divergence from the dense one
+    /// on held-out samples stays within this (KL in nats for classes, 1 - cosine
+    /// for embeddings, else the relative squared error).
+    #[arg(long, value_name = "X", conflicts_with = "flops")]
+    pub max_drop: Option<f64>,
+    /// A shell command that prints a number for a candidate file ({} is its path),
+    /// in place of the divergence: less is better, --max-drop is the most.
+    #[arg(long, value_name = "COMMAND", requires = "max_drop")]
+    pub eval: Option<String>,
+    /// Instead of a ranking: a mask from elsewhere (.json, or .npz / .npy with
+    /// head_mask and neuron_mask of layers x units).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["flops", "max_drop"])]
+    pub mask: Option<PathBuf>,
+    /// Write the mask (.json, .npz).
+    #[arg(long, value_name = "FILE")]
+    pub export_mask: Option<PathBuf>,
+    /// Graph outputs that count when damage is measured; all when not given.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub outputs: Vec<String>,
+    /// How much time allocation may take.
+    #[arg(long, value_enum, default_value_t = Effort::Normal)]
+    pub effort: Effort,
     /// Fraction of the prunable blocks' multiply-accumulates to keep. The
     /// prunable blocks are what vanishes when all groups are empty: attention
     /// and feed-forward sublayers.
@@ -112,6 +146,9 @@ pub struct PruneArgs {
     /// kcm: most iterations.
     #[arg(long, value_name = "N", default_value_t = 100, hide_short_help = true)]
     pub kcm_iterations: usize,
+    /// kcm: how the two scores are made comparable.
+    #[arg(long, value_enum, default_value_t = Normalise::default(), hide_short_help = true)]
+    pub kcm_normalise: Normalise,
     /// No summary and no progress.
     #[arg(short, long)]
     pub quiet: bool,
@@ -186,6 +223,36 @@ pub struct CompareArgs {
     pub engine: EngineArgs,
 }
 
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The model.
+    #[arg(value_name = "A.onnx")]
+    pub a: PathBuf,
+    /// The model that it is compared with; both run in turns.
+    #[arg(value_name = "B.onnx")]
+    pub b: Option<PathBuf>,
+    /// Rows of a batch.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: usize,
+    /// Tokens per row, where the model takes tokens.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub seq: usize,
+    /// Runs of each model that are counted.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub runs: usize,
+    /// Shape of an input whose axes the graph leaves open, as in
+    /// pixel_values=1,3,224,224.
+    #[arg(long, value_name = "NAME=DIMS")]
+    pub shape: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
 /// Where inputs come from.
 #[derive(Debug, Args)]
 pub struct DataArgs {
@@ -243,24 +310,38 @@ pub struct EngineArgs {
     pub ort_lib: Option<PathBuf>,
 }
 
+impl BenchArgs {
+    /// The shapes of inputs.
+    ///
+    /// # Errors
+    /// A `--shape` that is not `name=d,d,...`.
+    pub fn shapes(&self) -> Result<Vec<(String, Vec<usize>)>> {
+        shapes(&self.shape)
+    }
+}
+
+fn shapes(texts: &[String]) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut shapes = Vec::new();
+    for text in texts {
+        let bad = || {
+            Error::input(format!(
+                "--shape '{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224"
+            ))
+        };
+        let (name, dims) = text.split_once('=').ok_or_else(bad)?;
+        let dims: std::result::Result<Vec<usize>, _> =
+            dims.split([',', 'x']).map(|d| d.trim().parse()).collect();
+        shapes.push((name.to_string(), dims.map_err(|_| bad())?));
+    }
+    Ok(shapes)
+}
+
 impl DataArgs {
     /// Checked.
     ///
     /// # Errors
     /// A `--shape` that is not `name=d,d,...`.
     pub fn options(&self) -> Result<DataOptions> {
-        let mut shapes = Vec::new();
-        for text in &self.shape {
-            let bad = || {
-                Error::input(format!(
-                    "--shape '{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224"
-                ))
-            };
-            let (name, dims) = text.split_once('=').ok_or_else(bad)?;
-            let dims: std::result::Result<Vec<usize>, _> =
-                dims.split([',', 'x']).map(|d| d.trim().parse()).collect();
-            shapes.push((name.to_string(), dims.map_err(|_| bad())?));
-        }
         Ok(DataOptions {
             data: self.data.clone(),
             tokenizer: self.tokenizer.clone(),
@@ -268,7 +349,7 @@ impl DataArgs {
             max_length: self.max_length,
             samples: self.samples,
             seed: self.seed,
-            shapes,
+            shapes: shapes(&self.shape)?,
             batch: self.batch,
             seq: self.seq,
             join: !self.no_join,
@@ -317,6 +398,13 @@ impl PruneArgs {
             kcm_sigma: self.kcm_sigma,
             kcm_alpha: self.kcm_alpha,
             kcm_iterations: self.kcm_iterations,
+            kcm_normalise: self.kcm_normalise,
+            max_drop: self.max_drop,
+            eval: self.eval.clone(),
+            mask: self.mask.clone(),
+            export_mask: self.export_mask.clone(),
+            outputs: self.outputs.clone(),
+            effort: self.effort,
         };
         options.check()?;
         Ok(options)

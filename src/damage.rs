@@ -19,9 +19,6 @@ use crate::tensor::Feeds;
 use crate::verify::Comparison;
 use crate::{Error, Result, ResultExt};
 
-/// Fractions of a group's units that are removed to measure it.
-const LEVELS: [f64; 4] = [0.3, 0.55, 0.8, 1.0];
-
 /// Replaces the local errors of the curves by measured damage.
 ///
 /// # Errors
@@ -35,12 +32,13 @@ pub fn measure(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Vec<Option<Curve>>> {
-    progress.start("damage", (chosen.len() * LEVELS.len()) as u64);
+    let levels_of = options.effort.levels();
+    progress.start("damage", (chosen.len() * levels_of.len()) as u64);
     let mut unread = vec![true; chosen.len()];
     probe.each(chosen, |at, after| {
         unread[at] = false;
         let (c, Some(curve)) = (&chosen[at], &mut curves[at]) else {
-            progress.step(LEVELS.len() as u64);
+            progress.step(levels_of.len() as u64);
             return Ok(());
         };
         let group = &subject.analysis.groups[c.group];
@@ -70,7 +68,7 @@ pub fn measure(
             .collect::<Result<Vec<_>>>()
             .context(name)?;
         let mut points = vec![(0usize, 0.0f64)];
-        for level in LEVELS {
+        for level in levels_of {
             progress.step(1);
             let removed = ((level * group.units as f64).round() as usize).min(group.units - c.least);
             if points.iter().any(|(k, _)| *k >= removed) {

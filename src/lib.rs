@@ -13,10 +13,13 @@
 //! score       statistics + weights -> order of elimination, error curve
 //! solve       kept units + statistics -> re-fitted weights of one site
 //! damage      what an error at a site does to the outputs
+//! lossless    the same outputs for less work
 //! budget      cost model + allocation -> mask
+//! latency     what each level of each group costs in time, measured
 //! rewrite     slice constants, mend shapes, drop dead sublayers
 //! rebuild     re-fitted weights go into the pruned model
 //! verify      sliced == masked, pruned against dense
+//! bench       latency of two models, in turns
 //! report      terminal, JSON
 //! ```
 //!
@@ -25,6 +28,7 @@
 #![deny(missing_docs)]
 
 pub mod axes;
+pub mod bench;
 pub mod budget;
 pub mod calibrate;
 pub mod cli;
@@ -33,7 +37,9 @@ pub mod error;
 pub mod evaluate;
 pub mod graph;
 pub mod importance;
+pub mod latency;
 pub mod linalg;
+pub mod lossless;
 pub mod mask;
 pub mod onnx;
 pub mod options;

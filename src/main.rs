@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
+use onnx_prune::bench::{self, BenchReport};
 use onnx_prune::budget::{Cost, Sizes};
-use onnx_prune::cli::{Cli, Command, CompareArgs, InspectArgs, PruneArgs};
+use onnx_prune::cli::{BenchArgs, Cli, Command, CompareArgs, InspectArgs, PruneArgs};
 use onnx_prune::options::Options;
 use onnx_prune::progress::{Bars, Progress, Quiet};
-use onnx_prune::{Error, Result, pipeline, report};
+use onnx_prune::{Error, Result, calibrate, onnx, pipeline, report, runtime};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,33 +39,56 @@ fn run(cli: Cli, cancelled: &AtomicBool) -> Result<()> {
     match cli.command {
         Some(Command::Inspect(args)) => inspect(&args),
         Some(Command::Compare(args)) => compare(&args, cancelled),
+        Some(Command::Bench(args)) => measure(&args),
         None => prune(&cli.prune, cancelled),
     }
 }
 
 fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
-    let (Some(input), Some(output)) = (&args.input, &args.output) else {
-        return Err(Error::input(
-            "give the input and the output file: onnx-prune IN.onnx OUT.onnx",
-        ));
-    };
     let options = args.options()?;
     let progress: Box<dyn Progress> = if args.quiet {
         Box::new(Quiet)
     } else {
         Box::new(Bars::new())
     };
+    if let Some(folder) = &args.out_dir {
+        let reports = pipeline::several(&args.files, folder, &options, progress.as_ref(), cancelled)?;
+        return tell_all(args, &reports);
+    }
+    let [input, output] = &args.files[..] else {
+        return Err(Error::input(format!(
+            "{} files are given: name the input and the output (onnx-prune IN.onnx OUT.onnx), or several inputs with --out-dir",
+            args.files.len()
+        )));
+    };
+    if !args.sweep.is_empty() {
+        let reports = pipeline::sweep(input, output, &args.sweep, &options, progress.as_ref(), cancelled)?;
+        return tell_all(args, &reports);
+    }
     let report = pipeline::prune(input, output, &options, progress.as_ref(), cancelled)?;
     if let Some(path) = &args.json {
         report::write_json(path, &report)?;
     }
-    let text = report::terminal::summary(&report);
+    say(args, &report::terminal::summary(&report));
+    Ok(())
+}
+
+/// Several reports: a JSON array, a table.
+fn tell_all(args: &PruneArgs, reports: &[report::Report]) -> Result<()> {
+    if let Some(path) = &args.json {
+        report::write_json(path, &reports)?;
+    }
+    say(args, &report::terminal::table(reports));
+    Ok(())
+}
+
+/// Prints what is for people, beside JSON that may go to standard output.
+fn say(args: &PruneArgs, text: &str) {
     match (&args.json, args.quiet) {
         (_, true) => {}
         (Some(path), _) if path.as_os_str() == "-" => eprint!("{text}"),
         _ => print!("{text}"),
     }
-    Ok(())
 }
 
 fn inspect(args: &InspectArgs) -> Result<()> {
@@ -106,5 +130,26 @@ fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
         );
     }
     println!("{} samples", comparison.samples);
+    Ok(())
+}
+
+fn measure(args: &BenchArgs) -> Result<()> {
+    let a = onnx::load(&args.a)?;
+    let b = args.b.as_deref().map(onnx::load).transpose()?;
+    let engine = runtime::choose(&args.engine.options())?;
+    let inputs = calibrate::exact_batch(&a.proto, args.batch, args.seq, &args.shapes()?)?;
+    let other = b.as_ref().map(|b| &b.proto);
+    let found = BenchReport {
+        a: args.a.display().to_string(),
+        b: args.b.as_ref().map(|b| b.display().to_string()),
+        batch: inputs.batch,
+        seq: inputs.seq,
+        timing: bench::paired(engine.as_ref(), &a.proto, other, &inputs.feeds, args.runs)?,
+        engine: engine.info().clone(),
+    };
+    if args.json {
+        return report::write_json("-".as_ref(), &found);
+    }
+    print!("{}", found.text());
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What a run is asked to do, validated.
 
+use std::path::PathBuf;
+
 use crate::calibrate::DataOptions;
 use crate::runtime::EngineOptions;
 use crate::{Error, Result};
@@ -64,6 +66,37 @@ pub enum Target {
     Neurons,
 }
 
+/// How much time allocation may take.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Effort {
+    /// Damage at four levels per group.
+    #[default]
+    Normal,
+    /// Twice the levels on three times the samples.
+    High,
+}
+
+impl Effort {
+    /// Fractions of a group's units that are removed to measure it.
+    pub fn levels(self) -> &'static [f64] {
+        match self {
+            Effort::Normal => &[0.3, 0.55, 0.8, 1.0],
+            Effort::High => &[0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1.0],
+        }
+    }
+
+    /// By what numbers of samples are multiplied.
+    pub fn samples(self) -> usize {
+        match self {
+            Effort::Normal => 1,
+            Effort::High => 3,
+        }
+    }
+}
+
 /// Everything a run needs to know.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -71,6 +104,20 @@ pub struct Options {
     pub method: Method,
     /// Fraction of the prunable blocks' multiply-accumulates to keep, in (0, 1].
     pub flops: f64,
+    /// Instead of a budget: the smallest model whose divergence on held-out
+    /// samples (or the number of [`Options::eval`]) is at most this.
+    pub max_drop: Option<f64>,
+    /// A command that prints a number for a candidate file, in place of the
+    /// divergence.
+    pub eval: Option<String>,
+    /// Instead of a ranking: a mask that something else made.
+    pub mask: Option<PathBuf>,
+    /// Where the mask of the run goes.
+    pub export_mask: Option<PathBuf>,
+    /// Graph outputs that count when damage is measured; none means all.
+    pub outputs: Vec<String>,
+    /// How much time allocation may take.
+    pub effort: Effort,
     /// Re-fitting.
     pub reconstruct: Reconstruct,
     /// What may be pruned.
@@ -101,6 +148,8 @@ pub struct Options {
     pub kcm_alpha: f64,
     /// KCM's bound on iterations.
     pub kcm_iterations: usize,
+    /// How KCM's two scores are made comparable before they are multiplied.
+    pub kcm_normalise: crate::score::kcm::Normalise,
 }
 
 impl Default for Options {
@@ -108,6 +157,12 @@ impl Default for Options {
         Options {
             method: Method::Obs,
             flops: 0.6,
+            max_drop: None,
+            eval: None,
+            mask: None,
+            export_mask: None,
+            outputs: Vec::new(),
+            effort: Effort::Normal,
             reconstruct: Reconstruct::Auto,
             targets: vec![Target::Heads, Target::Neurons],
             exclude: Vec::new(),
@@ -123,6 +178,7 @@ impl Default for Options {
             kcm_sigma: 1.0,
             kcm_alpha: 0.01,
             kcm_iterations: 100,
+            kcm_normalise: crate::score::kcm::Normalise::default(),
         }
     }
 }
@@ -145,6 +201,16 @@ impl Options {
         if self.method == Method::Kcm && self.targets == [Target::Heads] {
             return Err(Error::input(
                 "kcm ranks feed-forward neurons only, as published; for heads use --method obs",
+            ));
+        }
+        if self.eval.is_some() && self.max_drop.is_none() {
+            return Err(Error::input(
+                "--eval needs --max-drop: the largest number that the command may print",
+            ));
+        }
+        if self.mask.is_some() && self.max_drop.is_some() {
+            return Err(Error::input(
+                "--mask says what stays: --max-drop cannot be kept with it",
             ));
         }
         if self.data.batch == 0 || self.data.seq == 0 {

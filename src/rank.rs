@@ -81,6 +81,7 @@ pub fn rank(
                     sigma: options.kcm_sigma,
                     alpha: options.kcm_alpha,
                     max_iterations: options.kcm_iterations,
+                    normalise: options.kcm_normalise,
                     ..Default::default()
                 };
                 let scores =

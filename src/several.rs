@@ -25,7 +25,7 @@ use faer::Mat;
 use sha2::{Digest, Sha256};
 
 use crate::axes::{Analysis, PruneGroup};
-use crate::budget::{self, Allocation, Budget, Cost, Item, Prices, Ranking};
+use crate::budget::{self, Allocation, Budget, Cost, Item, Ranking, UnitPrices};
 use crate::calibrate::{SiteStatistics, Statistics};
 use crate::graph::{Graph, ValueId, ancestors};
 use crate::mask::Mask;
@@ -366,10 +366,10 @@ pub fn allocate(
             "a cost model and rankings are needed for every file",
         ));
     }
-    let prices: Vec<Prices> = files
+    let prices: Vec<UnitPrices> = files
         .iter()
         .zip(costs)
-        .map(|(file, cost)| Prices::of(cost, file.analysis, file.chosen))
+        .map(|(file, cost)| UnitPrices::of(cost, file.analysis, file.chosen))
         .collect();
     let items: Vec<Item> = classes
         .iter()
@@ -387,7 +387,7 @@ pub fn allocate(
         .iter()
         .map(|class| join(files, class, rankings))
         .collect::<Result<Vec<_>>>()?;
-    let all = Prices {
+    let all = UnitPrices {
         base: prices.iter().map(|p| p.base).sum(),
         full: prices.iter().map(|p| p.full).sum(),
         per_unit: items.iter().map(|item| item.price).collect(),

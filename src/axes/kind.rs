@@ -155,6 +155,7 @@ pub(super) fn reaches_residual(
                     .filter_map(|i| graph.input(*node, i))
                 {
                     if summands(graph, other).into_iter().any(|term| {
+                        let term = whole(graph, term);
                         !analysis.facts(term).constant && depends_on(graph, rank, sink.activation, term)
                     }) {
                         return true;
@@ -182,6 +183,19 @@ fn summands(graph: &Graph, value: ValueId) -> Vec<ValueId> {
         at += 1;
     }
     terms
+}
+
+/// What a slice is taken from: one position of the residual stream is added to
+/// where only that position is needed.
+fn whole(graph: &Graph, value: ValueId) -> ValueId {
+    let mut value = value;
+    while let Some((node, _)) = graph.value(value).producer
+        && graph.node(node).is("", "Slice")
+        && let Some(input) = graph.input(node, 0)
+    {
+        value = input;
+    }
+    value
 }
 
 /// Operators that mix or pick positions end the way to a residual addition.

@@ -74,7 +74,7 @@ pub struct Item {
 
 /// What a model costs in multiply-accumulates.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prices {
+pub struct UnitPrices {
     /// With every chosen group empty.
     pub base: u64,
     /// Dense.
@@ -83,8 +83,8 @@ pub struct Prices {
     pub per_unit: Vec<u64>,
 }
 
-impl Prices {
-    /// Prices of the chosen groups of a model.
+impl UnitPrices {
+    /// UnitPrices of the chosen groups of a model.
     pub fn of(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Self {
         let empty = |only: Option<usize>| -> Mask {
             let mut mask = Mask::default();
@@ -102,7 +102,7 @@ impl Prices {
                 full.saturating_sub(cost.macs(&empty(Some(c.group)))) / units.max(1)
             })
             .collect();
-        Prices {
+        UnitPrices {
             base: cost.macs(&empty(None)),
             full,
             per_unit,
@@ -168,7 +168,7 @@ pub fn allocate(
     asked: f64,
     method: &str,
 ) -> Result<Allocation> {
-    let prices = Prices::of(cost, analysis, chosen);
+    let prices = UnitPrices::of(cost, analysis, chosen);
     let items: Vec<Item> = chosen
         .iter()
         .zip(&prices.per_unit)
@@ -192,6 +192,18 @@ pub fn allocate(
         damage: picked.damage,
         budget,
     })
+}
+
+/// What a mask that was made elsewhere costs.
+pub fn of_mask(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], mask: Mask) -> Allocation {
+    let prices = UnitPrices::of(cost, analysis, chosen);
+    let after = cost.macs(&mask);
+    let got = after.saturating_sub(prices.base) as f64 / prices.prunable().max(1) as f64;
+    Allocation {
+        budget: prices.budget(got, after, 0.0),
+        damage: vec![0.0; chosen.len()],
+        mask,
+    }
 }
 
 /// What [`pick`] decides.

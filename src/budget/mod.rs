@@ -1,10 +1,26 @@
-//! What a mask costs, and which mask a budget buys.
+//! Cost model and allocation: rankings and budgets in, a mask out.
+//!
+//! ```text
+//! target     what the user asks: --flops 0.6, --size 25MB, --speedup 2x
+//! cost       what a mask costs, from the axes
+//! prices     what each level of each group costs; a target's limit
+//! knapsack   one level per group within one budget
+//! several    the same within several budgets
+//! within     from rankings and limits to a mask
+//! ```
 
 mod allocate;
 mod cost;
 pub mod knapsack;
+mod prices;
 mod ranking;
+pub mod several;
+mod target;
+mod within;
 
-pub use allocate::{Allocation, Budget, Item, Picked, Prices, Ranking, allocate, pick};
+pub use allocate::{Allocation, Budget, Item, Picked, Ranking, UnitPrices, allocate, of_mask, pick};
 pub use cost::{Cost, Sizes};
+pub use prices::{Limit, Prices};
 pub use ranking::{Ranked, top_scores};
+pub use target::{Measure, Target};
+pub use within::{Got, Within, levels, within};

@@ -9,6 +9,7 @@ mod arrays;
 mod batch;
 mod collect;
 mod draw;
+mod exact;
 pub mod file;
 mod fill;
 mod layout;
@@ -26,6 +27,7 @@ mod trim;
 
 pub use batch::{Batch, Batches, batches};
 pub use collect::{SiteProbe, Timings, collect};
+pub use exact::{ExactBatch, exact_batch};
 pub use rows::{Place, PositionWeights};
 pub(crate) use rows::{Rows, Strides, floats};
 pub use samples::{DataOptions, Origin, Sample, Samples, read_samples};

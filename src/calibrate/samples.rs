@@ -113,7 +113,7 @@ pub fn read_samples(model: &proto::ModelProto, options: &DataOptions) -> Result<
     let specs = input_specs(model)?;
     let layout = Layout::new(&specs);
     let tables = Tables::find(model);
-    let shapes = checked_shapes(&layout, options)?;
+    let shapes = checked_shapes(&layout, &options.shapes)?;
     if options.samples == 0 {
         return Err(Error::input("at least one calibration sample is needed"));
     }
@@ -154,9 +154,13 @@ pub fn read_samples(model: &proto::ModelProto, options: &DataOptions) -> Result<
 }
 
 /// The `--shape` options by name, checked against the graph.
-fn checked_shapes(layout: &Layout, options: &DataOptions) -> Result<BTreeMap<String, Vec<usize>>> {
+/// Shapes of inputs that the user gave, of one row each.
+pub(super) fn checked_shapes(
+    layout: &Layout,
+    given: &[(String, Vec<usize>)],
+) -> Result<BTreeMap<String, Vec<usize>>> {
     let mut shapes = BTreeMap::new();
-    for (name, shape) in &options.shapes {
+    for (name, shape) in given {
         let wrong = |why: &str| {
             Error::input(format!(
                 "--shape {name}={shape:?}: {why}; the graph wants {}",

@@ -119,6 +119,31 @@ pub fn save(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<Sa
     Ok(saved)
 }
 
+/// The bytes that [`save`] writes to `path`, model and side file together,
+/// where the side file gets the first of its names.
+///
+/// # Errors
+/// As [`save`], without its I/O.
+pub fn written_size(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<u64> {
+    let mut model = proto.clone();
+    refuse_external(&mut model)?;
+    let mut layout = Layout::default();
+    if options.external == External::Always || too_large(&model) {
+        layout.take(&mut model, Role::Initializer)?;
+        if too_large(&model) {
+            layout.take(&mut model, Role::Attribute)?;
+        }
+    }
+    if !layout.is_empty() {
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy())
+            .unwrap_or_default();
+        layout.name(&mut model, &format!("{name}.data"))?;
+    }
+    Ok(model.encoded_len() as u64 + layout.length())
+}
+
 fn too_large(model: &ModelProto) -> bool {
     model.encoded_len() as u64 > PROTOBUF_LIMIT
 }

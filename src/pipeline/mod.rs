@@ -5,7 +5,7 @@ mod run;
 mod split;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 pub use run::{Built, Run};
@@ -14,13 +14,13 @@ use crate::axes::{self, Analysis};
 use crate::budget::{Allocation, Cost, Sizes};
 use crate::calibrate;
 use crate::graph::{self, Graph};
-use crate::mask::Mask;
+use crate::mask::{self, Mask};
 use crate::onnx::{self, proto};
-use crate::options::Options;
+use crate::options::{Options, Reconstruct};
 use crate::progress::Progress;
 use crate::report::{self, Calibration, GroupReport, Report, Size};
 use crate::sites::Chosen;
-use crate::{Error, Result, ResultExt, rewrite, runtime, verify};
+use crate::{Error, Result, ResultExt, rewrite, runtime, several, verify};
 
 /// A model that was read and analysed.
 pub struct Loaded {
@@ -84,17 +84,164 @@ pub fn prune(
     cancelled: &AtomicBool,
 ) -> Result<Report> {
     let mut run = Run::start(input, options, progress, cancelled)?;
-    let allocation = run.allocate(options.flops)?;
-    finish(&mut run, output, &allocation)
+    if let Some(bound) = options.max_drop {
+        let (allocation, built, tried) = run.search(bound)?;
+        let mut report = finish(&mut run, output, &allocation, built)?;
+        report.tried = tried;
+        return Ok(report);
+    }
+    let allocation = match &options.mask {
+        Some(path) => run.import(path)?,
+        None => run.allocate(options.flops)?,
+    };
+    let built = run.build(&allocation.mask)?;
+    finish(&mut run, output, &allocation, built)
 }
 
-/// Builds the model of an allocation, measures and writes it.
-fn finish(run: &mut Run, output: &Path, allocation: &Allocation) -> Result<Report> {
+/// Prunes `input` to several budgets from one calibration. The files are named
+/// after `output`: `small.onnx` becomes `small-0.6.onnx` and so on.
+///
+/// # Errors
+/// As [`prune`]; files of budgets before the one that fails stay.
+pub fn sweep(
+    input: &Path,
+    output: &Path,
+    budgets: &[f64],
+    options: &Options,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Report>> {
+    let bad = budgets.iter().find(|f| !(**f > 0.0 && **f <= 1.0));
+    if let Some(bad) = bad {
+        return Err(Error::input(format!(
+            "--sweep {bad}: fractions to keep are above 0 and at most 1"
+        )));
+    }
+    let mut run = Run::start(input, options, progress, cancelled)?;
+    budgets
+        .iter()
+        .map(|flops| {
+            let allocation = run.allocate(*flops)?;
+            let built = run.build(&allocation.mask)?;
+            finish(&mut run, &of_budget(output, *flops), &allocation, built)
+        })
+        .collect()
+}
+
+/// The name of the file of one budget.
+fn of_budget(output: &Path, flops: f64) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}-{flops}.onnx"))
+}
+
+/// Prunes several models that hold the same weights (an encoder and decoders) with
+/// one mask for what they share; each goes to `folder` under its own name.
+///
+/// The budget is over all of them together. What they share is re-fitted on the
+/// statistics of all, locally: so its new weights are the same in all files.
+///
+/// # Errors
+/// As [`prune`]; two files of one name.
+pub fn several(
+    inputs: &[PathBuf],
+    folder: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Report>> {
+    let mut outputs: Vec<PathBuf> = Vec::new();
+    for input in inputs {
+        let name = input
+            .file_name()
+            .ok_or_else(|| Error::input(format!("{} is no file", input.display())))?;
+        let output = folder.join(name);
+        if outputs.contains(&output) {
+            return Err(Error::input(format!(
+                "two of the files are named {}: they would overwrite each other in --out-dir",
+                name.to_string_lossy()
+            )));
+        }
+        outputs.push(output);
+    }
+    let mut local = options.clone();
+    if local.reconstruction() == Reconstruct::Sequential {
+        local.reconstruct = Reconstruct::Local;
+    }
+    let mut runs = inputs
+        .iter()
+        .map(|input| Run::open(input, &local, progress, cancelled))
+        .collect::<Result<Vec<_>>>()?;
+    for run in &mut runs {
+        run.calibrate()?;
+    }
+    let mut statistics: Vec<_> = runs
+        .iter_mut()
+        .map(|r| std::mem::take(&mut r.statistics))
+        .collect();
+    let classes = {
+        let files = files(&runs, inputs);
+        let classes = several::tie(&files)?;
+        several::pool(&files, &classes, &mut statistics)?;
+        classes
+    };
+    for (run, statistics) in runs.iter_mut().zip(statistics) {
+        run.statistics = statistics;
+        run.judge()?;
+    }
+    let joint = {
+        let costs: Vec<Cost> = runs.iter().map(Run::cost).collect();
+        let rankings: Vec<_> = runs.iter().map(|r| r.ranked.rankings.clone()).collect();
+        let files = files(&runs, inputs);
+        several::allocate(
+            &files,
+            &costs,
+            &classes,
+            &rankings,
+            options.flops,
+            options.method.name(),
+        )?
+    };
+    if !options.dry_run {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot create", folder, e))?;
+    }
+    let tied = classes.iter().filter(|c| c.is_tied()).count();
+    let mut reports = Vec::new();
+    for ((run, allocation), output) in runs.iter_mut().zip(&joint.files).zip(&outputs) {
+        let built = run.build(&allocation.mask)?;
+        let mut report = finish(run, output, allocation, built)?;
+        report.notes.push(format!(
+            "{} files were pruned together: {tied} groups are shared, and all keep {:.4} of their prunable blocks",
+            inputs.len(),
+            joint.budget.got
+        ));
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<several::File<'r>> {
+    runs.iter()
+        .zip(inputs)
+        .map(|(run, input)| several::File {
+            name: input.to_str().unwrap_or("a file"),
+            model: &run.loaded.model,
+            graph: &run.loaded.graph,
+            analysis: &run.loaded.analysis,
+            chosen: &run.chosen,
+        })
+        .collect()
+}
+
+/// Measures and writes a model.
+fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Built) -> Result<Report> {
     let options = run.options;
-    let built = run.build(&allocation.mask)?;
     let held = run.held_out(&built.model)?;
     let kernels = verify::kernels(run.engine.as_ref(), &run.loaded.model, &built.model)?;
     run.clock.lap("measuring");
+    let mut exported = Vec::new();
+    if let (Some(path), false) = (&options.export_mask, options.dry_run) {
+        exported = mask::file::write(path, &run.loaded.analysis, &allocation.mask)?;
+    }
     let written = if options.dry_run {
         None
     } else {
@@ -103,6 +250,7 @@ fn finish(run: &mut Run, output: &Path, allocation: &Allocation) -> Result<Repor
     run.clock.lap("writing");
 
     let mut notes = run.loaded.notes.clone();
+    notes.extend(exported);
     notes.extend(run.samples.notes.iter().cloned());
     notes.extend(rewrite::interface_changes(
         &run.loaded.graph,
@@ -140,6 +288,7 @@ fn finish(run: &mut Run, output: &Path, allocation: &Allocation) -> Result<Repor
         equality: Some(built.equality),
         held_out: Some(held),
         kernels,
+        tried: Vec::new(),
         seconds: run.clock.stages(),
         notes,
     })
@@ -198,6 +347,16 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
     };
     put("method", options.method.name().into());
     put("flops", options.flops.into());
+    put("max_drop", options.max_drop.into());
+    put("eval", options.eval.clone().into());
+    put(
+        "mask",
+        options.mask.as_ref().map(|p| p.display().to_string()).into(),
+    );
+    put("outputs", options.outputs.clone().into());
+    put("effort", format!("{:?}", options.effort).to_lowercase().into());
+    put("probe", options.probe.into());
+    put("join", options.data.join.into());
     put(
         "reconstruct",
         format!("{:?}", options.reconstruction()).to_lowercase().into(),

@@ -12,24 +12,29 @@ use crate::budget::{self, Allocation, Cost, Ranking};
 use crate::calibrate::{self, Samples, Statistics, Timings};
 use crate::graph::{self, ValueId};
 use crate::importance::{self, Weights};
-use crate::mask::Mask;
-use crate::onnx::proto;
+use crate::mask::{self, Mask};
+use crate::onnx::{self, proto};
 use crate::options::{Method, Options, Reconstruct};
 use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
 use crate::rank::{self, Ranked};
 use crate::rebuild::{self, Fitted};
 use crate::runtime::{self, Engine, SessionOptions};
+use crate::search::{self, Point};
 use crate::sites::{self, Chosen};
 use crate::verify::{self, Comparison, Equality};
-use crate::{Error, Result, damage, rewrite};
+use crate::{Error, Result, damage, evaluate, rewrite};
 
 /// Samples on which sliced and masked are compared.
 const EQUALITY_SAMPLES: usize = 8;
 /// Samples that the importance of positions is measured on.
 const POSITION_SAMPLES: usize = 24;
+/// Halvings of the range of budgets in a search.
+const STEPS: usize = 5;
 /// Rows per run while calibrating.
 const ROWS: usize = 16;
+/// With fewer samples none are kept apart to choose ridges.
+const FEW: usize = 12;
 
 /// A model that is ready to be pruned to any budget.
 pub struct Run<'a> {
@@ -81,6 +86,24 @@ impl<'a> Run<'a> {
         progress: &'a dyn Progress,
         cancelled: &'a AtomicBool,
     ) -> Result<Self> {
+        let mut run = Self::open(input, options, progress, cancelled)?;
+        run.calibrate()?;
+        if options.mask.is_none() {
+            run.judge()?;
+        }
+        Ok(run)
+    }
+
+    /// Reads the model and the samples.
+    ///
+    /// # Errors
+    /// Bad input, an engine that is not there, nothing that can be pruned.
+    pub fn open(
+        input: &Path,
+        options: &'a Options,
+        progress: &'a dyn Progress,
+        cancelled: &'a AtomicBool,
+    ) -> Result<Self> {
         options.check()?;
         let mut clock = Clock::start();
         let mut loaded = load(input, options.axes)?;
@@ -95,7 +118,7 @@ impl<'a> Run<'a> {
         let engine = runtime::choose(&options.engine)?;
         let (samples, held_out) = split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
         clock.lap("inputs");
-        let mut run = Run {
+        let run = Run {
             loaded,
             options,
             engine,
@@ -111,51 +134,83 @@ impl<'a> Run<'a> {
             progress,
             cancelled,
         };
-        run.rank()?;
+        for name in &options.outputs {
+            let known = run
+                .loaded
+                .graph
+                .outputs
+                .iter()
+                .map(|o| &run.loaded.graph.value(*o).name);
+            if !known.clone().any(|n| n == name) {
+                let known: Vec<&str> = known.map(String::as_str).collect();
+                return Err(Error::input(format!(
+                    "--outputs {name}: the model has no such output, it has {}",
+                    known.join(", ")
+                )));
+            }
+        }
         Ok(run)
     }
 
-    fn rank(&mut self) -> Result<()> {
-        let measures = self.options.method == Method::Obs;
-        let outputs = self.outputs();
-        if measures {
-            let few = spread(&self.samples, POSITION_SAMPLES.min(self.options.probe));
-            let mut probe = Probe::new(self.subject(), &few, &outputs, self.cancelled)?;
+    /// Whether damage is measured.
+    fn measures(&self) -> bool {
+        self.options.method == Method::Obs && self.options.mask.is_none()
+    }
+
+    /// Collects the statistics.
+    ///
+    /// # Errors
+    /// The engine's, values that overflow, an interrupt.
+    pub fn calibrate(&mut self) -> Result<()> {
+        if !self.needs_data() {
+            return Ok(());
+        }
+        if self.measures() {
+            let count = POSITION_SAMPLES.min(self.options.probe) * self.options.effort.samples();
+            let few = spread(&self.samples, count);
+            let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
             self.weights = importance::measure(self.subject(), &mut probe, &self.chosen, self.progress)?;
             self.clock.lap("positions");
         }
-        if self.needs_data() {
-            let probes: Vec<_> = self
-                .chosen
-                .iter()
-                .flat_map(|c| &c.sites)
-                .filter_map(|s| s.probe.clone())
-                .collect();
-            let collect = |samples: &Samples| {
-                calibrate::collect(
-                    self.engine.as_ref(),
-                    &self.loaded.model,
-                    &probes,
-                    &self.weights,
-                    samples,
-                    ROWS,
-                    self.progress,
-                    self.cancelled,
-                )
-            };
-            if self.options.reconstruction() == Reconstruct::Sequential && self.samples.samples.len() >= 12 {
-                let (fit, guard) = apart(&self.samples);
-                let (mut all, timings) = collect(&fit)?;
-                let (guard, more) = collect(&guard)?;
-                self.without_guard = all.clone();
-                all.merge(&guard)?;
-                self.statistics = all;
-                self.timings = timings + more;
-            } else {
-                (self.statistics, self.timings) = collect(&self.samples)?;
-            }
-            self.clock.lap("calibration");
+        let probes: Vec<_> = self
+            .chosen
+            .iter()
+            .flat_map(|c| &c.sites)
+            .filter_map(|s| s.probe.clone())
+            .collect();
+        let collect = |samples: &Samples| {
+            calibrate::collect(
+                self.engine.as_ref(),
+                &self.loaded.model,
+                &probes,
+                &self.weights,
+                samples,
+                ROWS,
+                self.progress,
+                self.cancelled,
+            )
+        };
+        let sequential = self.options.reconstruction() == Reconstruct::Sequential;
+        if sequential && self.samples.samples.len() >= FEW {
+            let (fit, guard) = apart(&self.samples);
+            let (mut all, timings) = collect(&fit)?;
+            let (guard, more) = collect(&guard)?;
+            self.without_guard = all.clone();
+            all.merge(&guard)?;
+            self.statistics = all;
+            self.timings = timings + more;
+        } else {
+            (self.statistics, self.timings) = collect(&self.samples)?;
         }
+        self.clock.lap("calibration");
+        Ok(())
+    }
+
+    /// Ranks all units, and measures what removing them costs.
+    ///
+    /// # Errors
+    /// The engine's, statistics that are missing, an interrupt.
+    pub fn judge(&mut self) -> Result<()> {
         self.ranked = rank::rank(
             &self.loaded.model,
             &self.loaded.graph,
@@ -165,13 +220,13 @@ impl<'a> Run<'a> {
             self.options,
         )?;
         self.clock.lap("ranking");
-        if measures {
-            let few = spread(&self.samples, self.options.probe);
+        if self.measures() {
+            let few = spread(&self.samples, self.options.probe * self.options.effort.samples());
             let curves = std::mem::take(&mut self.ranked.rankings)
                 .into_iter()
                 .map(Ranking::into_curve)
                 .collect();
-            let mut probe = Probe::new(self.subject(), &few, &outputs, self.cancelled)?;
+            let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
             let measured = damage::measure(
                 self.subject(),
                 &mut probe,
@@ -205,7 +260,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The outputs that are compared: those that keep their shape.
+    /// The outputs that are compared: those asked for that keep their shape.
     fn outputs(&self) -> Vec<ValueId> {
         let Loaded { graph, analysis, .. } = &self.loaded;
         let leaves: Vec<_> = self
@@ -219,7 +274,16 @@ impl<'a> Run<'a> {
                 .flat_map(|d| analysis.space.leaves(d))
                 .any(|l| leaves.contains(&l))
         };
-        graph.outputs.iter().copied().filter(whole).collect()
+        let asked = |v: &ValueId| {
+            self.options.outputs.is_empty() || self.options.outputs.contains(&graph.value(*v).name)
+        };
+        graph
+            .outputs
+            .iter()
+            .copied()
+            .filter(asked)
+            .filter(whole)
+            .collect()
     }
 
     /// Costs of the model.
@@ -243,6 +307,59 @@ impl<'a> Run<'a> {
         );
         self.clock.lap("allocation");
         allocation
+    }
+
+    /// A mask that something else made.
+    ///
+    /// # Errors
+    /// A file that is no mask of this model.
+    pub fn import(&mut self, path: &Path) -> Result<Allocation> {
+        let open = self.chosen.iter().map(|c| (c.group, c.least)).collect();
+        let (mask, notes) = mask::file::read(path, &self.loaded.analysis, &open)?;
+        self.loaded.notes.extend(notes);
+        let allocation = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
+        self.clock.lap("allocation");
+        Ok(allocation)
+    }
+
+    /// The smallest model whose divergence from the dense one on held-out samples
+    /// is at most `bound`, by bisection over budgets; or whose number is, where
+    /// there is a command that judges a candidate.
+    ///
+    /// # Errors
+    /// [`Error::Unmet`] when not even the dense model is within the bound; those of
+    /// building and of the command.
+    pub fn search(&mut self, bound: f64) -> Result<(Allocation, Built, Vec<Point>)> {
+        let floor = self.allocate(1.0)?.budget.floor;
+        let found = search::bisect(floor, 1.0, STEPS, bound, |flops| {
+            let allocation = self.allocate(flops)?;
+            let built = self.build(&allocation.mask)?;
+            let divergence = match &self.options.eval {
+                Some(command) => self.evaluate(command, &built.model)?,
+                None => {
+                    let mut compared = self.held_out(&built.model)?;
+                    let asked = &self.options.outputs;
+                    compared
+                        .outputs
+                        .retain(|o| asked.is_empty() || asked.contains(&o.name));
+                    verify::divergence(&compared)
+                }
+            };
+            self.clock.lap("search");
+            Ok((divergence, (allocation, built)))
+        })?;
+        let (allocation, built) = found.made;
+        Ok((allocation, built, found.tried))
+    }
+
+    fn evaluate(&self, command: &str, model: &proto::ModelProto) -> Result<f64> {
+        let folder = tempfile::Builder::new()
+            .prefix("onnx-prune-")
+            .tempdir()
+            .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
+        let path = folder.path().join("candidate.onnx");
+        onnx::save(model, &path, &onnx::SaveOptions::for_model(&self.loaded.file))?;
+        evaluate::evaluate(command, &path, None, self.cancelled)
     }
 
     /// The model that a mask makes: re-fitted, sliced, and checked against the

@@ -57,6 +57,8 @@ pub struct Report {
     pub held_out: Option<Comparison>,
     /// Operators after the engine's optimisations.
     pub kernels: Option<Kernels>,
+    /// Budgets that a search tried.
+    pub tried: Vec<crate::search::Point>,
     /// Seconds per stage.
     pub seconds: Vec<(String, f64)>,
     /// What the user should know.

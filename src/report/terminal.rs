@@ -145,3 +145,29 @@ pub(super) fn human(value: u64) -> String {
         _ => format!("{:.2} G", v / 1e9),
     }
 }
+
+/// One line per report: what was asked, what was got, what it costs.
+pub fn table(reports: &[Report]) -> String {
+    let mut out =
+        String::from("  FLOPs asked     got    parameters         bytes  divergence  same answer  file\n");
+    for r in reports {
+        let held = r.held_out.as_ref();
+        let divergence = held.map_or(f64::NAN, crate::verify::divergence);
+        let agreement = held
+            .and_then(|h| h.outputs.iter().find_map(|o| o.agreement))
+            .map_or_else(|| "-".to_string(), |a| format!("{:.2}%", 100.0 * a));
+        out += &format!(
+            "{:>13.3} {:>7.4} {:>13} {:>13} {:>11.5} {:>12}  {}\n",
+            r.budget.asked,
+            r.budget.got,
+            r.size.parameters_after,
+            r.size
+                .bytes_after
+                .map_or_else(|| "-".to_string(), |b| b.to_string()),
+            divergence,
+            agreement,
+            r.output.as_deref().unwrap_or("(not written)")
+        );
+    }
+    out
+}

@@ -281,7 +281,7 @@ impl<'a> Draft<'a> {
 
 /// Drops what no output needs and puts the rest into topological order, as
 /// close to the given order as that allows. Returns the names that are in use.
-fn sweep(
+pub(crate) fn sweep(
     nodes: Vec<proto::NodeProto>,
     outputs: Vec<String>,
 ) -> Result<(Vec<proto::NodeProto>, BTreeSet<String>)> {

@@ -75,13 +75,14 @@ pub fn masked(
     draft.finish()
 }
 
-/// The use of the sink's activation where it is still a float.
+/// The use of the sink's activation where it is still a float; one position may
+/// be cut out of what was quantised.
 fn before_quantisation(graph: &Graph, sink: &Sink) -> (NodeId, usize, ValueId) {
     let mut at = (sink.node, sink.activation_input, sink.activation);
     while let Some((node, _)) = graph.value(at.2).producer
         && matches!(
             graph.node(node).op.as_str(),
-            "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear"
+            "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" | "Slice"
         )
         && let Some(inner) = graph.input(node, 0)
     {

@@ -22,6 +22,7 @@ mod slice;
 mod zero;
 
 pub use constants::tensor_of;
+pub(crate) use draft::sweep;
 pub use masked::{float_type, masked};
 
 use crate::axes::{Analysis, PruneGroup};

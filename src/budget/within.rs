@@ -1,0 +1,374 @@
+//! From rankings to a mask within all limits.
+
+use super::allocate::Ranking;
+use super::knapsack::{self, Choice};
+use super::prices::Limit;
+use super::several::{self, Level};
+use super::target::Target;
+use crate::axes::{Analysis, Kind};
+use crate::mask::Mask;
+use crate::sites::Chosen;
+use crate::{Error, Result};
+
+/// Asked and got.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Got {
+    /// What was asked.
+    pub asked: Target,
+    /// What the mask is predicted to give.
+    pub got: Target,
+    /// The least that the method can reach here.
+    pub least: Target,
+}
+
+/// A mask and what it costs.
+#[derive(Debug, Clone)]
+pub struct Within {
+    /// The mask.
+    pub mask: Mask,
+    /// Units kept per chosen group.
+    pub kept: Vec<usize>,
+    /// Damage that the method expects per chosen group.
+    pub damage: Vec<f64>,
+    /// One per limit.
+    pub got: Vec<Got>,
+}
+
+/// The numbers of units that a group may keep, ascending: at least `least`, for
+/// neurons a multiple of `align`, and always all of them.
+pub fn levels(kind: Kind, units: usize, least: usize, align: usize) -> Vec<usize> {
+    let align = if kind == Kind::Neurons { align.max(1) } else { 1 };
+    (least.min(units)..=units)
+        .filter(|kept| kept.is_multiple_of(align) || *kept == units)
+        .collect()
+}
+
+/// The best mask that meets all limits.
+///
+/// # Errors
+/// [`Error::Unmet`] when a limit cannot be met, with the least that can be
+/// reached; bad arguments.
+pub fn within(
+    limits: &[Limit],
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    rankings: &[Ranking],
+    align: usize,
+    method: &str,
+) -> Result<Within> {
+    let allowed: Vec<Vec<usize>> = chosen
+        .iter()
+        .zip(rankings)
+        .map(|(c, ranking)| {
+            let group = &analysis.groups[c.group];
+            match ranking {
+                Ranking::Whole => vec![group.units],
+                _ => levels(group.kind, group.units, c.least, align),
+            }
+        })
+        .collect();
+    let budgets = budgets(limits, &allowed, method)?;
+    let scores = rankings.iter().any(|r| matches!(r, Ranking::Scores(_)));
+    let kept = if scores {
+        by_scores(limits, &budgets, &allowed, rankings)
+    } else {
+        by_curves(limits, &budgets, &allowed, rankings)
+    };
+    let kept = kept.ok_or_else(|| {
+        let asked: Vec<String> = limits.iter().map(|l| l.target.to_string()).collect();
+        Error::Unmet(format!(
+            "no mask of {method} meets {} together",
+            asked.join(" and ")
+        ))
+    })?;
+    let mut mask = Mask::default();
+    let mut damage = Vec::with_capacity(chosen.len());
+    for ((c, ranking), &kept) in chosen.iter().zip(rankings).zip(&kept) {
+        let units = analysis.groups[c.group].units;
+        let removed = units.saturating_sub(kept);
+        damage.push(match ranking {
+            Ranking::Curve(curve) => curve.error.get(removed).copied().unwrap_or(1.0),
+            _ => 0.0,
+        });
+        if removed > 0 {
+            mask.kept.insert(
+                c.group,
+                match ranking {
+                    Ranking::Curve(curve) => curve.kept(removed),
+                    Ranking::Scores(scores) => best(scores, kept),
+                    Ranking::Whole => vec![true; units],
+                },
+            );
+        }
+    }
+    let least: Vec<usize> = allowed.iter().map(|a| a.first().copied().unwrap_or(0)).collect();
+    let got = limits
+        .iter()
+        .map(|limit| {
+            let cost = limit.prices.total(&kept);
+            if cost > limit.most {
+                return Err(Error::Unmet(format!(
+                    "the mask found gives {}, which does not meet {}",
+                    limit.at(cost),
+                    limit.target
+                )));
+            }
+            Ok(Got {
+                asked: limit.target,
+                got: limit.at(cost),
+                least: limit.at(limit.prices.total(&least)),
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Within {
+        mask,
+        kept,
+        damage,
+        got,
+    })
+}
+
+/// What each limit leaves for the groups.
+fn budgets(limits: &[Limit], allowed: &[Vec<usize>], method: &str) -> Result<Vec<u64>> {
+    if limits.is_empty() {
+        return Err(Error::input("no budget is given: say --flops, --size or another"));
+    }
+    if limits.len() > several::MOST {
+        return Err(Error::input(format!(
+            "{} budgets at once; at most {} can stand together",
+            limits.len(),
+            several::MOST
+        )));
+    }
+    let mut out = Vec::with_capacity(limits.len());
+    for limit in limits {
+        // Costs need not rise with the units: a level may be slower than a
+        // larger one.
+        let least: u64 = allowed
+            .iter()
+            .zip(&limit.prices.levels)
+            .map(|(allowed, levels)| {
+                let cost = |k: &usize| levels.get(*k).copied().unwrap_or(u64::MAX);
+                allowed.iter().map(cost).min().unwrap_or(0)
+            })
+            .fold(limit.prices.base, u64::saturating_add);
+        match limit.budget().filter(|_| least <= limit.most) {
+            Some(budget) => out.push(budget),
+            None => {
+                let floor = limit.at(least);
+                return Err(Error::Unmet(format!(
+                    "{} cannot be reached: the least that {method} can keep here is {}; ask for {}",
+                    limit.target,
+                    floor.amount(),
+                    floor.eased()
+                )));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn by_curves(
+    limits: &[Limit],
+    budgets: &[u64],
+    allowed: &[Vec<usize>],
+    rankings: &[Ranking],
+) -> Option<Vec<usize>> {
+    let damage = |site: usize, kept: usize| match &rankings[site] {
+        Ranking::Curve(curve) => {
+            let units = curve.error.len().saturating_sub(1);
+            curve
+                .error
+                .get(units.saturating_sub(kept))
+                .copied()
+                .unwrap_or(1.0)
+        }
+        _ => 0.0,
+    };
+    let cost = |limit: &Limit, site: usize, kept: usize| -> u64 {
+        let levels = limit.prices.levels.get(site);
+        levels.and_then(|l| l.get(kept)).copied().unwrap_or(u64::MAX)
+    };
+    let picked = if let ([limit], [budget]) = (limits, budgets) {
+        let sites: Vec<Vec<Choice>> = allowed
+            .iter()
+            .enumerate()
+            .map(|(site, allowed)| {
+                let choice = |k: &usize| Choice {
+                    cost: cost(limit, site, *k),
+                    value: damage(site, *k),
+                };
+                allowed.iter().map(choice).collect()
+            })
+            .collect();
+        knapsack::allocate(&sites, *budget)?
+    } else {
+        let mut all = [u64::MAX; several::MOST];
+        all.iter_mut().zip(budgets).for_each(|(all, own)| *all = *own);
+        let sites: Vec<Vec<Level>> = allowed
+            .iter()
+            .enumerate()
+            .map(|(site, allowed)| {
+                let level = |k: &usize| {
+                    let mut costs = [0; several::MOST];
+                    for (slot, limit) in costs.iter_mut().zip(limits) {
+                        *slot = cost(limit, site, *k);
+                    }
+                    Level {
+                        costs,
+                        value: damage(site, *k),
+                    }
+                };
+                allowed.iter().map(level).collect()
+            })
+            .collect();
+        several::allocate(&sites, all)?
+    };
+    Some(
+        picked
+            .iter()
+            .zip(allowed)
+            .map(|(p, allowed)| allowed[*p])
+            .collect(),
+    )
+}
+
+/// The units of greatest score over all sites as long as they fit, on top of the
+/// least of each site. Units of a site come in steps from one allowed number to
+/// the next; a step that does not fit ends its site.
+fn by_scores(
+    limits: &[Limit],
+    budgets: &[u64],
+    allowed: &[Vec<usize>],
+    rankings: &[Ranking],
+) -> Option<Vec<usize>> {
+    let mut kept: Vec<usize> = allowed
+        .iter()
+        .map(|a| a.first().copied())
+        .collect::<Option<_>>()?;
+    let cost = |limit: &Limit, site: usize, kept: usize| -> Option<u64> {
+        limit.prices.levels.get(site)?.get(kept).copied()
+    };
+    let mut left = Vec::with_capacity(limits.len());
+    for (limit, budget) in limits.iter().zip(budgets) {
+        let mut rest = *budget;
+        for (site, kept) in kept.iter().enumerate() {
+            rest = rest.checked_sub(cost(limit, site, *kept)?)?;
+        }
+        left.push(rest);
+    }
+    let mut units: Vec<(f64, usize, usize)> = Vec::new();
+    for (site, ranking) in rankings.iter().enumerate() {
+        if let Ranking::Scores(scores) = ranking {
+            let order = order(scores);
+            units.extend(order.iter().map(|u| (rank(scores[*u]), site, *u)));
+        }
+    }
+    units.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut seen = vec![0usize; allowed.len()];
+    let mut open = vec![true; allowed.len()];
+    for (_, site, _) in units {
+        seen[site] += 1;
+        let goal = seen[site];
+        if !open[site] || goal <= kept[site] || !allowed[site].contains(&goal) {
+            continue;
+        }
+        let rest: Option<Vec<u64>> = limits
+            .iter()
+            .zip(&left)
+            .map(|(limit, left)| {
+                let (from, to) = (cost(limit, site, kept[site])?, cost(limit, site, goal)?);
+                left.checked_add(from)?.checked_sub(to)
+            })
+            .collect();
+        match rest {
+            Some(rest) => (left, kept[site]) = (rest, goal),
+            None => open[site] = false,
+        }
+    }
+    Some(kept)
+}
+
+/// Units by falling score; the earlier of equals first, NaN last.
+fn order(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| rank(scores[*b]).total_cmp(&rank(scores[*a])).then(a.cmp(b)));
+    order
+}
+
+/// The `kept` best units.
+fn best(scores: &[f64], kept: usize) -> Vec<bool> {
+    let mut flags = vec![false; scores.len()];
+    for unit in order(scores).into_iter().take(kept) {
+        flags[unit] = true;
+    }
+    flags
+}
+
+fn rank(score: f64) -> f64 {
+    if score.is_nan() { f64::NEG_INFINITY } else { score }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::prices::Prices;
+    use crate::budget::target::Measure;
+
+    fn limit(target: Target, base: u64, per: &[u64], units: usize) -> Limit {
+        let levels: Vec<Vec<u64>> = per
+            .iter()
+            .map(|p| (0..=units).map(|k| p * k as u64).collect())
+            .collect();
+        let full = base + levels.iter().filter_map(|l| l.last()).sum::<u64>();
+        let prices = Prices {
+            measure: Measure::Macs,
+            base,
+            full,
+            levels,
+        };
+        Limit::new(target, prices)
+    }
+
+    #[test]
+    fn levels_are_multiples_and_the_whole() {
+        assert_eq!(levels(Kind::Neurons, 20, 0, 8), [0, 8, 16, 20]);
+        assert_eq!(levels(Kind::Neurons, 20, 1, 8), [8, 16, 20]);
+        assert_eq!(levels(Kind::Neurons, 5, 1, 8), [5]);
+        assert_eq!(levels(Kind::Heads, 4, 1, 8), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn scores_fill_every_budget_in_steps() {
+        let rankings = [
+            Ranking::Scores(vec![9.0, 1.0, 8.0, 2.0]),
+            Ranking::Scores(vec![7.0, 6.0, f64::NAN, 5.0]),
+        ];
+        let limits = [
+            limit(Target::Flops(0.5), 0, &[1, 1], 4),
+            limit(Target::Flops(0.75), 100, &[3, 1], 4),
+        ];
+        let every: Vec<usize> = (0..=4).collect();
+        let allowed = [every.clone(), every];
+        let budgets = budgets(&limits, &allowed, "test").unwrap();
+        let kept = by_scores(&limits, &budgets, &allowed, &rankings).unwrap();
+        // The four best: 9, 8 | 7, 6.
+        assert_eq!(kept, [2, 2]);
+        let allowed = [vec![0, 3, 4], vec![1, 4]];
+        let kept = by_scores(&limits, &budgets, &allowed, &rankings).unwrap();
+        // One is set; three more of the first fit, of the second none.
+        assert_eq!(kept, [3, 1]);
+        assert_eq!(best(&[9.0, 1.0, 8.0, f64::NAN], 2), [true, false, true, false]);
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_told() {
+        let limits = [limit(Target::Flops(0.1), 50, &[10, 10], 4)];
+        let allowed = [vec![1, 2, 3, 4], vec![0, 4]];
+        let error = budgets(&limits, &allowed, "obs").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--flops 0.1 cannot be reached: the least that obs can keep here is 0.125; ask for --flops 0.125"
+        );
+    }
+}

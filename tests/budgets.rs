@@ -1,0 +1,260 @@
+//! Budgets are kept: in the file that is written, one at a time and together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use onnx_prune::axes::{self, Analysis};
+use onnx_prune::budget::{Cost, Limit, Measure, Prices, Ranking, Sizes, Target, Within, levels, within};
+use onnx_prune::graph::Graph;
+use onnx_prune::mask::Mask;
+use onnx_prune::onnx::proto::ModelProto;
+use onnx_prune::onnx::{External, SaveOptions};
+use onnx_prune::options::Options;
+use onnx_prune::score::Curve;
+use onnx_prune::sites::{self, Chosen};
+use onnx_prune::{graph, onnx, rewrite};
+
+struct Case {
+    name: String,
+    model: ModelProto,
+    graph: Graph,
+    analysis: Analysis,
+    chosen: Vec<Chosen>,
+}
+
+fn cases() -> Vec<Case> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = vec![
+        root.join("fixtures/digits-vit/model.onnx"),
+        root.join("fixtures/text-language/model.onnx"),
+    ];
+    for folder in ["fixtures/zoo", "../shared/zoo"] {
+        match std::fs::read_dir(root.join(folder)) {
+            Ok(entries) => paths.extend(entries.map(|e| e.unwrap().path().join("model.onnx"))),
+            Err(_) => eprintln!("skipped: no {folder}"),
+        }
+    }
+    paths.sort();
+    paths
+        .iter()
+        .filter(|p| p.is_file())
+        .filter_map(|p| load(p))
+        .collect()
+}
+
+fn load(path: &Path) -> Option<Case> {
+    let file = onnx::load(path).unwrap();
+    let model = onnx::inline_functions(&file.proto).unwrap();
+    let graph = graph::build(&model).unwrap();
+    let analysis = axes::analyse(&graph, axes::Options::default());
+    let chosen = sites::choose(&model, &graph, &analysis, &Options::default()).ok()?;
+    Some(Case {
+        name: path.display().to_string(),
+        model,
+        graph,
+        analysis,
+        chosen,
+    })
+}
+
+impl Case {
+    fn cost(&self) -> Cost<'_> {
+        let sizes = Sizes {
+            batch: 2,
+            seq: 16,
+            named: BTreeMap::new(),
+        };
+        Cost::new(&self.graph, &self.analysis, &sizes)
+    }
+
+    /// Curves that bend, each its own way.
+    fn rankings(&self) -> Vec<Ranking> {
+        self.chosen
+            .iter()
+            .enumerate()
+            .map(|(i, c)| {
+                let units = self.analysis.groups[c.group].units;
+                let power = 1.0 + i as f64 % 3.0;
+                Ranking::Curve(Curve {
+                    order: (0..units).rev().collect(),
+                    error: (0..=units)
+                        .map(|k| (k as f64 / units as f64).powf(power) * (1.0 + i as f64))
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    fn pruned(&self, mask: &Mask) -> ModelProto {
+        rewrite::prune(&self.model, &self.graph, &self.analysis, mask).unwrap()
+    }
+
+    fn allocate(&self, limits: &[Limit], align: usize) -> onnx_prune::Result<Within> {
+        within(
+            limits,
+            &self.analysis,
+            &self.chosen,
+            &self.rankings(),
+            align,
+            "obs",
+        )
+    }
+}
+
+/// Bytes of all files in a folder after the model is saved there.
+fn saved(model: &ModelProto, folder: &Path, options: &SaveOptions) -> u64 {
+    let path = folder.join("model.onnx");
+    let told: u64 = onnx::save(model, &path, options)
+        .unwrap()
+        .files
+        .iter()
+        .map(|f| f.1)
+        .sum();
+    let found: u64 = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().metadata().unwrap().len())
+        .sum();
+    assert_eq!(told, found);
+    found
+}
+
+#[test]
+fn the_predicted_size_is_the_size_on_disk() {
+    for (at, case) in cases().into_iter().enumerate() {
+        let mut mask = Mask::default();
+        for c in &case.chosen {
+            let units = case.analysis.groups[c.group].units;
+            mask.kept
+                .insert(c.group, (0..units).map(|u| u % 3 != 1).collect());
+        }
+        let pruned = case.pruned(&mask);
+        // A side file for every second case: each save waits for the disk.
+        let external = if at % 2 == 0 {
+            External::Auto
+        } else {
+            External::Always
+        };
+        let options = SaveOptions {
+            external,
+            inputs: Vec::new(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        let predicted = onnx::written_size(&pruned, &path, &options).unwrap();
+        let written = saved(&pruned, folder.path(), &options);
+        assert_eq!(predicted, written, "{} {external:?}", case.name);
+    }
+}
+
+/// The additive costs that allocation works with are those of the pruned file:
+/// parameters and multiply-accumulates exactly, bytes but for names and shapes.
+#[test]
+fn additive_costs_are_those_of_the_pruned_model() {
+    for case in cases() {
+        let cost = case.cost();
+        let path = Path::new("model.onnx");
+        let written = |m: &ModelProto| onnx::written_size(m, path, &SaveOptions::default()).unwrap();
+        let dense = written(&case.model);
+        let half: Vec<usize> = case
+            .chosen
+            .iter()
+            .map(|c| case.analysis.groups[c.group].units.div_ceil(2))
+            .collect();
+        let mut mask = Mask::default();
+        for (c, kept) in case.chosen.iter().zip(&half) {
+            let units = case.analysis.groups[c.group].units;
+            mask.kept.insert(c.group, (0..units).map(|u| u < *kept).collect());
+        }
+        let macs = Prices::macs(&cost, &case.analysis, &case.chosen);
+        assert_eq!(macs.total(&half), cost.macs(&mask), "{}", case.name);
+        let parameters = Prices::parameters(&cost, &case.analysis, &case.chosen);
+        assert_eq!(parameters.total(&half), cost.parameters(&mask), "{}", case.name);
+        let bytes = Prices::bytes(&cost, &case.analysis, &case.chosen, dense);
+        assert_eq!(bytes.measure, Measure::Bytes);
+        let (predicted, got) = (bytes.total(&half), written(&case.pruned(&mask)));
+        let off = predicted.abs_diff(got);
+        // Shape constants of their own and longer names: some hundred bytes a
+        // group; never weights.
+        assert!(
+            off < 1500 * case.chosen.len() as u64,
+            "{}: {predicted} predicted, {got} written",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn several_budgets_hold_together() {
+    let mut binding = [0usize; 3];
+    for case in cases() {
+        let cost = case.cost();
+        let path = Path::new("model.onnx");
+        let written = |m: &ModelProto| onnx::written_size(m, path, &SaveOptions::default()).unwrap();
+        let bytes = Prices::bytes(&cost, &case.analysis, &case.chosen, written(&case.model));
+        for (flops, params, size, align) in [(0.7, 0.5, 0.8, 1), (0.5, 0.9, 0.5, 8), (0.9, 0.9, 0.6, 16)] {
+            let prunable = (bytes.full - bytes.base) as f64;
+            let target = bytes.base + (size * prunable) as u64;
+            let mut limits = vec![
+                Limit::new(
+                    Target::Flops(flops),
+                    Prices::macs(&cost, &case.analysis, &case.chosen),
+                ),
+                Limit::new(
+                    Target::Parameters(params),
+                    Prices::parameters(&cost, &case.analysis, &case.chosen),
+                ),
+                Limit::new(Target::Size(target), bytes.clone()),
+            ];
+            // What is written decides: asked again for as much less as it is over.
+            let (found, model) = loop {
+                let found = match case.allocate(&limits, align) {
+                    Ok(found) => found,
+                    Err(error) => panic!("{}: {}", case.name, error.chain()),
+                };
+                let model = case.pruned(&found.mask);
+                match written(&model).saturating_sub(target) {
+                    0 => break (found, model),
+                    over => limits[2].tighten(over),
+                }
+            };
+            for (at, got) in found.got.iter().enumerate() {
+                assert!(
+                    got.got.value() <= got.asked.value(),
+                    "{}: {} for {}",
+                    case.name,
+                    got.got,
+                    got.asked
+                );
+                binding[at] += usize::from(got.got.value() > 0.97 * got.asked.value());
+            }
+            assert!(written(&model) <= target);
+            for (c, kept) in case.chosen.iter().zip(&found.kept) {
+                let group = &case.analysis.groups[c.group];
+                assert!(levels(group.kind, group.units, c.least, align).contains(kept));
+            }
+        }
+    }
+    println!(
+        "within 3% of the budget: flops {}, params {}, size {}",
+        binding[0], binding[1], binding[2]
+    );
+    assert!(binding.iter().all(|n| *n > 0), "{binding:?}");
+}
+
+#[test]
+fn what_cannot_be_reached_says_what_can() {
+    for case in cases().into_iter().take(3) {
+        let cost = case.cost();
+        let written = onnx::written_size(&case.model, Path::new("m.onnx"), &SaveOptions::default()).unwrap();
+        let bytes = Prices::bytes(&cost, &case.analysis, &case.chosen, written);
+        let error = case
+            .allocate(&[Limit::new(Target::Size(1000), bytes.clone())], 1)
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let text = error.to_string();
+        let suggested = text.rsplit("ask for --size ").next().unwrap();
+        let target = Target::size(suggested).unwrap();
+        case.allocate(&[Limit::new(target, bytes)], 1)
+            .unwrap_or_else(|e| panic!("{text}: {}", e.chain()));
+    }
+}
