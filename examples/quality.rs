@@ -122,14 +122,29 @@ fn run(args: &Args) -> Result<()> {
     let pruned = folder.path().join("pruned.onnx");
     let cancelled = AtomicBool::new(false);
     for method in methods {
-        for budget in &args.budgets {
-            let mut runs = Vec::new();
-            for seed in 0..args.draws {
-                let options = args.options(seed, *method, *budget);
+        let mut rows: Vec<Row> = args
+            .budgets
+            .iter()
+            .map(|budget| Row {
+                method: method.name(),
+                budget: *budget,
+                runs: Vec::new(),
+            })
+            .collect();
+        for seed in 0..args.draws {
+            let options = args.options(seed, *method, 1.0);
+            let started = Instant::now();
+            let mut pruning = pipeline::Run::start(&args.model, &options, &Quiet, &cancelled)?;
+            // All budgets share the calibration: each is charged the whole of it.
+            let calibration = started.elapsed().as_secs_f64();
+            for row in &mut rows {
                 let started = Instant::now();
-                let report = pipeline::prune(&args.model, &pruned, &options, &Quiet, &cancelled);
-                let seconds = started.elapsed().as_secs_f64();
-                let outcome = match report {
+                let report = pruning.allocate(row.budget).and_then(|allocation| {
+                    let built = pruning.build(&allocation.mask)?;
+                    pipeline::finish(&mut pruning, &pruned, &allocation, built)
+                });
+                let seconds = calibration + started.elapsed().as_secs_f64();
+                row.runs.push(match report {
                     Ok(report) => {
                         let model = onnx::load(&pruned)?;
                         let verdict = judge.judge(engine.as_ref(), &model.proto)?;
@@ -146,19 +161,17 @@ fn run(args: &Args) -> Result<()> {
                     }
                     // A method that leaves heads alone cannot reach every budget.
                     Err(error) if error.exit_code() == 1 => Outcome::Unmet(error.chain()),
-                    Err(error) => return Err(error).context(|| format!("{} at {budget}", method.name())),
-                };
-                runs.push(outcome);
+                    Err(error) => {
+                        return Err(error).context(|| format!("{} at {}", method.name(), row.budget));
+                    }
+                });
             }
-            let row = Row {
-                method: method.name(),
-                budget: *budget,
-                runs,
-            };
+        }
+        for row in rows {
             println!("{}", table.line(&row));
             table.rows.push(row);
-            table.save(args)?;
         }
+        table.save(args)?;
     }
     Ok(())
 }
@@ -173,6 +186,7 @@ impl Args {
                 tokenizer: self.tokenizer.clone(),
                 text_columns: self.text_column.clone(),
                 max_length: self.max_length,
+                join: true,
                 samples: self.samples,
                 seed,
                 batch: 1,

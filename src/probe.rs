@@ -201,6 +201,9 @@ impl<'a> Probe<'a> {
     }
 }
 
+/// Changes an activation in place, given its batch, values and shape.
+type Change<'c> = dyn Fn(&Batch, &mut [f32], &[usize]) + 'c;
+
 /// The network after the first sink of a group, with the weights and biases of
 /// its sinks as inputs.
 pub struct After<'s> {
@@ -228,16 +231,12 @@ impl After<'_> {
     ///
     /// # Errors
     /// The engine's, an interrupt.
-    pub fn with_activation(&mut self, change: &dyn Fn(&Batch, &mut [f32], &[usize])) -> Result<Comparison> {
+    pub fn with_activation(&mut self, change: &Change) -> Result<Comparison> {
         let fed = self.fed.clone();
         self.compare(&fed, Some(change))
     }
 
-    fn compare(
-        &mut self,
-        fed: &Feeds,
-        change: Option<&dyn Fn(&Batch, &mut [f32], &[usize])>,
-    ) -> Result<Comparison> {
+    fn compare(&mut self, fed: &Feeds, change: Option<&Change>) -> Result<Comparison> {
         let probe = self.probe;
         let activation = self.activation()?;
         let mut differences = Differences::new(&probe.names);

@@ -150,6 +150,7 @@ fn load(path: &Path) -> Option<Case> {
         &graph,
         axes::Options {
             change_interface: cache,
+            ..Default::default()
         },
     );
     let elem = if name.contains("fp16") || name.contains("bf16") {

@@ -96,7 +96,7 @@ impl SiteStatistics {
             shifted_sum,
             shifted_gram,
         };
-        if !statistics.is_finite() || !(total.is_finite() && total >= 0.0) {
+        if !(statistics.is_finite() && total.is_finite() && total >= 0.0) {
             return Err(Error::input("the statistics hold NaN or infinite values"));
         }
         Ok(statistics)

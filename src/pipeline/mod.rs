@@ -232,8 +232,11 @@ fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<several::File<'r>> {
         .collect()
 }
 
-/// Measures and writes a model.
-fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Built) -> Result<Report> {
+/// Measures and writes a model that [`Run::build`] made for `allocation`.
+///
+/// # Errors
+/// The engine's; a file that cannot be written.
+pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Built) -> Result<Report> {
     let options = run.options;
     let held = run.held_out(&built.model)?;
     let kernels = verify::kernels(run.engine.as_ref(), &run.loaded.model, &built.model)?;

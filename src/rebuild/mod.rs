@@ -7,6 +7,30 @@
 //! sequential  fits on what really arrives at each sink once the ones before it
 //!             are pruned
 //! ```
+//!
+//! # What each idea brings
+//!
+//! On a six-layer BERT for SST-2, one draw of 512 texts, 60% of the
+//! multiply-accumulates, divergence on the 872 test sentences (one standard error
+//! is 0.0007):
+//!
+//! | | KL |
+//! |---|---|
+//! | local fits, all positions alike | 0.0073 |
+//! | local fits, positions weighted by what the outputs read ([`crate::importance`]) | 0.0065 |
+//! | sequential fits of the sinks, positions weighted | 0.0066 |
+//! | sequential fits of the layers between them too (the default) | 0.0061 |
+//! | the same without joined texts ([`crate::calibrate::DataOptions::join`]) | 0.0084 |
+//!
+//! - Fitting value, query, key and first feed-forward weights too helps where
+//!   fitting the sinks alone does not: what arrives there has drifted most.
+//! - The ridge is chosen on samples kept apart, and local priors for that choice
+//!   are fitted without those samples: otherwise the prior always wins.
+//! - Measuring damage on the 85 samples kept apart instead of on those that are
+//!   fitted makes allocation worse (0.0128): the number of samples matters more
+//!   than that they are unseen.
+//! - A stronger ridge for the local fits (0.1 instead of 0.03) does not help.
+//! - Twice as many samples for damage bring 0.0003; so `--effort high`.
 
 mod local;
 mod part;

@@ -123,10 +123,9 @@ impl Regression {
         let a: Vec<f64> = own.iter().zip(p).map(|(o, p)| o - p).collect();
         let b: Vec<f64> = other.pilot.iter().zip(&self.pilot).map(|(o, q)| o - q).collect();
         let t = other.x.total();
-        for j in 0..b.len() {
-            for i in 0..a.len() {
-                self.cross[(i, j)] +=
-                    other.cross[(i, j)] + sum[i] * b[j] + a[i] * other.shifted_sum[j] + t * a[i] * b[j];
+        for (j, (b, s)) in b.iter().zip(&other.shifted_sum).enumerate() {
+            for (i, a) in a.iter().enumerate() {
+                self.cross[(i, j)] += other.cross[(i, j)] + sum[i] * b + a * s + t * a * b;
             }
         }
         for (j, b) in b.iter().enumerate() {
