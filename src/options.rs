@@ -72,10 +72,10 @@ pub enum Target {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// Damage at four levels per group.
+    /// Damage at four levels per group; sequential fits on half of the samples.
     #[default]
     Normal,
-    /// Twice the levels on three times the samples.
+    /// Damage at eight levels on three times the samples, fits on all of them.
     High,
 }
 
@@ -173,7 +173,7 @@ impl Default for Options {
             dry_run: false,
             external_data: false,
             damp: crate::score::DEFAULT_DAMP,
-            probe: 96,
+            probe: 72,
             refit_all: true,
             kcm_sigma: 1.0,
             kcm_alpha: 0.01,

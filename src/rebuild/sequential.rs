@@ -38,6 +38,10 @@ const BLOCK: usize = 1024;
 /// Ridges that are tried, as fractions of the mean variance.
 const RIDGES: [f64; 2] = [0.2, 2.0];
 
+/// Layers that keep all inputs are fitted where these have drifted by more than
+/// this fraction of their variance.
+const DRIFT: f64 = 0.02;
+
 /// A layer to fit.
 struct Stop {
     part: Part,
@@ -160,6 +164,7 @@ pub fn sequential(
         // Before anything is pruned the local fit is the best there is.
         let better = match &pruned {
             None => None,
+            Some(pruned) if stop.fit.is_none() && drift(stop, &dense, pruned) < DRIFT => None,
             Some(pruned) => {
                 let streams = [&dense, pruned];
                 fit(stop, graph, &batches, streams, [&local, &without], is_guard).context(name)?
@@ -342,6 +347,21 @@ fn residual(graph: &Graph, sink: &Sink) -> Option<ValueId> {
     // The residual must be there before the sink is fitted.
     let output = (*graph.node(sink.node).outputs.first()?)?;
     (!ancestors(graph, found)[output.0 as usize]).then_some(found)
+}
+
+/// How far the input of a layer is from the dense model's, as a fraction of its
+/// variance, on one batch.
+fn drift(stop: &Stop, dense: &Stream, pruned: &Stream) -> f64 {
+    let activation = stop.sink.activation;
+    let of = |stream: &Stream| Some(stream.tensors.first()?.get(&activation)?.to_f32());
+    let (Some(a), Some(b)) = (of(dense), of(pruned)) else {
+        return 0.0;
+    };
+    let n = a.len().max(1) as f64;
+    let mean = a.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let spread: f64 = a.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum();
+    let change: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+    change / spread.max(f64::MIN_POSITIVE)
 }
 
 /// Sums over all batches, of the samples to fit and those kept apart.
