@@ -26,14 +26,14 @@ pub(super) fn empty_sum(known: &Known, sink: &Sink) -> Result<Tensor> {
     let draft = &*known.draft;
     let refuse = || refuse(draft, sink.node);
     let n = draft.graph.node(sink.node);
-    let plain = match (n.domain.as_str(), n.op.as_str()) {
-        ("", "MatMul" | "Gemm" | "Conv" | "Einsum" | "MatMulInteger") => true,
-        (
-            "com.microsoft",
-            "FusedMatMul" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul" | "MatMulNBits",
-        ) => true,
-        _ => false,
-    };
+    let plain = matches!(
+        (n.domain.as_str(), n.op.as_str()),
+        ("", "MatMul" | "Gemm" | "Conv" | "Einsum" | "MatMulInteger")
+            | (
+                "com.microsoft",
+                "FusedMatMul" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul" | "MatMulNBits"
+            )
+    );
     if !plain {
         return Err(refuse());
     }

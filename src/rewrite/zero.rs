@@ -135,12 +135,6 @@ impl Known<'_, '_> {
         tensor.elem().is_float().then_some(tensor)
     }
 
-    /// Whether an input has become constant.
-    pub(super) fn vanished(&self, node: NodeId, input: usize) -> bool {
-        let value = self.draft.graph.input(node, input);
-        value.is_some_and(|v| self.values.contains_key(&v))
-    }
-
     /// Says that a value has become constant.
     pub(super) fn set(&mut self, value: ValueId, constant: Tensor) -> Result<()> {
         let v = self.draft.graph.value(value);
