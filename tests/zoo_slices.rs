@@ -16,6 +16,9 @@ use rand::{RngExt, SeedableRng};
 
 /// Relative difference that float32 models may show.
 const CLOSE_F32: f32 = 1e-5;
+/// Quantised activations: a last bit of a sum may move an activation by one of
+/// its 255 steps, and that goes through the layers that follow.
+const CLOSE_INT8: f32 = 5e-2;
 /// Half precision: ten bits, several layers.
 const CLOSE_F16: f32 = 2e-2;
 
@@ -153,8 +156,11 @@ fn load(path: &Path) -> Option<Case> {
             ..Default::default()
         },
     );
-    let elem = if name.contains("fp16") || name.contains("bf16") {
+    let has = |marks: &[&str]| marks.iter().any(|m| name.contains(m));
+    let elem = if has(&["fp16", "bf16"]) {
         CLOSE_F16
+    } else if has(&["qdq", "dynquant"]) {
+        CLOSE_INT8
     } else {
         CLOSE_F32
     };

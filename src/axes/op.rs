@@ -167,16 +167,18 @@ impl<'a> Op<'a> {
             (_, true) => return ra,
             _ => {}
         }
-        let symbol = |d: &Dim| matches!(d.0[..], [Term::Symbol(_)]);
-        match (symbol(&ra), symbol(&rb)) {
+        let symbol = |t: &Term| matches!(t, Term::Symbol(_));
+        let symbolic = |d: &Dim| d.0.iter().all(symbol);
+        let mixed = |d: &Dim| d.0.iter().any(symbol);
+        match (symbolic(&ra), symbolic(&rb)) {
             // A size known at run time may be 1 there.
             (true, false) => {
                 self.freeze(&rb, "it meets an axis whose size is known at run time only");
-                rb
+                if mixed(&rb) { ra } else { rb }
             }
             (false, true) => {
                 self.freeze(&ra, "it meets an axis whose size is known at run time only");
-                ra
+                if mixed(&ra) { rb } else { ra }
             }
             (true, true) => self.same_symbol(ra, rb),
             (false, false) => {
@@ -194,7 +196,12 @@ impl<'a> Op<'a> {
             }
             _ => false,
         };
-        if !named(&a) && named(&b) { b } else { a }
+        let simpler = b.0.len() < a.0.len();
+        if !named(&a) && (named(&b) || simpler) {
+            b
+        } else {
+            a
+        }
     }
 
     /// Makes two dimensions the same.

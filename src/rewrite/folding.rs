@@ -31,7 +31,7 @@ pub(super) fn empty_sum(known: &Known, sink: &Sink) -> Result<Tensor> {
         ("", "MatMul" | "Gemm" | "Conv" | "Einsum" | "MatMulInteger")
             | (
                 "com.microsoft",
-                "FusedMatMul" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul" | "MatMulNBits",
+                "FusedMatMul" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul" | "MatMulNBits"
             )
     );
     if !plain {

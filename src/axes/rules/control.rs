@@ -68,6 +68,10 @@ pub(super) fn repeat(op: &mut Op) -> Option<()> {
 
 /// `Scan`: states and scanned inputs in; states and stacked outputs out.
 pub(super) fn scan(op: &mut Op) -> Option<()> {
+    // Before operator set 9, there was a batch axis and an input more.
+    if op.graph.opset < 9 {
+        return None;
+    }
     let scanned = usize::try_from(op.node().int("num_scan_inputs", 0)).ok()?;
     let states = op.node().inputs.len().checked_sub(scanned)?;
     let mut formal = Vec::new();

@@ -15,7 +15,7 @@ pub(super) fn reshape(op: &mut Op) -> Option<()> {
         Some(v) => v.into_iter().map(Int::Const).collect(),
         None => match op.ints(1) {
             Some(shape) => shape,
-            None => return computed_shape(op, 1, "it is reshaped by numbers that are not followed"),
+            None => return computed_shape(op, 1, 0, "it is reshaped by numbers that are not followed"),
         },
     };
     let zero_is_size = op.node().int("allowzero", 0) != 0;
@@ -38,13 +38,14 @@ pub(super) fn reshape(op: &mut Op) -> Option<()> {
     Some(())
 }
 
-/// A shape whose entries are not followed, only their number: nothing passes.
-pub(super) fn computed_shape(op: &mut Op, input: usize, why: &str) -> Option<()> {
+/// A shape whose entries are not followed, only their number (and that the
+/// result has at least so many axes): nothing passes.
+pub(super) fn computed_shape(op: &mut Op, input: usize, least: usize, why: &str) -> Option<()> {
     const MOST_AXES: usize = 16;
     let shape = op.dims(input)?;
     let rank = op.a.space.size(shape.first()?).filter(|n| *n <= MOST_AXES)?;
     op.give_up(why);
-    let out = (0..rank).map(|_| op.a.space.unknown()).collect();
+    let out = (0..rank.max(least)).map(|_| op.a.space.unknown()).collect();
     op.set(0, out);
     Some(())
 }
@@ -136,7 +137,12 @@ fn pass_ints(op: &mut Op) {
 pub(super) fn expand(op: &mut Op) -> Option<()> {
     let input = op.dims(0)?;
     let Some(shape) = op.ints(1) else {
-        return computed_shape(op, 1, "it is expanded by numbers that are not followed");
+        return computed_shape(
+            op,
+            1,
+            input.len(),
+            "it is expanded by numbers that are not followed",
+        );
     };
     let rank = input.len().max(shape.len());
     let activation = !op.is_table(0);
@@ -186,6 +192,7 @@ pub(super) fn tile(op: &mut Op) -> Option<()> {
         return computed_shape(
             op,
             1,
+            0,
             "it is copied as often as numbers say that are not followed",
         );
     };

@@ -40,16 +40,16 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
             "",
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mean" | "Sum" | "Mod" | "And" | "Or"
             | "Xor" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "BitwiseAnd"
-            | "BitwiseOr" | "BitwiseXor" | "BitShift" | "PRelu" | "Where",
+            | "BitwiseOr" | "BitwiseXor" | "BitShift" | "PRelu" | "Where" | "SwiGLU",
         ) => elementwise::broadcast,
         (
             "",
-            "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "BitwiseNot" | "Cast"
-            | "CastLike" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "Dropout" | "Elu" | "Erf" | "Exp"
-            | "Floor" | "Gelu" | "HardSigmoid" | "HardSwish" | "Identity" | "IsInf" | "IsNaN" | "LeakyRelu"
-            | "Log" | "Mish" | "Neg" | "Not" | "Reciprocal" | "Relu" | "Round" | "Selu" | "Shrink"
-            | "Sigmoid" | "Sign" | "Sin" | "Sinh" | "Softplus" | "Softsign" | "Sqrt" | "Swish" | "Tan"
-            | "Tanh" | "ThresholdedRelu",
+            "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "BitCast" | "BitwiseNot"
+            | "Cast" | "CastLike" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "Dropout" | "Elu" | "Erf"
+            | "Exp" | "Floor" | "Gelu" | "HardSigmoid" | "HardSwish" | "Identity" | "IsInf" | "IsNaN"
+            | "LeakyRelu" | "Log" | "Mish" | "Neg" | "Not" | "Reciprocal" | "Relu" | "Round" | "Selu"
+            | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Sinh" | "Softplus" | "Softsign" | "Sqrt" | "Swish"
+            | "Tan" | "Tanh" | "ThresholdedRelu",
         )
         | (MS, "Gelu" | "QuickGelu") => elementwise::unary,
         (MS, "BiasGelu" | "FastGelu" | "BiasAdd") => elementwise::with_bias,
@@ -72,7 +72,7 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
         ("", "GatherElements") => indexing::gather_elements,
         ("", "GatherND") => indexing::gather_nd,
         ("", "Scatter" | "ScatterElements" | "ScatterND") => indexing::scatter,
-        ("", "CumSum" | "Trilu") => indexing::along_axes,
+        ("", "CumSum" | "CumProd" | "Trilu") => indexing::along_axes,
         ("", "ArgMax" | "ArgMin") => indexing::arg,
         ("", "Shape") => shapes::shape,
         ("", "Size") => shapes::size,

@@ -203,14 +203,13 @@ pub(super) fn unique(op: &mut Op) -> Option<()> {
     Some(())
 }
 
-/// `DFT`: the last axis holds real and imaginary parts.
+/// `DFT`: of real or complex numbers, to either.
 pub(super) fn fourier(op: &mut Op) -> Option<()> {
     let mut x = op.dims(0)?;
     op.give_up("a Fourier transform runs over it");
     for dim in x.iter_mut().skip(1) {
         *dim = op.a.space.unknown();
     }
-    *x.last_mut()? = op.a.space.fresh(2);
     op.set(0, x);
     Some(())
 }

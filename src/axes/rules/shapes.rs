@@ -37,7 +37,7 @@ pub(super) fn size(op: &mut Op) -> Option<()> {
 
 pub(super) fn constant_of_shape(op: &mut Op) -> Option<()> {
     let Some(entries) = op.ints(0) else {
-        return super::layout::computed_shape(op, 0, "it is made with sizes that are not followed");
+        return super::layout::computed_shape(op, 0, 0, "it is made with sizes that are not followed");
     };
     let dims: Vec<Dim> = entries.iter().map(|i| op.a.space.dim_of(i)).collect();
     for (at, (actual, dim)) in entries.iter().zip(&dims).enumerate() {
