@@ -103,7 +103,7 @@ impl Elimination {
         drop(scaled);
         let d = site.weight.ncols();
         let mut start = Mat::zeros(padded(d), n);
-        for (i, mut column) in start.as_mut().subrows_mut(0, d).col_iter_mut().enumerate() {
+        for (i, column) in start.as_mut().subrows_mut(0, d).col_iter_mut().enumerate() {
             for (j, entry) in column.iter_mut().enumerate() {
                 *entry = (site.weight[(i, j)] * scale[i]) as f32;
             }
