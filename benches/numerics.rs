@@ -1,5 +1,6 @@
-//! The two loops that must run at the speed of a plain matrix product: one R2
-//! iteration of `kcm` and the block elimination of `obs`. Besides criterion's
+//! The loops that must run at the speed of a plain matrix product: the Gram
+//! matrix of calibration, one R2 iteration of `kcm` and the block elimination of
+//! `obs`. Besides criterion's
 //! times each prints its ratio to an f32 product of the same size in the same
 //! library, as useful operations per second over the product's; the bar is 0.60.
 //!
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};
+use onnx_prune::calibrate::SiteStatistics;
 use onnx_prune::linalg;
 use onnx_prune::score::kcm::{gaussian_kernel, representatives};
 use onnx_prune::score::obs::{Elimination, ObsOptions, eliminate};
@@ -38,7 +40,13 @@ fn time(f: impl FnOnce()) -> f64 {
 
 /// The best of several runs of both, taken in turns so that a busy machine slows
 /// both; prints operations per second of `what` over those of the product.
-fn print_ratio(what: &str, operations: f64, n: usize, mut run: impl FnMut() -> f64) {
+fn print_ratio(what: &str, operations: f64, n: usize, run: impl FnMut() -> f64 + Send) {
+    // As in the pipeline, inside the pool: each call from outside would wait for
+    // a thread to wake up.
+    rayon::scope(|_| ratio(what, operations, n, run));
+}
+
+fn ratio(what: &str, operations: f64, n: usize, mut run: impl FnMut() -> f64) {
     let a = single(&random(1, n, n));
     let mut out = Mat::<f32>::zeros(n, n);
     let (mut product, mut own) = (f64::INFINITY, f64::INFINITY);
@@ -62,6 +70,26 @@ fn print_ratio(what: &str, operations: f64, n: usize, mut run: impl FnMut() -> f
         product_rate / 1e9,
         operations / own / product_rate,
     );
+}
+
+fn gram(c: &mut Criterion) {
+    const ROWS: usize = 2048;
+    let mut group = c.benchmark_group("gram");
+    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    for (n, _) in SIZES {
+        let x = random(5, n, ROWS);
+        let x: Vec<f32> = x
+            .col_iter()
+            .flat_map(|row| row.iter().map(|v| *v as f32))
+            .collect();
+        let mut statistics = SiteStatistics::new(n);
+        // One triangle.
+        let operations = (ROWS * n * (n + 1)) as f64;
+        print_ratio("Gram", operations, n, || time(|| statistics.add(&x, ROWS, None)));
+        group.throughput(Throughput::Elements(operations as u64));
+        group.bench_function(n.to_string(), |b| b.iter(|| statistics.add(&x, ROWS, None)));
+    }
+    group.finish();
 }
 
 fn r2_iteration(c: &mut Criterion) {
@@ -117,5 +145,5 @@ fn block_elimination(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, r2_iteration, block_elimination);
+criterion_group!(benches, gram, r2_iteration, block_elimination);
 criterion_main!(benches);

@@ -19,10 +19,12 @@
 //! s = Y^T w and S = Y^T diag(w) Y.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
-use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result, ResultExt};
 
@@ -32,7 +34,7 @@ pub(crate) const BLOCK: usize = 1024;
 /// Columns of the product of n columns that one task makes: enough tasks for
 /// all threads, each large enough for a fast product.
 fn panel(n: usize) -> usize {
-    (n / 8).next_multiple_of(64).clamp(64, 256)
+    (n / 8).next_multiple_of(64).clamp(64, 512)
 }
 
 /// Token count, sum and Gram matrix of one site's input X (T x n).
@@ -146,23 +148,12 @@ impl SiteStatistics {
         if first {
             self.set_pilot(x, rows, total, weight);
         }
-        let pilot: Vec<f32> = self.pilot.iter().map(|&p| p as f32).collect();
-        let mut block: Vec<f32> = Vec::with_capacity(rows.min(BLOCK) * n);
-        for (row, values) in x.chunks_exact(n).take(rows).enumerate() {
-            let weight = weight(row);
-            if weight > 0.0 {
-                let root = weight.sqrt();
-                block.extend(values.iter().zip(&pilot).map(|(x, p)| root * (x - p)));
-                // The sum is exact in float64, unlike the differences above.
-                let weight = f64::from(weight);
-                for ((sum, &x), p) in self.shifted_sum.iter_mut().zip(values).zip(&self.pilot) {
-                    *sum += weight * (f64::from(x) - p);
-                }
-            }
-            if block.len() == BLOCK * n || (row + 1 == rows && !block.is_empty()) {
-                self.add_block(&block);
-                block.clear();
-            }
+        let rows: Vec<(&[f32], f32)> = (x.chunks_exact(n).take(rows).enumerate())
+            .map(|(row, values)| (values, weight(row)))
+            .filter(|(_, weight)| *weight > 0.0)
+            .collect();
+        for block in rows.chunks(BLOCK) {
+            self.add_block(block);
         }
     }
 
@@ -181,39 +172,60 @@ impl SiteStatistics {
         self.pilot = sum.into_iter().map(mean).collect();
     }
 
-    /// Adds the products of a block of at most [`BLOCK`] rows of x - p.
-    fn add_block(&mut self, y: &[f32]) {
+    /// Adds a block of at most [`BLOCK`] rows.
+    fn add_block(&mut self, x: &[(&[f32], f32)]) {
         let n = self.width;
-        let t = y.len() / n;
-        let y = MatRef::from_row_major_slice(y, t, n);
-        let mut panels = Vec::with_capacity(n.div_ceil(panel(n)));
+        // Rows a multiple of a page apart would fall into the same sets of the
+        // cache.
+        let stride = n.next_multiple_of(16) + 16;
+        let mut y = vec![0.0f32; x.len() * stride];
+        y.par_chunks_exact_mut(stride)
+            .zip(x)
+            .for_each(|(y, (x, weight))| {
+                let root = weight.sqrt();
+                for ((y, x), &p) in y.iter_mut().zip(*x).zip(&self.pilot) {
+                    *y = root * (x - p as f32);
+                }
+            });
+        let y = MatRef::from_row_major_slice(&y, x.len(), stride).subcols(0, n);
+        let width = panel(n);
+        let mut panels = Vec::with_capacity(n.div_ceil(width));
         let mut rest = self.shifted_gram.as_mut_slice();
-        for from in (0..n).step_by(panel(n)) {
-            let to = (from + panel(n)).min(n);
+        for ((from, sums), pilot) in (0..n)
+            .step_by(width)
+            .zip(self.shifted_sum.chunks_mut(width))
+            .zip(self.pilot.chunks(width))
+        {
+            let to = (from + width).min(n);
             let (own, after) = rest.split_at_mut(column_start(n, to) - column_start(n, from));
-            panels.push((from, to, own));
+            panels.push((from..to, own, sums, pilot));
             rest = after;
         }
-        panels.into_par_iter().for_each(|(from, to, own)| {
-            let height = n - from;
-            let mut product = vec![0.0f32; height * (to - from)];
-            matmul(
-                MatMut::from_row_major_slice_mut(&mut product, to - from, height),
-                Accum::Replace,
-                y.subcols(from, to - from).transpose(),
-                y.subcols(from, height),
-                1.0,
-                Par::Seq,
-            );
-            let mut rest = own;
-            for (j, column) in product.chunks_exact(height).enumerate() {
-                let (sums, after) = rest.split_at_mut(height - j);
-                sums.iter_mut()
-                    .zip(&column[j..])
-                    .for_each(|(sum, &p)| *sum += f64::from(p));
-                rest = after;
-            }
-        });
+        let scratch = Vec::<f32>::new;
+        panels
+            .into_par_iter()
+            .for_each_init(scratch, |scratch, (columns, own, sums, pilot)| {
+                // The sum is exact in float64, unlike the differences in y.
+                for (x, weight) in x {
+                    let weight = f64::from(*weight);
+                    let x = x.get(columns.clone()).unwrap_or_default();
+                    for ((sum, &x), p) in sums.iter_mut().zip(x).zip(pilot) {
+                        *sum += weight * (f64::from(x) - p);
+                    }
+                }
+                let height = n - columns.start;
+                scratch.resize(scratch.len().max(height * columns.len()), 0.0);
+                let product = &mut scratch[..height * columns.len()];
+                lower_columns(y, columns, product);
+                let mut rest = own;
+                for (j, column) in product.chunks_exact(height).enumerate() {
+                    let (sums, after) = rest.split_at_mut(height - j);
+                    sums.iter_mut()
+                        .zip(&column[j..])
+                        .for_each(|(sum, &p)| *sum += f64::from(p));
+                    rest = after;
+                }
+            });
     }
 
     /// Adds the tokens of `other`. The pilot stays this one's, unless there are
@@ -312,6 +324,34 @@ impl SiteStatistics {
         mirror(full.as_mut());
         full
     }
+}
+
+/// Some columns of the lower triangle of `Y^T Y`, from the first one's diagonal
+/// down, by columns; what lies above the diagonal has no meaning.
+fn lower_columns(y: MatRef<'_, f32>, columns: Range<usize>, out: &mut [f32]) {
+    let (height, width) = (y.ncols() - columns.start, columns.len());
+    let out = MatMut::from_column_major_slice_mut(out, height, width);
+    let own = y.subcols(columns.start, width);
+    let (diagonal, below) = out.split_at_row_mut(width);
+    triangular::matmul(
+        diagonal,
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        own.transpose(),
+        BlockStructure::Rectangular,
+        own,
+        BlockStructure::Rectangular,
+        1.0,
+        Par::Seq,
+    );
+    matmul(
+        below,
+        Accum::Replace,
+        y.subcols(columns.end, height - width).transpose(),
+        own,
+        1.0,
+        Par::Seq,
+    );
 }
 
 /// Copies the lower triangle to the upper one, a tile at a time.

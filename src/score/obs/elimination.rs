@@ -17,6 +17,7 @@
 //! first, so that a step is one pass over chunks of columns that fit the cache.
 
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::perm::swap_cols_idx;
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
@@ -25,8 +26,21 @@ use crate::error::Result;
 use crate::linalg::{self, Cholesky};
 use crate::score::site::{Site, check_damp};
 
-/// Columns per task of a step: with d = 768 the W of a chunk fits the L2 cache.
-const CHUNK: usize = 128;
+/// A number of rows that the columns of a matrix may be apart: columns that are
+/// a multiple of a page apart fall into the same sets of the cache, which halves
+/// the speed of a product.
+fn padded(rows: usize) -> usize {
+    rows.next_multiple_of(16) + 16
+}
+
+/// Entries of W that a task of a step works on: they fit the L2 cache.
+const CHUNK: usize = 96 * 1024;
+
+/// Columns per task of a step where W has d columns, as many for any number of
+/// threads.
+fn chunk(d: usize) -> usize {
+    (CHUNK / d.max(1)).next_multiple_of(64).clamp(64, 512)
+}
 
 /// What is kept current for a live row.
 #[derive(Clone, Copy, Debug)]
@@ -44,11 +58,12 @@ struct Row {
 pub struct Elimination {
     /// Z before the first step, `n x n`, by row of W.
     z: Mat<f32>,
-    /// `V^T`, `n x n` by position: the first `removed` rows are filled.
+    /// `V^T`, `n x n` by position, below that zeros: the first `removed` rows are
+    /// filled.
     v: Mat<f32>,
-    /// `W^T` as it stands, `d x n` by position.
+    /// `W^T` as it stands, `d x n` by position, below that zeros.
     w: Mat<f32>,
-    /// `W^T` before the first step, `d x n` by row of W.
+    /// `W^T` before the first step, `d x n` by position, below that zeros.
     start: Mat<f32>,
     /// `1 / H_ii` by row of W: takes a squared change back to the true scale.
     unscale: Vec<f32>,
@@ -86,9 +101,13 @@ impl Elimination {
         drop(lower);
         let z = linalg::inverse_from_factor(scaled.as_ref());
         drop(scaled);
-        let start = Mat::from_fn(site.weight.ncols(), n, |j, i| {
-            (site.weight[(i, j)] * scale[i]) as f32
-        });
+        let d = site.weight.ncols();
+        let mut start = Mat::zeros(padded(d), n);
+        for (i, column) in start.as_mut().subrows_mut(0, d).col_iter_mut().enumerate() {
+            for (j, entry) in column.iter_mut().enumerate() {
+                *entry = (site.weight[(i, j)] * scale[i]) as f32;
+            }
+        }
         let rows = (0..n)
             .map(|row| Row {
                 row,
@@ -98,7 +117,7 @@ impl Elimination {
             .collect();
         Ok(Self {
             z,
-            v: Mat::zeros(n, n),
+            v: Mat::zeros(padded(n), n),
             w: start.clone(),
             start,
             unscale: scale.iter().map(|s| (1.0 / (s * s)) as f32).collect(),
@@ -135,14 +154,18 @@ impl Elimination {
     pub(super) fn z_between(&self, rows: &[usize]) -> Mat<f32> {
         let past = self.v_of(rows);
         let mut z = Mat::from_fn(rows.len(), rows.len(), |i, j| self.z[(rows[i], rows[j])]);
-        matmul(
+        triangular::matmul(
             z.as_mut(),
+            BlockStructure::TriangularLower,
             Accum::Add,
             past.as_ref().transpose(),
+            BlockStructure::Rectangular,
             past.as_ref(),
+            BlockStructure::Rectangular,
             -1.0,
             linalg::par(),
         );
+        linalg::mirror_lower(z.as_mut());
         z
     }
 
@@ -160,47 +183,55 @@ impl Elimination {
 
     fn v_of(&self, rows: &[usize]) -> Mat<f32> {
         let past = self.v.as_ref().subrows(0, self.rows.len() - self.live);
-        linalg::select_columns(past, &self.positions(rows))
+        let mut out = Mat::zeros(past.nrows(), rows.len());
+        out.par_col_iter_mut()
+            .zip(rows)
+            .for_each(|(mut column, &row)| column.copy_from(past.col(self.position[row])));
+        out
     }
 
     fn positions(&self, rows: &[usize]) -> Vec<usize> {
         rows.iter().map(|&row| self.position[row]).collect()
     }
 
-    /// Removes live `removed` rows together. Returns what each adds to
-    /// `tr(D^T H D)`, given those before it.
-    pub(super) fn remove(&mut self, removed: &[usize]) -> Vec<f64> {
+    /// Removes live `removed` rows together, `between` being Z between them.
+    /// Returns what each adds to `tr(D^T H D)`, given those before it.
+    pub(super) fn remove(&mut self, removed: &[usize], between: Mat<f32>) -> Vec<f64> {
         let k = removed.len();
-        let past = self.v_of(removed);
-        let mut lower = self.z_between(removed);
+        let mut lower = between;
         // With the floor no pivot fails; were it to overflow, the scores would
         // be NaN and the curve flat, not the process gone.
         linalg::factor_in_place(lower.as_mut(), Some(1.0), Par::Seq);
-        let mut y = self.w_of(removed).transpose().to_owned();
+        let done = self.rows.len() - self.live;
+        self.move_to_end(removed);
+        let live = self.live - k;
+        let mut y = self.w.as_ref().subcols(live, k).transpose().to_owned();
         linalg::solve_lower_seq(lower.as_ref(), y.as_mut());
         let lost: Vec<f64> = (0..k)
             .map(|i| y.row(i).iter().map(|&y| f64::from(y) * f64::from(y)).sum())
             .collect();
 
-        let done = self.rows.len() - self.live;
-        self.move_to_end(removed);
-        let live = self.live - k;
         let pivots: Vec<&[f32]> = removed.iter().map(|&row| self.z.col_as_slice(row)).collect();
-        let (start, unscale) = (&self.start, &self.unscale);
-        let (past, lower, y) = (past.as_ref().transpose(), lower.as_ref(), y.as_ref().transpose());
-        let drift: Vec<f64> = self
-            .v
-            .as_mut()
-            .subcols_mut(0, live)
-            .par_col_chunks_mut(CHUNK)
-            .zip(self.w.as_mut().subcols_mut(0, live).par_col_chunks_mut(CHUNK))
-            .zip(self.rows[..live].par_chunks_mut(CHUNK))
-            .map(|((v, mut w), rows)| {
+        let unscale = &self.unscale;
+        let chunk = chunk(self.w.nrows());
+        let (v, gone) = self.v.as_mut().split_at_col_mut(live);
+        // What was removed lies behind what is live, in order.
+        let gone = gone.as_ref();
+        let past = gone.submatrix(0, 0, done, k).transpose();
+        let (lower, y) = (lower.as_ref(), y.as_ref().transpose());
+        let drift: Vec<f64> = v
+            .par_col_chunks_mut(chunk)
+            .zip(self.w.as_mut().subcols_mut(0, live).par_col_chunks_mut(chunk))
+            .zip(self.start.as_ref().subcols(0, live).par_col_chunks(chunk))
+            .zip(self.rows[..live].par_chunks_mut(chunk))
+            .map(|(((v, mut w), start), rows)| {
                 let (before, v) = v.split_at_row_mut(done);
                 let mut new = Mat::<f32>::zeros(k, rows.len());
-                for (j, row) in rows.iter().enumerate() {
-                    let entries = new.col_as_slice_mut(j).iter_mut().zip(&pivots);
-                    entries.for_each(|(entry, pivot)| *entry = pivot[row.row]);
+                // A pivot's column stays in the cache while it is read.
+                for (i, pivot) in pivots.iter().enumerate() {
+                    for (j, row) in rows.iter().enumerate() {
+                        new[(i, j)] = pivot[row.row];
+                    }
                 }
                 matmul(new.as_mut(), Accum::Add, past, before.as_ref(), -1.0, Par::Seq);
                 linalg::solve_lower_seq(lower, new.as_mut());
@@ -209,9 +240,8 @@ impl Elimination {
                 refresh(rows, new.as_ref(), w.as_ref(), start, unscale)
             })
             .collect();
-        self.gone += removed
-            .iter()
-            .map(|&row| f64::from(square(start.col_as_slice(row)) * unscale[row]))
+        self.gone += (live..live + k)
+            .map(|at| f64::from(square(self.start.col_as_slice(at)) * unscale[self.rows[at].row]))
             .sum::<f64>();
         self.drift = drift.iter().sum::<f64>() + self.gone;
         self.live = live;
@@ -230,6 +260,7 @@ impl Elimination {
             let past = self.v.as_mut().subrows_mut(0, done);
             swap_cols_idx(past, from, to);
             swap_cols_idx(self.w.as_mut(), from, to);
+            swap_cols_idx(self.start.as_mut(), from, to);
             self.rows.swap(from, to);
             self.position[self.rows[from].row] = from;
             self.position[row] = to;
@@ -238,20 +269,21 @@ impl Elimination {
 }
 
 /// Brings the scores of a chunk up to date after a step: `new` is its part of
-/// `V^T`, `w` its part of `W^T`. Returns its part of the drift.
+/// `V^T`, `w` its part of `W^T`, `start` that before the first step. Returns its
+/// part of the drift.
 fn refresh(
     rows: &mut [Row],
     new: MatRef<'_, f32>,
     w: MatRef<'_, f32>,
-    start: &Mat<f32>,
+    start: MatRef<'_, f32>,
     unscale: &[f32],
 ) -> f64 {
     let mut drift = 0.0;
     for (j, row) in rows.iter_mut().enumerate() {
-        let (new, w) = (contiguous(new, j), contiguous(w, j));
-        row.z = (row.z - square(new)).max(1.0);
+        row.z = (row.z - square(contiguous(new, j))).max(1.0);
+        let w = contiguous(w, j);
         row.w = square(w);
-        drift += f64::from(distance(w, start.col_as_slice(row.row)) * unscale[row.row]);
+        drift += f64::from(distance(w, contiguous(start, j)) * unscale[row.row]);
     }
     drift
 }

@@ -71,8 +71,8 @@ pub fn eliminate(mut state: Elimination, units: &Units, options: &ObsOptions) ->
             // Near the end each unit weighs more, and small steps cost nothing.
             let step = step.min(state.live().div_ceil(TAPER));
             let candidates = (step as f64 * options.pool.max(1.0)).ceil() as usize;
-            let rows = pool::choose(&state, step, candidates);
-            let lost = state.remove(&rows);
+            let (rows, between) = pool::choose(&state, step, candidates);
+            let lost = state.remove(&rows, between);
             let units = rows.iter().map(|&row| unit_of_row[row]);
             trace.record(&state, units.zip(lost));
         }
@@ -80,7 +80,8 @@ pub fn eliminate(mut state: Elimination, units: &Units, options: &ObsOptions) ->
         let mut blocks = Blocks::new(&state, units);
         while let Some(unit) = blocks.cheapest(&state) {
             let rows = &units.rows[unit];
-            let lost = state.remove(rows).iter().sum();
+            let between = state.z_between(rows);
+            let lost = state.remove(rows, between).iter().sum();
             blocks.remove(unit, rows.len(), &state);
             trace.record(&state, std::iter::once((unit, lost)));
         }

@@ -1,16 +1,19 @@
 //! Choosing the rows of one step from a pool of the cheapest.
 
+use faer::Mat;
+
 use crate::linalg;
 
 use super::elimination::Elimination;
 
 /// Chooses up to `count` live rows, one after the other, among the `candidates`
 /// cheapest: each is the cheapest of the pool once those before it are gone.
+/// Returns them with Z between them.
 ///
 /// Removing p adds `-v v^T` to Z, with `v = Z_:p / sqrt(Z_pp)`, and `-v y^T` to
 /// W, with `y = W_p / sqrt(Z_pp)`. The scores need only the diagonals of Z and
 /// `B = W W^T`; of both, the columns are made when their row is chosen.
-pub(super) fn choose(state: &Elimination, count: usize, candidates: usize) -> Vec<usize> {
+pub(super) fn choose(state: &Elimination, count: usize, candidates: usize) -> (Vec<usize>, Mat<f32>) {
     let mut cheapest: Vec<(f32, usize)> = state.scores().collect();
     let by_score = |a: &(f32, usize), b: &(f32, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
     let size = candidates.min(cheapest.len());
@@ -20,16 +23,18 @@ pub(super) fn choose(state: &Elimination, count: usize, candidates: usize) -> Ve
     }
     cheapest.sort_unstable_by(by_score);
     let rows: Vec<usize> = cheapest.into_iter().map(|(_, row)| row).collect();
+    let z = state.z_between(&rows);
     if candidates <= count {
-        return rows;
+        return (rows, z);
     }
-    let chosen = Pool::new(state, &rows).choose(count);
-    chosen.into_iter().map(|i| rows[i]).collect()
+    let chosen = Pool::new(state, &rows, &z).choose(count);
+    let between = Mat::from_fn(chosen.len(), chosen.len(), |i, j| z[(chosen[i], chosen[j])]);
+    (chosen.into_iter().map(|i| rows[i]).collect(), between)
 }
 
-struct Pool {
-    z: faer::Mat<f32>,
-    b: faer::Mat<f32>,
+struct Pool<'a> {
+    z: &'a Mat<f32>,
+    b: Mat<f32>,
     z_diagonal: Vec<f32>,
     b_diagonal: Vec<f32>,
     gone: Vec<bool>,
@@ -38,9 +43,8 @@ struct Pool {
     updates: Vec<(Vec<f32>, Vec<f32>)>,
 }
 
-impl Pool {
-    fn new(state: &Elimination, rows: &[usize]) -> Self {
-        let z = state.z_between(rows);
+impl<'a> Pool<'a> {
+    fn new(state: &Elimination, rows: &[usize], z: &'a Mat<f32>) -> Self {
         let w = state.w_of(rows);
         let b = linalg::outer(w.as_ref().transpose());
         Self {
