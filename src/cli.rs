@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::budget::Target;
 use crate::calibrate::DataOptions;
-use crate::options::{Effort, Method, Options, Reconstruct, Target};
+use crate::options::{DEFAULT_FLOPS, Effort, Method, Options, Reconstruct, Target as Kind};
 use crate::runtime::{Device, EngineChoice, EngineOptions};
 use crate::score::kcm::Normalise;
 use crate::{Error, Result};
@@ -95,11 +96,22 @@ pub struct PruneArgs {
     /// How much time allocation may take.
     #[arg(long, value_enum, default_value_t = Effort::Normal)]
     pub effort: Effort,
-    /// Fraction of the prunable blocks' multiply-accumulates to keep. The
-    /// prunable blocks are what vanishes when all groups are empty: attention
-    /// and feed-forward sublayers.
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.6)]
-    pub flops: f64,
+    /// Fraction of the prunable blocks' multiply-accumulates to keep (0.6 when
+    /// nothing else is asked for). The prunable blocks are what vanishes when all
+    /// groups are empty: attention and feed-forward sublayers.
+    #[arg(long, value_name = "FRACTION")]
+    pub flops: Option<f64>,
+    /// Fraction of the prunable blocks' parameters to keep. With other budgets:
+    /// all must hold.
+    #[arg(long, value_name = "FRACTION", value_parser = Target::parameters, conflicts_with_all = ["sweep", "max_drop", "mask", "out_dir"])]
+    pub params: Option<Target>,
+    /// Most bytes of the written file, as in 25MB or 24MiB. With other budgets:
+    /// all must hold.
+    #[arg(long, value_name = "BYTES", value_parser = Target::size, conflicts_with_all = ["sweep", "max_drop", "mask", "out_dir"])]
+    pub size: Option<Target>,
+    /// Keep neurons in multiples of this (or all of a group).
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with_all = ["sweep", "max_drop", "mask", "out_dir"])]
+    pub align: usize,
     /// How units are ranked.
     #[arg(long, value_enum, default_value_t = Method::Obs)]
     pub method: Method,
@@ -107,8 +119,8 @@ pub struct PruneArgs {
     #[arg(long, value_enum, default_value_t = Reconstruct::Auto)]
     pub reconstruct: Reconstruct,
     /// What may be pruned.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Target::Heads, Target::Neurons])]
-    pub targets: Vec<Target>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Heads, Kind::Neurons])]
+    pub targets: Vec<Kind>,
     /// Leave groups alone whose name matches (regular expression; see `inspect`).
     #[arg(long, value_name = "REGEX")]
     pub exclude: Vec<String>,
@@ -370,6 +382,17 @@ impl EngineArgs {
 }
 
 impl PruneArgs {
+    /// The budgets, where there is more to them than one fraction of the
+    /// multiply-accumulates.
+    fn limits(&self) -> Vec<Target> {
+        let others: Vec<Target> = self.params.into_iter().chain(self.size).collect();
+        match (others.is_empty(), self.flops) {
+            (true, _) if self.align <= 1 => Vec::new(),
+            (true, flops) => vec![Target::Flops(flops.unwrap_or(DEFAULT_FLOPS))],
+            (false, flops) => others.into_iter().chain(flops.map(Target::Flops)).collect(),
+        }
+    }
+
     /// Checked.
     ///
     /// # Errors
@@ -382,7 +405,9 @@ impl PruneArgs {
             .collect::<Result<Vec<_>>>()?;
         let options = Options {
             method: self.method,
-            flops: self.flops,
+            flops: self.flops.unwrap_or(DEFAULT_FLOPS),
+            limits: self.limits(),
+            align: self.align,
             reconstruct: self.reconstruct,
             targets: self.targets.clone(),
             exclude,

@@ -56,6 +56,9 @@ pub enum Reconstruct {
     Rescale,
 }
 
+/// The budget of a run that asks for none.
+pub const DEFAULT_FLOPS: f64 = 0.6;
+
 /// Kinds of units that may be pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,6 +107,10 @@ pub struct Options {
     pub method: Method,
     /// Fraction of the prunable blocks' multiply-accumulates to keep, in (0, 1].
     pub flops: f64,
+    /// Instead of [`Options::flops`]: limits that must all hold.
+    pub limits: Vec<crate::budget::Target>,
+    /// Groups of neurons keep a multiple of this many units, or all.
+    pub align: usize,
     /// Instead of a budget: the smallest model whose divergence on held-out
     /// samples (or the number of [`Options::eval`]) is at most this.
     pub max_drop: Option<f64>,
@@ -156,7 +163,9 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             method: Method::Obs,
-            flops: 0.6,
+            flops: DEFAULT_FLOPS,
+            limits: Vec::new(),
+            align: 1,
             max_drop: None,
             eval: None,
             mask: None,
@@ -212,6 +221,9 @@ impl Options {
             return Err(Error::input(
                 "--mask says what stays: --max-drop cannot be kept with it",
             ));
+        }
+        if self.max_drop.is_some() && !self.limits.is_empty() {
+            return Err(Error::input("--max-drop finds the budget: it takes no other one"));
         }
         if self.data.batch == 0 || self.data.seq == 0 {
             return Err(Error::input("--batch and --seq must be at least 1"));

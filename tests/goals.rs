@@ -199,3 +199,42 @@ fn files_with_the_same_weights_get_one_mask() {
     );
     assert!(parameters(&out.join("a.onnx")) < parameters(&model));
 }
+
+#[test]
+fn limits_of_several_measures_all_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("small.onnx");
+    let whole = std::fs::metadata(fixture("digits-vit/model.onnx")).unwrap().len();
+    let most = whole * 6 / 10;
+    let extra = [
+        "--size",
+        &most.to_string(),
+        "--params",
+        "0.7",
+        "--flops",
+        "0.65",
+        "--align",
+        "8",
+    ];
+    let (output, report) = digits(&out, &extra);
+    assert!(output.status.success(), "{output:?}");
+    let size = std::fs::metadata(&out).unwrap().len();
+    assert!(size <= most && size > most * 8 / 10, "{size} of {most}");
+    let report = report.unwrap();
+    assert_eq!(report["limits"].as_array().unwrap().len(), 3);
+    assert!(report["budget"]["got"].as_f64().unwrap() <= 0.65);
+    for group in report["groups"].as_array().unwrap() {
+        let (kept, units) = (
+            group["kept"].as_array().unwrap().len(),
+            group["units"].as_u64().unwrap(),
+        );
+        if group["kind"] == "neurons" {
+            assert!(kept % 8 == 0 || kept as u64 == units, "{group}");
+        }
+    }
+
+    let none = folder.path().join("none.onnx");
+    let (output, _) = digits(&none, &["--size", "10"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!none.exists());
+}

@@ -1,6 +1,7 @@
 //! The straight line from a file to a smaller file.
 
 mod clock;
+mod limits;
 mod run;
 mod split;
 
@@ -88,6 +89,12 @@ pub fn prune(
         let (allocation, built, tried) = run.search(bound)?;
         let mut report = finish(&mut run, output, &allocation, built)?;
         report.tried = tried;
+        return Ok(report);
+    }
+    if !options.limits.is_empty() {
+        let (allocation, built, got) = limits::meet(&mut run, output)?;
+        let mut report = finish(&mut run, output, &allocation, built)?;
+        report.limits = got;
         return Ok(report);
     }
     let allocation = match &options.mask {
@@ -292,17 +299,22 @@ pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Buil
         held_out: Some(held),
         kernels,
         tried: Vec::new(),
+        limits: Vec::new(),
         seconds: run.clock.stages(),
         notes,
     })
 }
 
-fn write(file: &onnx::Model, pruned: &proto::ModelProto, output: &Path, options: &Options) -> Result<u64> {
+fn save_options(file: &onnx::Model, options: &Options) -> onnx::SaveOptions {
     let mut save = onnx::SaveOptions::for_model(file);
     if options.external_data {
         save.external = onnx::External::Always;
     }
-    let saved = onnx::save(pruned, output, &save)?;
+    save
+}
+
+fn write(file: &onnx::Model, pruned: &proto::ModelProto, output: &Path, options: &Options) -> Result<u64> {
+    let saved = onnx::save(pruned, output, &save_options(file, options))?;
     Ok(saved.files.iter().map(|(_, bytes)| bytes).sum())
 }
 
@@ -350,6 +362,7 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
     };
     put("method", options.method.name().into());
     put("flops", options.flops.into());
+    put("align", options.align.into());
     put("max_drop", options.max_drop.into());
     put("eval", options.eval.clone().into());
     put(

@@ -57,6 +57,8 @@ pub struct Report {
     pub held_out: Option<Comparison>,
     /// Operators after the engine's optimisations.
     pub kernels: Option<Kernels>,
+    /// Limits of several measures, asked and got.
+    pub limits: Vec<crate::budget::Got>,
     /// Budgets that a search tried.
     pub tried: Vec<crate::search::Point>,
     /// Seconds per stage.

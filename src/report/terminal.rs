@@ -119,6 +119,26 @@ pub fn summary(report: &Report) -> String {
         .map(|(n, s)| format!("{n} {s:.1}"))
         .collect();
     line(format!("  {total:.1} s: {}", stages.join(", ")));
+    if let Some(c) = &report.calibration {
+        line(format!(
+            "  the dense model's own passes over the samples took {:.1} s",
+            c.dense_seconds
+        ));
+    }
+    for limit in &report.limits {
+        line(format!(
+            "  asked for {}, got {}, least {}",
+            limit.asked.amount(),
+            limit.got.amount(),
+            limit.least.amount()
+        ));
+    }
+    for point in &report.tried {
+        line(format!(
+            "  tried {:.3} of the blocks: {:.5}",
+            point.fraction, point.divergence
+        ));
+    }
     for note in &report.notes {
         line(format!("  note: {note}"));
     }
