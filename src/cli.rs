@@ -144,7 +144,7 @@ pub struct PruneArgs {
     #[arg(long, value_name = "X", default_value_t = crate::score::DEFAULT_DAMP, hide_short_help = true)]
     pub damp: f64,
     /// Samples that damage is measured on.
-    #[arg(long, value_name = "N", default_value_t = 72, hide_short_help = true)]
+    #[arg(long, value_name = "N", default_value_t = 128, hide_short_help = true)]
     pub probe: usize,
     /// Re-fit only the layers that lose inputs, not the ones between them.
     #[arg(long, hide_short_help = true)]

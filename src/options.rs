@@ -75,10 +75,10 @@ pub enum Target {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// Damage at four levels per group; sequential fits on half of the samples.
+    /// Damage at four levels per group.
     #[default]
     Normal,
-    /// Damage at eight levels on three times the samples, fits on all of them.
+    /// Damage at eight levels, on three times the samples.
     High,
 }
 
@@ -182,7 +182,7 @@ impl Default for Options {
             dry_run: false,
             external_data: false,
             damp: crate::score::DEFAULT_DAMP,
-            probe: 72,
+            probe: 128,
             refit_all: true,
             kcm_sigma: 1.0,
             kcm_alpha: 0.01,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::clock::Clock;
-use super::split::{apart, half, is_guard, is_guard_of_half, split, spread, with_held_out};
+use super::split::{apart, is_guard, split, spread, with_held_out};
 use super::{Loaded, load, sizes};
 use crate::axes;
 use crate::budget::{self, Allocation, Cost, Ranking};
@@ -14,7 +14,7 @@ use crate::graph::{self, ValueId};
 use crate::importance::{self, Weights};
 use crate::mask::{self, Mask};
 use crate::onnx::{self, proto};
-use crate::options::{Effort, Method, Options, Reconstruct};
+use crate::options::{Method, Options, Reconstruct};
 use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
 use crate::rank::{self, Ranked};
@@ -28,7 +28,7 @@ use crate::{Error, Result, damage, evaluate, rewrite};
 /// Samples on which sliced and masked are compared.
 const EQUALITY_SAMPLES: usize = 8;
 /// Samples that the importance of positions is measured on.
-const POSITION_SAMPLES: usize = 16;
+const POSITION_SAMPLES: usize = 24;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// Rows per run while calibrating.
@@ -390,14 +390,6 @@ impl<'a> Run<'a> {
             Reconstruct::None => Vec::new(),
             _ => local(&self.statistics)?,
         };
-        let halved;
-        let (samples, guard): (&Samples, fn(usize) -> bool) = match self.options.effort {
-            Effort::High => (&self.samples, is_guard),
-            Effort::Normal => {
-                halved = half(&self.samples);
-                (&halved, is_guard_of_half)
-            }
-        };
         if how == Reconstruct::Sequential && !self.without_guard.sites.is_empty() {
             fits = rebuild::sequential(
                 self.subject(),
@@ -408,8 +400,8 @@ impl<'a> Run<'a> {
                     all: fits,
                 },
                 &self.weights,
-                samples,
-                guard,
+                &self.samples,
+                is_guard,
                 self.options.refit_all,
                 self.progress,
                 self.cancelled,

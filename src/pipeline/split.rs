@@ -54,24 +54,6 @@ pub(super) fn is_guard(sample: usize) -> bool {
     sample % GUARD == GUARD - 1
 }
 
-/// Half of the samples: all that choose ridges and as many again twice, in the
-/// order fit, fit, guard. Sequential re-fitting corrects what the local fits have
-/// left, for which fewer samples do.
-pub(super) fn half(samples: &Samples) -> Samples {
-    Samples {
-        samples: (samples.samples.iter().enumerate())
-            .filter(|(at, _)| matches!(at % GUARD, 0 | 2) || is_guard(*at))
-            .map(|(_, s)| s.clone())
-            .collect(),
-        ..samples.clone()
-    }
-}
-
-/// Whether a sample of a [`half`] chooses ridges.
-pub(super) fn is_guard_of_half(sample: usize) -> bool {
-    sample % 3 == 2
-}
-
 /// The samples to fit and those that choose ridges; with few samples at least one
 /// of each.
 pub(super) fn apart(samples: &Samples) -> (Samples, Samples) {
