@@ -5,7 +5,7 @@
 //! part        sinks that read one weight, and a fit of it
 //! local       fits on the dense model's statistics
 //! sequential  fits on what really arrives at each sink once the ones before it
-//!             are pruned
+//!             are pruned: `stops` says at which layers, `sums` what is added up
 //! ```
 //!
 //! # What each idea brings
@@ -38,6 +38,8 @@
 mod local;
 mod part;
 mod sequential;
+mod stops;
+mod sums;
 pub mod weights;
 
 pub use local::local;
