@@ -33,6 +33,8 @@ const POSITION_SAMPLES: usize = 24;
 const STEPS: usize = 5;
 /// Rows per run while calibrating.
 const ROWS: usize = 16;
+/// The exit code of an interrupt.
+const INTERRUPTED: u8 = 130;
 /// With fewer samples none are kept apart to choose ridges.
 const FEW: usize = 12;
 
@@ -169,7 +171,12 @@ impl<'a> Run<'a> {
             let count = POSITION_SAMPLES.min(self.options.probe) * self.options.effort.samples();
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
-            self.weights = importance::measure(self.subject(), &mut probe, &self.chosen, self.progress)?;
+            let measured = importance::measure(self.subject(), &mut probe, &self.chosen, self.progress);
+            self.weights = self.or_without(
+                measured,
+                "what the positions of a sequence count",
+                "all count alike",
+            )?;
             self.clock.lap("positions");
         }
         let probes: Vec<_> = self
@@ -222,8 +229,11 @@ impl<'a> Run<'a> {
         self.clock.lap("ranking");
         if self.measures() {
             let few = spread(&self.samples, self.options.probe * self.options.effort.samples());
-            let curves = std::mem::take(&mut self.ranked.rankings)
-                .into_iter()
+            let curves = self
+                .ranked
+                .rankings
+                .iter()
+                .cloned()
                 .map(Ranking::into_curve)
                 .collect();
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
@@ -235,14 +245,36 @@ impl<'a> Run<'a> {
                 &self.statistics,
                 self.options,
                 self.progress,
+            );
+            let measured = self.or_without(
+                measured,
+                "the damage that each group does to the outputs",
+                "the relative error at its own sink stands in, which is worse",
             )?;
-            self.ranked.rankings = measured
-                .into_iter()
-                .map(|c| c.map_or(Ranking::Whole, Ranking::Curve))
-                .collect();
+            if !measured.is_empty() {
+                self.ranked.rankings = measured
+                    .into_iter()
+                    .map(|c| c.map_or(Ranking::Whole, Ranking::Curve))
+                    .collect();
+            }
             self.clock.lap("damage");
         }
         Ok(())
+    }
+
+    /// What was measured, or nothing and a note where the engine cannot run a part
+    /// of the model by itself: a worse result is better than none.
+    fn or_without<T: Default>(&mut self, measured: Result<T>, what: &str, instead: &str) -> Result<T> {
+        match measured {
+            Err(error) if error.exit_code() != INTERRUPTED => {
+                self.loaded.notes.push(format!(
+                    "{what} could not be measured ({}); {instead}",
+                    error.chain()
+                ));
+                Ok(T::default())
+            }
+            measured => measured,
+        }
     }
 
     /// Whether anything is calibrated at all.
@@ -375,6 +407,7 @@ impl<'a> Run<'a> {
             ..
         } = &self.loaded;
         let how = self.options.reconstruction();
+        let mut failed = None;
         let local = |statistics: &Statistics| {
             rebuild::local(
                 model,
@@ -391,13 +424,13 @@ impl<'a> Run<'a> {
             _ => local(&self.statistics)?,
         };
         if how == Reconstruct::Sequential && !self.without_guard.sites.is_empty() {
-            fits = rebuild::sequential(
+            let better = rebuild::sequential(
                 self.subject(),
                 &self.chosen,
                 mask,
                 rebuild::Priors {
                     without_guard: local(&self.without_guard)?,
-                    all: fits,
+                    all: fits.clone(),
                 },
                 &self.weights,
                 &self.samples,
@@ -405,7 +438,12 @@ impl<'a> Run<'a> {
                 self.options.refit_all,
                 self.progress,
                 self.cancelled,
-            )?;
+            );
+            match better {
+                Ok(better) => fits = better,
+                Err(error) if error.exit_code() == INTERRUPTED => return Err(error),
+                Err(error) => failed = Some(error.chain()),
+            }
         }
         self.clock.lap("re-fitting");
 
@@ -438,6 +476,11 @@ impl<'a> Run<'a> {
         )?;
         equality.require()?;
         self.clock.lap("equality");
+        if let Some(reason) = failed {
+            self.loaded.notes.push(format!(
+                "sequential re-fitting could not run ({reason}); the local fits stay"
+            ));
+        }
         Ok(Built {
             model: sliced,
             fitted: fits.into_iter().map(|f| f.told).collect(),
