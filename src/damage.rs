@@ -94,13 +94,13 @@ pub fn measure(
     Ok(curves)
 }
 
-/// One number for all outputs: divergence for class-like ones, else the mean
-/// squared change by the variance.
+/// One number for all outputs: the divergence of a typical row for class-like
+/// ones, else the mean squared change by the variance.
 pub fn damage(comparison: &Comparison) -> f64 {
     comparison
         .outputs
         .iter()
-        .map(|o| o.kl.unwrap_or(o.relative_squared))
+        .map(|o| o.kl_typical.unwrap_or(o.relative_squared))
         .filter(|d| d.is_finite())
         .sum()
 }
