@@ -45,6 +45,7 @@ fn groups_equal_the_architecture() {
             &graph,
             axes::Options {
                 change_interface: cache,
+                ..axes::Options::default()
             },
         );
         let of = |kind: Kind| -> Vec<usize> {

@@ -153,6 +153,7 @@ fn load(path: &Path) -> Option<Case> {
         &graph,
         axes::Options {
             change_interface: cache,
+            ..axes::Options::default()
         },
     );
     let has = |marks: &[&str]| marks.iter().any(|m| name.contains(m));
