@@ -147,6 +147,7 @@ pub fn analyse(graph: &Graph, options: Options) -> Analysis {
     analysis.seed_inputs(graph, options);
     analysis.follow(graph);
     links::settle(&mut analysis);
+    analysis.freeze_inner_products();
     if !options.change_interface {
         analysis.freeze_outputs(graph);
     }
@@ -303,6 +304,21 @@ impl Analysis {
                     self.space.freeze_int(&int, Some(id), why);
                 }
             }
+        }
+    }
+
+    /// What two activations are multiplied along: without an entry of it, their
+    /// product is another one (queries and keys packed with the values).
+    fn freeze_inner_products(&mut self) {
+        let inner: Vec<(Dim, NodeId)> = self
+            .contractions
+            .iter()
+            .filter(|c| c.constant == [false, false])
+            .flat_map(|c| c.contracted.iter().map(|(_, _, dim)| (dim.clone(), c.node)))
+            .collect();
+        for (dim, node) in inner {
+            self.space
+                .freeze(&dim, Some(node), "two activations are multiplied along it");
         }
     }
 

@@ -96,6 +96,8 @@ pub(super) fn qkv_parts(op: &mut Op, axis: &Dim) -> Option<Qkv> {
         for (at, part) in parts.iter().enumerate() {
             op.needs_attr("qkv_hidden_sizes", Some(at), Int::Dim(part.clone()));
         }
+    } else {
+        op.freeze(&v, "without qkv_hidden_sizes, values are as wide as queries");
     }
     Some(Qkv { head, qk, v, packed })
 }

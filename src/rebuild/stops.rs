@@ -1,0 +1,195 @@
+//! Which layers sequential re-fitting stops at.
+
+use std::collections::BTreeSet;
+
+use super::part::{Fit, Part, parts};
+use super::weights;
+use crate::Result;
+use crate::axes::{Kind, Sink};
+use crate::calibrate::PositionWeights;
+use crate::graph::{Graph, NodeId, ValueId, ancestors};
+use crate::importance::Weights;
+use crate::mask::Mask;
+use crate::probe::Subject;
+use crate::sites::{Chosen, Site};
+
+/// A layer to fit.
+pub(super) struct Stop {
+    /// What is fitted.
+    pub(super) part: Part,
+    /// Where it is read.
+    pub(super) sink: Sink,
+    /// The rows that stay.
+    pub(super) rows: Vec<usize>,
+    /// The index of the local fit that it replaces; none for a layer that keeps
+    /// all its inputs.
+    pub(super) fit: Option<usize>,
+    /// The other operand of the residual addition.
+    pub(super) residual: Option<ValueId>,
+    /// What its positions count.
+    pub(super) weights: PositionWeights,
+}
+
+impl Stop {
+    pub(super) fn reads(&self) -> impl Iterator<Item = ValueId> {
+        std::iter::once(self.sink.activation).chain(self.residual)
+    }
+}
+
+/// The layers in order, from the first sink on; `others` asks for those that keep
+/// all their inputs too.
+pub(super) fn plan(
+    subject: Subject,
+    chosen: &[Chosen],
+    mask: &Mask,
+    fits: &[Fit],
+    positions: &Weights,
+    others: bool,
+) -> Result<Vec<Stop>> {
+    let Subject {
+        model,
+        graph,
+        analysis,
+        ..
+    } = subject;
+    let mut stops = Vec::new();
+    let mut at = 0;
+    for c in chosen {
+        let Some(kept) = mask.kept.get(&c.group) else {
+            continue;
+        };
+        for part in parts(model, graph, &c.sites)? {
+            let fit = at;
+            at += 1;
+            if fits.len() <= fit || !part.is_single(graph) {
+                continue;
+            }
+            let sink = &analysis.groups[c.group].sinks[part.sites[0].sink];
+            stops.push(Stop {
+                rows: c.units.kept_rows(kept),
+                fit: Some(fit),
+                residual: residual(graph, sink),
+                weights: positions
+                    .get(&part.sites[0].name)
+                    .copied()
+                    .unwrap_or(PositionWeights::EVEN),
+                part,
+                sink: sink.clone(),
+            });
+        }
+    }
+    if others {
+        stops.extend(unpruned(subject, chosen, positions)?);
+    }
+    let rank = |stop: &Stop| graph.order.iter().position(|n| *n == stop.sink.node);
+    stops.sort_by_key(rank);
+    let first = stops.iter().position(|s| s.fit.is_some()).unwrap_or(stops.len());
+    stops.drain(..first);
+    Ok(stops)
+}
+
+/// Layers with a constant weight that keep all their inputs: projections of
+/// queries, keys and values, the first layers of feed-forward blocks, classifiers.
+fn unpruned(subject: Subject, chosen: &[Chosen], positions: &Weights) -> Result<Vec<Stop>> {
+    let Subject {
+        model,
+        graph,
+        analysis,
+        ..
+    } = subject;
+    let sinks: BTreeSet<NodeId> = analysis
+        .groups
+        .iter()
+        .flat_map(|g| &g.sinks)
+        .map(|s| s.node)
+        .collect();
+    let mut stops = Vec::new();
+    for (at, c) in analysis.contractions.iter().enumerate() {
+        if c.inner || sinks.contains(&c.node) || c.constant != [false, true] {
+            continue;
+        }
+        let [input, weight_input] = c.inputs;
+        let (Some(activation), Some(weight)) =
+            (graph.input(c.node, input), graph.input(c.node, weight_input))
+        else {
+            continue;
+        };
+        let sink = Sink {
+            contraction: at,
+            node: c.node,
+            activation_input: input,
+            activation,
+            activation_axes: c.contracted.iter().map(|(a, ..)| *a).collect(),
+            weight_input,
+            weight,
+            weight_axes: c.contracted.iter().map(|(_, b, _)| *b).collect(),
+            residual: false,
+        };
+        let axes = analysis.facts(weight).dims.as_ref().map_or(0, Vec::len);
+        let Some(found) = weights::weight(graph, &sink) else {
+            continue;
+        };
+        // A weight per row of the batch is no layer.
+        if axes != c.contracted.len() + c.free[1].len() {
+            continue;
+        }
+        let rows = found.rows;
+        let source = found.place.value;
+        let site = Site {
+            name: graph.label(c.node),
+            sink: 0,
+            bias: weights::bias(graph, analysis, &sink, found.columns),
+            weight: Some(found),
+            probe: None,
+        };
+        let Some(part) = parts(model, graph, &[site])?.pop().filter(|p| p.is_single(graph)) else {
+            continue;
+        };
+        // What feeds neurons is read where their own sink is read.
+        let fed = chosen.iter().find(|c| {
+            let group = &analysis.groups[c.group];
+            group.kind == Kind::Neurons && group.sources.contains(&source)
+        });
+        let own = fed
+            .and_then(|c| c.sites.first())
+            .and_then(|s| positions.get(&s.name));
+        stops.push(Stop {
+            part,
+            sink,
+            rows: (0..rows).collect(),
+            fit: None,
+            residual: None,
+            weights: own.copied().unwrap_or(PositionWeights::EVEN),
+        });
+    }
+    Ok(stops)
+}
+
+/// The other operand of the addition that a sink's output goes into, where
+/// nothing but biases and views lies between.
+fn residual(graph: &Graph, sink: &Sink) -> Option<ValueId> {
+    let mut value = (*graph.node(sink.node).outputs.first()?)?;
+    let found = loop {
+        let [(node, input)] = graph.value(value).consumers[..] else {
+            return None;
+        };
+        let n = graph.node(node);
+        match (n.domain.as_str(), n.op.as_str()) {
+            ("", "Add") => {
+                let other = graph.input(node, 1 - input)?;
+                if graph.value(other).constant.is_none() {
+                    break other;
+                }
+                value = (*n.outputs.first()?)?;
+            }
+            ("com.microsoft", "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") if input < 2 => {
+                break graph.input(node, 1 - input)?;
+            }
+            ("", "Reshape" | "Identity" | "Dropout") if input == 0 => value = (*n.outputs.first()?)?,
+            _ => return None,
+        }
+    };
+    // The residual must be there before the sink is fitted.
+    let output = (*graph.node(sink.node).outputs.first()?)?;
+    (!ancestors(graph, found)[output.0 as usize]).then_some(found)
+}
