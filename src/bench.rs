@@ -238,7 +238,8 @@ mod tests {
         let (mut a, mut b) = (Sleeper(2), Sleeper(6));
         let timing = sessions(&mut a, Some(&mut b), &Feeds::new(), 7).unwrap();
         let speedup = timing.speedup.unwrap().median;
-        assert!((2.0..3.5).contains(&speedup), "{speedup}");
+        // Sleeps get longer on a busy machine, never shorter.
+        assert!(speedup > 1.2, "{speedup}");
         assert!(timing.a.least >= 2.0 && timing.b.unwrap().least >= 6.0);
         assert!(sessions(&mut Sleeper(0), None, &Feeds::new(), 0).is_err());
     }

@@ -260,6 +260,73 @@ fn the_result_is_the_dense_models() {
     );
 }
 
+/// The model with one position of its first output instead of all, as a decoder
+/// that predicts the next token has it.
+fn read_at(mut model: ModelProto, position: i64) -> ModelProto {
+    use onnx_prune::onnx::proto::{AttributeProto, NodeProto, attribute_proto::AttributeType};
+    let graph = model.graph.as_mut().unwrap();
+    let index = Tensor::i64(vec![], vec![position]);
+    graph
+        .initializer
+        .push(onnx::tensor_proto("position_index", &index));
+    let output = graph.output.first_mut().unwrap();
+    graph.node.push(NodeProto {
+        op_type: Some("Gather".into()),
+        input: vec![output.name().to_string(), "position_index".into()],
+        output: vec!["at_position".into()],
+        attribute: vec![AttributeProto {
+            name: Some("axis".into()),
+            r#type: Some(AttributeType::Int as i32),
+            i: Some(1),
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    output.name = Some("at_position".into());
+    let onnx::proto::type_proto::Value::TensorType(tensor) =
+        output.r#type.as_mut().unwrap().value.as_mut().unwrap()
+    else {
+        panic!("the output is no tensor");
+    };
+    tensor.shape.as_mut().unwrap().dim.remove(1);
+    model
+}
+
+/// The last token of a causal decoder, and a position in the middle, where
+/// lengths are known at run time only.
+#[test]
+fn any_position_of_a_decoder() {
+    let Some(engine) = engine() else { return };
+    // Rotary embeddings, grouped keys, a causal mask; the vocabulary's product
+    // is one more.
+    let decoders = [
+        ("llama-ts17-sdpa", 8),
+        ("llama-dyn20-sdpa", 8),
+        ("llama-ts14-eager", 8),
+    ];
+    for path in cases() {
+        let Some((_, expected)) = decoders.iter().find(|(n, _)| *n == name(&path)) else {
+            continue;
+        };
+        for position in [-1, 0, 3] {
+            let dense = read_at(model(&path), position);
+            let (cheap, passes) = lossless::apply(&dense).unwrap();
+            onnx::validate(&cheap).unwrap();
+            let moved: usize = passes.iter().map(|p| p.contractions).sum();
+            println!("{}[{position}]: {passes:?}", name(&path));
+            assert!(moved >= *expected, "{}[{position}]: {moved} moved", name(&path));
+            assert!(lossless::apply(&cheap).unwrap().1.is_empty());
+            for set in 0..2 {
+                let inputs = feeds(&path, set);
+                let want = run(engine.as_ref(), &dense, &inputs, true).unwrap();
+                let got = run(engine.as_ref(), &cheap, &inputs, true).unwrap();
+                let worst = difference(&got, &want);
+                assert!(worst <= CLOSE_F32, "{}[{position}]: {worst:e}", name(&path));
+            }
+        }
+    }
+}
+
 /// What the passes save on any model: `MODEL=model.onnx cargo nextest run --test
 /// lossless --run-ignored all --no-capture saved_on_a_given_model`. With `KEEP`
 /// the result is written there.

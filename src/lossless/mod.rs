@@ -41,15 +41,18 @@ pub struct Pass {
 /// # Errors
 /// A graph that is not well-formed.
 pub fn apply(model: &proto::ModelProto) -> Result<(proto::ModelProto, Vec<Pass>)> {
+    /// Values that are read at one position only; a model has one or two.
+    const MOST: usize = 64;
     let mut passes = Vec::new();
     let mut model = dead::remove(model, &mut passes)?;
-    loop {
+    for _ in 0..MOST {
         let graph = graph::build(&model)?;
         let analysis = axes::analyse(&graph, axes::Options::default());
         let Some((next, pass)) = positions::narrow(&model, &graph, &analysis)? else {
-            return Ok((model, passes));
+            break;
         };
         model = next;
         passes.push(pass);
     }
+    Ok((model, passes))
 }

@@ -273,7 +273,7 @@ impl<'a> Plan<'a> {
             };
             match push.axis(input) {
                 Some(axis) => self.want(value, Cut { axis, ..cut }),
-                None if input == 1 && push.shape.is_some() => {}
+                None if push.is_constant(input) => {}
                 None => self.needed[value.0 as usize] = true,
             }
         }
@@ -321,8 +321,12 @@ impl<'a> Plan<'a> {
                     *slot = cut_of(value, Cut { axis: *axis, ..*cut });
                 }
             }
-            if let (Some(shape), Some(slot)) = (&push.shape, node.input.get_mut(1)) {
-                *slot = made.constant("shape", shape, false);
+            for (input, values) in &push.constants {
+                if let Some(slot) = node.input.get_mut(*input) {
+                    *slot = made.constant("sizes", values, false);
+                }
+            }
+            if node.op_type() == "Reshape" {
                 node.attribute.retain(|a| a.name() != "allowzero");
             }
         }

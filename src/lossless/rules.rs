@@ -14,14 +14,23 @@ const MS: &str = "com.microsoft";
 pub(super) struct Push {
     /// Inputs that are cut, each with the axis; all others are read whole.
     pub(super) inputs: Vec<(usize, usize)>,
-    /// The new shape of a `Reshape`.
-    pub(super) shape: Option<Vec<i64>>,
+    /// Inputs that are constants now: the shape of a `Reshape`, bounds that the
+    /// graph computed from the shape of a value that is narrow now.
+    pub(super) constants: Vec<(usize, Vec<i64>)>,
 }
 
 impl Push {
     fn of(inputs: impl Into<Vec<(usize, usize)>>) -> Option<Self> {
         let inputs = inputs.into();
-        (!inputs.is_empty()).then_some(Push { inputs, shape: None })
+        (!inputs.is_empty()).then_some(Push {
+            inputs,
+            constants: Vec::new(),
+        })
+    }
+
+    /// Whether an input is replaced by a constant.
+    pub(super) fn is_constant(&self, input: usize) -> bool {
+        self.constants.iter().any(|(i, _)| *i == input)
     }
 
     /// The axis along which an input is cut.
@@ -338,7 +347,7 @@ impl Rule<'_> {
         }
         Some(Push {
             inputs: vec![(0, own)],
-            shape: Some(shape),
+            constants: vec![(1, shape)],
         })
     }
 
@@ -398,7 +407,19 @@ impl Rule<'_> {
                 return None;
             }
         }
-        Push::of([(0, self.cut.axis)])
+        let mut push = Push::of([(0, self.cut.axis)])?;
+        let bounds = || (1..self.node.inputs.len()).filter(|i| self.has(*i));
+        let computed = |i: usize| {
+            let value = self.cx.graph.input(self.id, i);
+            value.is_some_and(|v| !self.cx.analysis.facts(v).constant)
+        };
+        if bounds().any(computed) {
+            // All of them: they are of one type. Where one is not known, the
+            // shapes that they come from are needed.
+            let known: Option<Vec<_>> = bounds().map(|i| Some((i, self.cx.ints(self.id, i)?))).collect();
+            push.constants = known.unwrap_or_default();
+        }
+        Some(push)
     }
 
     fn gather(&self) -> Option<Push> {
