@@ -599,16 +599,16 @@ fn bad_values_are_named() {
     let said = run(OPEN, &[probe("layer 3", "nan", 2)], &data, 8).unwrap_err();
     assert_eq!(said.exit_code(), 2);
     let said = said.chain();
-    for part in ["'layer 3'", "'nan'", "NaN", "index 5", "sample 13"] {
+    for part in ["'layer 3'", "'nan'", "NaN", "column 5", "sample 13"] {
         assert!(said.contains(part), "{said}");
     }
     let said = run(OPEN, &[probe("x", "bsn", 1)], &data, 8).unwrap_err().chain();
     assert!(
-        said.contains("site 'x'") && said.contains("24 along axis 1"),
+        said.contains("site 'x'") && said.contains("24 entries along the axes [1]"),
         "{said}"
     );
     let said = run(OPEN, &[probe("x", "bsn", 7)], &data, 8).unwrap_err().chain();
-    assert!(said.contains("along axis 7"), "{said}");
+    assert!(said.contains("along the axes [7]"), "{said}");
     let said = run(OPEN, &[probe("x", "absent", 1)], &data, 8)
         .unwrap_err()
         .chain();
@@ -822,7 +822,7 @@ fn damaged_files_are_refused() {
         bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
         bytes
     };
-    assert!(said(&replaced("\\\"version\\\":1", "\\\"version\\\":7")).contains("another version"));
+    assert!(said(&replaced("\\\"version\\\":2", "\\\"version\\\":7")).contains("another version"));
     assert!(said(&replaced("ffn.gram", "ffn.gran")).contains("no gram of site 'encoder/0/ffn'"));
     let mut nan = good.clone();
     let end = nan.len();
