@@ -208,6 +208,7 @@ impl Args {
             data: vec![self.test.clone()],
             text_columns: columns.to_vec(),
             samples: usize::MAX >> 1,
+            join: false,
             ..self.options(0, Method::default(), 1.0).data
         }
     }

@@ -9,7 +9,7 @@
 //! A classifier reads `[CLS]`: so the query projection, the attention rows, the
 //! output projection and the feed-forward of the last layer are needed at that
 //! position only. [`apply`] moves the pick of the position up through every
-//! operator that keeps positions apart ([`rules`] says which), and puts a
+//! operator that keeps positions apart (`rules` says which), and puts a
 //! `Slice` where it cannot go further. Nodes and values keep their names.
 
 mod dead;
