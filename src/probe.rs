@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::axes::Analysis;
+use crate::axes::{Analysis, Sink};
 use crate::calibrate::{Batch, Rows, Samples, Strides, batches, input_specs};
 use crate::graph::{Graph, ValueId};
 use crate::onnx::proto;
 use crate::rebuild::weights;
-use crate::runtime::{Engine, SessionOptions};
+use crate::runtime::{Engine, Session, SessionOptions};
 use crate::segment::{Boundary, Cut, Runner, Stream};
 use crate::sites::Chosen;
 use crate::tensor::{Feeds, Tensor};
@@ -93,10 +93,8 @@ impl<'a> Probe<'a> {
         }
         let mut at = 0;
         while at < cuts.len() {
-            let count = self.fitting(&cuts[at..])?;
-            let part = &cuts[at..at + count];
-            let stream = self.record(part.iter().flat_map(|(_, crossing)| crossing), self.batches.len())?;
-            for (index, crossing) in part {
+            let (count, stream) = self.record(&cuts[at..])?;
+            for (index, crossing) in &cuts[at..at + count] {
                 if self.cancelled.load(Ordering::Relaxed) {
                     return Err(Error::Interrupted);
                 }
@@ -108,59 +106,20 @@ impl<'a> Probe<'a> {
         Ok(())
     }
 
-    /// How many of the cuts may be recorded at once.
-    fn fitting(&mut self, cuts: &[(usize, Vec<ValueId>)]) -> Result<usize> {
-        let size = |b: &Batch| b.feeds.values().map(Tensor::len).sum::<usize>().max(1);
-        let Some(first) = self.batches.first() else {
-            return Err(Error::input("there are no samples to measure damage on"));
-        };
-        let times = self.batches.iter().map(size).sum::<usize>() as f64 / size(first) as f64;
-        let one = self.record(cuts.iter().flat_map(|(_, crossing)| crossing), 1)?;
-        let mut held: BTreeSet<ValueId> = BTreeSet::new();
-        let mut bytes = 0.0;
-        for (count, (_, crossing)) in cuts.iter().enumerate() {
-            for value in crossing {
-                if held.insert(*value)
-                    && let Some(tensor) = one.tensors.first().and_then(|t| t.get(value))
-                {
-                    bytes += times * (tensor.len() * tensor.elem().size()) as f64;
-                }
-            }
-            if bytes > HELD as f64 && count > 0 {
-                return Ok(count);
-            }
+    /// The values that cross the first cuts, as many as may be held at once, and
+    /// how many cuts these are.
+    fn record(&mut self, cuts: &[(usize, Vec<ValueId>)]) -> Result<(usize, Stream)> {
+        let mut recording = Recording::open(self, cuts)?;
+        recording.run(self, 1)?;
+        let count = recording.fitting(self, cuts)?;
+        if count < cuts.len() {
+            recording = Recording::open(self, &cuts[..count])?;
         }
-        Ok(cuts.len())
-    }
-
-    /// Runs the dense model over the first `count` batches and keeps `values`.
-    fn record<'v>(&mut self, values: impl Iterator<Item = &'v ValueId>, count: usize) -> Result<Stream> {
-        let Subject {
-            engine, model, graph, ..
-        } = self.subject;
-        let inputs: BTreeSet<ValueId> = graph.inputs.iter().copied().collect();
-        let wanted: BTreeSet<ValueId> = values.filter(|v| !inputs.contains(v)).copied().collect();
-        let fetched: Vec<ValueId> = wanted.iter().chain(&self.outputs).copied().collect();
-        let options = SessionOptions {
-            optimise: true,
-            outputs: Some(fetched.iter().map(|v| graph.value(*v).name.clone()).collect()),
-        };
-        let mut session = engine.session(model, &options)?;
-        let batches = &self.batches[..count.min(self.batches.len())];
-        let mut stream = Stream::start(graph, batches);
-        let whole = self.dense.is_empty() && batches.len() == self.batches.len();
-        for (batch, tensors) in batches.iter().zip(&mut stream.tensors) {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-            let mut given = session.run(&batch.feeds)?;
-            let outputs = given.split_off(wanted.len());
-            if whole {
-                self.dense.push(outputs);
-            }
-            tensors.extend(wanted.iter().copied().zip(given));
+        recording.run(self, self.batches.len())?;
+        if self.dense.is_empty() {
+            self.dense = recording.outputs;
         }
-        Ok(stream)
+        Ok((count, recording.stream))
     }
 
     fn after<'s>(
@@ -182,11 +141,7 @@ impl<'a> Probe<'a> {
                     continue;
                 }
                 let tensor = weights::constant(model, graph, place.value)?;
-                constants.push(Boundary {
-                    value: place.value,
-                    elem: tensor.elem(),
-                    rank: tensor.shape.len(),
-                });
+                constants.push(Boundary::of(place.value, &tensor));
                 fed.insert(value.name.clone(), tensor);
             }
         }
@@ -198,6 +153,76 @@ impl<'a> Probe<'a> {
             stream,
             fed,
         })
+    }
+}
+
+/// The dense model on its way through the batches.
+struct Recording {
+    session: Box<dyn Session>,
+    wanted: Vec<ValueId>,
+    stream: Stream,
+    /// The outputs that are compared, of the batches that were run.
+    outputs: Vec<Vec<Tensor>>,
+}
+
+impl Recording {
+    /// Fetches what crosses `cuts` and the outputs.
+    fn open(probe: &Probe, cuts: &[(usize, Vec<ValueId>)]) -> Result<Self> {
+        let Subject {
+            engine, model, graph, ..
+        } = probe.subject;
+        let crossing = cuts.iter().flat_map(|(_, crossing)| crossing);
+        let wanted: BTreeSet<ValueId> = crossing.filter(|v| !graph.inputs.contains(v)).copied().collect();
+        let fetched = wanted.iter().chain(&probe.outputs);
+        let options = SessionOptions {
+            optimise: true,
+            outputs: Some(fetched.map(|v| graph.value(*v).name.clone()).collect()),
+        };
+        Ok(Self {
+            session: engine.session(model, &options)?,
+            wanted: wanted.into_iter().collect(),
+            stream: Stream::start(graph, &probe.batches),
+            outputs: Vec::new(),
+        })
+    }
+
+    /// Goes on until `count` batches are done.
+    fn run(&mut self, probe: &Probe, count: usize) -> Result<()> {
+        let done = self.outputs.len();
+        let batches = probe.batches.iter().zip(&mut self.stream.tensors);
+        for (batch, tensors) in batches.take(count).skip(done) {
+            if probe.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let mut given = self.session.run(&batch.feeds)?;
+            self.outputs.push(given.split_off(self.wanted.len()));
+            tensors.extend(self.wanted.iter().copied().zip(given));
+        }
+        Ok(())
+    }
+
+    /// How many of the cuts may be held, by what the first batch takes.
+    fn fitting(&self, probe: &Probe, cuts: &[(usize, Vec<ValueId>)]) -> Result<usize> {
+        let size = |b: &Batch| b.feeds.values().map(Tensor::len).sum::<usize>().max(1);
+        let (Some(first), Some(one)) = (probe.batches.first(), self.stream.tensors.first()) else {
+            return Err(Error::input("there are no samples to measure damage on"));
+        };
+        let times = probe.batches.iter().map(size).sum::<usize>() as f64 / size(first) as f64;
+        let mut held: BTreeSet<ValueId> = BTreeSet::new();
+        let mut bytes = 0.0;
+        for (count, (_, crossing)) in cuts.iter().enumerate() {
+            for value in crossing {
+                if held.insert(*value)
+                    && let Some(tensor) = one.get(value)
+                {
+                    bytes += times * (tensor.len() * tensor.elem().size()) as f64;
+                }
+            }
+            if bytes > HELD as f64 && count > 0 {
+                return Ok(count);
+            }
+        }
+        Ok(cuts.len())
     }
 }
 
@@ -223,7 +248,7 @@ impl After<'_> {
     pub fn with_weights(&mut self, changed: Feeds) -> Result<Comparison> {
         let mut fed = self.fed.clone();
         fed.extend(changed);
-        self.compare(&fed, None)
+        self.compare(fed, None)
     }
 
     /// The outputs with the activation of the first sink changed: `change` is
@@ -232,13 +257,13 @@ impl After<'_> {
     /// # Errors
     /// The engine's, an interrupt.
     pub fn with_activation(&mut self, change: &Change) -> Result<Comparison> {
-        let fed = self.fed.clone();
-        self.compare(&fed, Some(change))
+        self.compare(self.fed.clone(), Some(change))
     }
 
-    fn compare(&mut self, fed: &Feeds, change: Option<&Change>) -> Result<Comparison> {
+    fn compare(&mut self, fed: Feeds, change: Option<&Change>) -> Result<Comparison> {
         let probe = self.probe;
-        let activation = self.activation()?;
+        let activation = self.sink()?.activation;
+        self.runner.feed(fed);
         let mut differences = Differences::new(&probe.names);
         let all = probe.batches.iter().zip(&self.stream.tensors).zip(&probe.dense);
         for ((batch, tensors), dense) in all {
@@ -246,7 +271,7 @@ impl After<'_> {
                 return Err(Error::Interrupted);
             }
             let given = match change {
-                None => self.runner.run(tensors, fed)?,
+                None => self.runner.run(tensors)?,
                 Some(change) => {
                     let mut tensors = tensors.clone();
                     if let Some(tensor) = tensors.get_mut(&activation) {
@@ -258,7 +283,7 @@ impl After<'_> {
                             tensor.elem(),
                         );
                     }
-                    self.runner.run(&tensors, fed)?
+                    self.runner.run(&tensors)?
                 }
             };
             differences.add(batch, &given, dense)?;
@@ -266,22 +291,19 @@ impl After<'_> {
         Ok(differences.finish())
     }
 
-    fn activation(&self) -> Result<ValueId> {
+    /// The group's first sink.
+    fn sink(&self) -> Result<&Sink> {
         let group = &self.probe.subject.analysis.groups[self.chosen.group];
-        let sink = group.sinks.first();
-        Ok(sink
-            .ok_or_else(|| Error::input("a group without a sink"))?
-            .activation)
+        group
+            .sinks
+            .first()
+            .ok_or_else(|| Error::input("a group without a sink"))
     }
 
     /// Calls `f` with every real row of the first sink's input: the row's
     /// rows-of-batch view, its index, and its values.
     pub(crate) fn rows(&self, mut f: impl FnMut(&Rows, usize, &[f32])) -> Result<()> {
-        let group = &self.probe.subject.analysis.groups[self.chosen.group];
-        let sink = group
-            .sinks
-            .first()
-            .ok_or_else(|| Error::input("a group without a sink"))?;
+        let sink = self.sink()?;
         let mut row = Vec::new();
         for (batch, tensors) in self.probe.batches.iter().zip(&self.stream.tensors) {
             let Some(tensor) = tensors.get(&sink.activation) else {

@@ -1,5 +1,7 @@
 //! Budgets are kept: in the file that is written, one at a time and together.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -28,11 +30,9 @@ fn cases() -> Vec<Case> {
         root.join("fixtures/digits-vit/model.onnx"),
         root.join("fixtures/text-language/model.onnx"),
     ];
-    for folder in ["fixtures/zoo", "../shared/zoo"] {
-        match std::fs::read_dir(root.join(folder)) {
-            Ok(entries) => paths.extend(entries.map(|e| e.unwrap().path().join("model.onnx"))),
-            Err(_) => eprintln!("skipped: no {folder}"),
-        }
+    for zoo in common::zoos() {
+        let entries = std::fs::read_dir(zoo).unwrap();
+        paths.extend(entries.map(|e| e.unwrap().path().join("model.onnx")));
     }
     paths.sort();
     paths

@@ -1,64 +1,22 @@
 //! Cuts for latency tables: each computes what its part of the model computes,
 //! and a table can be measured and used.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes;
 use onnx_prune::budget::{Limit, Target};
-use onnx_prune::calibrate::{self, npz};
+use onnx_prune::calibrate;
 use onnx_prune::mask::Mask;
 use onnx_prune::options::Options;
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
+use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{graph, latency, onnx, rewrite, sites};
 
-fn engine() -> Option<Box<dyn Engine>> {
-    let options = EngineOptions {
-        engine: EngineChoice::Ort,
-        threads: Some(1),
-        ..EngineOptions::default()
-    };
-    match runtime::choose(&options) {
-        Ok(engine) => Some(engine),
-        Err(error) => {
-            eprintln!("skipped: {}", error.chain());
-            None
-        }
-    }
-}
-
-fn cases() -> Vec<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    for folder in ["fixtures/zoo", "../shared/zoo"] {
-        match std::fs::read_dir(root.join(folder)) {
-            Ok(entries) => found.extend(
-                entries
-                    .map(|e| e.unwrap().path())
-                    .filter(|p| p.join("io.npz").is_file()),
-            ),
-            Err(_) => eprintln!("skipped: no {folder}"),
-        }
-    }
-    let only = std::env::var("CASE").ok();
-    found.retain(|p| {
-        only.as_ref()
-            .is_none_or(|o| p.to_string_lossy().contains(o.as_str()))
-    });
-    found.sort();
-    found
-}
-
-fn feeds(case: &Path) -> Feeds {
-    let arrays: BTreeMap<String, Tensor> = npz::read(&case.join("io.npz")).unwrap();
-    arrays
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.strip_prefix("in1.")?.to_string(), v)))
-        .collect()
-}
+use common::{cases, engine, feeds};
 
 fn run(
     engine: &dyn Engine,
@@ -91,7 +49,7 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<usize, String> {
     let model = onnx::inline_functions(&file.proto).unwrap();
     let graph = graph::build(&model).unwrap();
     let analysis = axes::analyse(&graph, axes::Options::default());
-    let inputs = feeds(path);
+    let inputs = feeds(path, 1);
     let mut checked = 0;
     for (at, group) in analysis.groups.iter().enumerate() {
         if !group.kind.is_default() {

@@ -1,18 +1,21 @@
 //! The lossless passes change nothing but the cost: every case of the zoo on
 //! its stored inputs (the second set has padding), in ONNX Runtime.
 
+mod common;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use onnx_prune::axes::{self, Analysis};
 use onnx_prune::budget::{Cost, Sizes};
-use onnx_prune::calibrate::npz;
 use onnx_prune::graph::Graph;
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
+use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{bench, calibrate, graph, lossless, onnx, rewrite};
+
+use common::{cases, engine, feeds, name};
 
 /// Largest difference from the dense model, as a fraction of the largest value
 /// of the output.
@@ -57,53 +60,6 @@ const ONE_POSITION: [(&str, usize); 30] = [
     ("vit-ort-fused", 6),
     ("vit-ts17-eager", 6),
 ];
-
-fn cases() -> Vec<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    for folder in ["fixtures/zoo", "../shared/zoo"] {
-        match std::fs::read_dir(root.join(folder)) {
-            Ok(entries) => found.extend(
-                entries
-                    .map(|e| e.unwrap().path())
-                    .filter(|p| p.join("io.npz").is_file()),
-            ),
-            Err(_) => eprintln!("skipped: no {folder}"),
-        }
-    }
-    let only = std::env::var("CASE").ok();
-    found.retain(|p| only.as_ref().is_none_or(|o| name(p).contains(o)));
-    found.sort();
-    found
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap().to_string_lossy().to_string()
-}
-
-fn engine() -> Option<Box<dyn Engine>> {
-    let options = EngineOptions {
-        engine: EngineChoice::Ort,
-        threads: Some(1),
-        ..EngineOptions::default()
-    };
-    match runtime::choose(&options) {
-        Ok(engine) => Some(engine),
-        Err(error) => {
-            eprintln!("skipped: {}", error.chain());
-            None
-        }
-    }
-}
-
-fn feeds(case: &Path, set: usize) -> Feeds {
-    let arrays: BTreeMap<String, Tensor> = npz::read(&case.join("io.npz")).unwrap();
-    let prefix = format!("in{set}.");
-    arrays
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_string(), v)))
-        .collect()
-}
 
 fn model(path: &Path) -> ModelProto {
     let file = onnx::load(&path.join("model.onnx")).unwrap();

@@ -1,16 +1,19 @@
 //! SUPPORTED.md says what this test finds: every case of the zoo is analysed,
 //! pruned and run. `UPDATE_SUPPORTED=1` writes the file anew.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis, Kind};
-use onnx_prune::calibrate::npz;
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
+use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{graph, onnx, rewrite, verify};
+
+use common::{engine, feeds, take};
 
 const HEAD: &str = "\
 # What is supported
@@ -145,38 +148,12 @@ fn row(engine: &dyn Engine, case: &Path) -> String {
     )
 }
 
-fn feeds(case: &Path, set: usize) -> Feeds {
-    let prefix = format!("in{set}.");
-    npz::read(&case.join("io.npz"))
-        .unwrap()
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_string(), v)))
-        .collect()
-}
-
 fn run(engine: &dyn Engine, model: &ModelProto, feeds: &Feeds) -> Vec<Tensor> {
     let options = SessionOptions {
         optimise: true,
         outputs: None,
     };
     engine.session(model, &options).unwrap().run(feeds).unwrap()
-}
-
-fn take(tensor: &Tensor, axis: usize, indices: &[usize]) -> Tensor {
-    let values = tensor.to_f32();
-    let inner: usize = tensor.shape[axis + 1..].iter().product();
-    let size = tensor.shape[axis];
-    let outer: usize = tensor.shape[..axis].iter().product();
-    let mut out = Vec::new();
-    for o in 0..outer {
-        for i in indices {
-            let at = (o * size + i) * inner;
-            out.extend_from_slice(&values[at..at + inner]);
-        }
-    }
-    let mut shape = tensor.shape.clone();
-    shape[axis] = indices.len();
-    Tensor::f32(shape, out)
 }
 
 /// Largest difference relative to the largest value.
@@ -192,17 +169,8 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn the_table_is_what_is_found() {
-    let options = EngineOptions {
-        engine: EngineChoice::Ort,
-        threads: Some(1),
-        ..EngineOptions::default()
-    };
-    let engine = match runtime::choose(&options) {
-        Ok(engine) => engine,
-        Err(error) => {
-            println!("skipped: {}", error.chain());
-            return;
-        }
+    let Some(engine) = engine() else {
+        return;
     };
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("SUPPORTED.md");
     let stored = std::fs::read_to_string(&path).unwrap_or_default();

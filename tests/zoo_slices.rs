@@ -1,24 +1,23 @@
 //! Sliced equals masked: every zoo case, random masks of every group, in
 //! ONNX Runtime.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis};
-use onnx_prune::calibrate::npz;
 use onnx_prune::graph::Graph;
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
+use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{graph, onnx, rewrite};
 use rand::{RngExt, SeedableRng};
 
+use common::{engine, feeds, take};
+
 /// Relative difference that float32 models may show.
 const CLOSE_F32: f32 = 1e-5;
-/// Quantised activations: a last bit of a sum may move an activation by one of
-/// its 255 steps, and that goes through the layers that follow.
-const CLOSE_INT8: f32 = 5e-2;
 /// Half precision: ten bits, several layers.
 const CLOSE_F16: f32 = 2e-2;
 
@@ -27,41 +26,7 @@ fn zoos() -> Vec<PathBuf> {
     if let Some(folder) = std::env::var_os("ZOO") {
         return vec![folder.into()];
     }
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    for folder in ["fixtures/zoo", "../shared/zoo"] {
-        let path = root.join(folder);
-        if path.is_dir() {
-            found.push(path);
-        } else {
-            eprintln!("skipped: no {folder}");
-        }
-    }
-    found
-}
-
-fn engine() -> Option<Box<dyn Engine>> {
-    let options = EngineOptions {
-        engine: EngineChoice::Ort,
-        threads: Some(1),
-        ..EngineOptions::default()
-    };
-    match runtime::choose(&options) {
-        Ok(engine) => Some(engine),
-        Err(error) => {
-            eprintln!("skipped: {}", error.chain());
-            None
-        }
-    }
-}
-
-fn feeds(case: &Path, set: usize) -> Feeds {
-    let arrays: BTreeMap<String, Tensor> = npz::read(&case.join("io.npz")).unwrap();
-    let prefix = format!("in{set}.");
-    arrays
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_string(), v)))
-        .collect()
+    common::zoos()
 }
 
 fn run(engine: &dyn Engine, model: &ModelProto, feeds: &Feeds) -> Result<Vec<Tensor>, String> {
@@ -156,11 +121,8 @@ fn load(path: &Path) -> Option<Case> {
             ..Default::default()
         },
     );
-    let has = |marks: &[&str]| marks.iter().any(|m| name.contains(m));
-    let elem = if has(&["fp16", "bf16"]) {
+    let elem = if name.contains("fp16") || name.contains("bf16") {
         CLOSE_F16
-    } else if has(&["qdq", "dynquant"]) {
-        CLOSE_INT8
     } else {
         CLOSE_F32
     };
@@ -191,23 +153,6 @@ fn fitted(case: &Case, mask: &Mask, feeds: &Feeds) -> Feeds {
         }
     }
     out
-}
-
-fn take(tensor: &Tensor, axis: usize, indices: &[usize]) -> Tensor {
-    let values = tensor.to_f32();
-    let inner: usize = tensor.shape[axis + 1..].iter().product();
-    let size = tensor.shape[axis];
-    let outer: usize = tensor.shape[..axis].iter().product();
-    let mut out = Vec::new();
-    for o in 0..outer {
-        for i in indices {
-            let at = (o * size + i) * inner;
-            out.extend_from_slice(&values[at..at + inner]);
-        }
-    }
-    let mut shape = tensor.shape.clone();
-    shape[axis] = indices.len();
-    Tensor::f32(shape, out)
 }
 
 /// Present caches of the masked model cut like the sliced model's.

@@ -84,7 +84,7 @@ pub struct UnitPrices {
 }
 
 impl UnitPrices {
-    /// UnitPrices of the chosen groups of a model.
+    /// Prices of the chosen groups of a model.
     pub fn of(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Self {
         let empty = |only: Option<usize>| -> Mask {
             let mut mask = Mask::default();

@@ -1,10 +1,9 @@
 //! What the graph wants to be fed.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::onnx::proto;
+use crate::onnx::{self, proto};
 use crate::tensor::Elem;
 
 /// One input of the graph that has no initializer.
@@ -73,18 +72,7 @@ pub fn input_specs(model: &proto::ModelProto) -> Result<Vec<InputSpec>> {
         .graph
         .as_ref()
         .ok_or_else(|| Error::input("the model has no graph"))?;
-    let constants: BTreeSet<&str> = graph
-        .initializer
-        .iter()
-        .map(|t| t.name())
-        .chain(
-            graph
-                .sparse_initializer
-                .iter()
-                .filter_map(|s| s.values.as_ref())
-                .map(|t| t.name()),
-        )
-        .collect();
+    let constants = onnx::constant_names(graph);
     graph
         .input
         .iter()

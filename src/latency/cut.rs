@@ -41,18 +41,7 @@ pub fn cut(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, group:
         .flat_map(|(i, n)| n.output.iter().map(move |o| (o.as_str(), i)))
         .filter(|(name, _)| !name.is_empty())
         .collect();
-    let constants: HashSet<&str> = proto
-        .initializer
-        .iter()
-        .map(|t| t.name())
-        .chain(
-            proto
-                .sparse_initializer
-                .iter()
-                .filter_map(|s| s.values.as_ref())
-                .map(|t| t.name()),
-        )
-        .collect();
+    let constants = onnx::constant_names(proto);
     let mut outputs = BTreeSet::new();
     for sink in &group.sinks {
         for output in graph.node(sink.node).outputs.iter().flatten().take(1) {

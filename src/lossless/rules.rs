@@ -5,6 +5,7 @@
 
 use super::positions::{Context, Cut};
 use crate::axes::Dim;
+use crate::axes::rules::{is_broadcast, is_unary};
 use crate::graph::{Node, NodeId};
 
 const MS: &str = "com.microsoft";
@@ -80,24 +81,10 @@ pub(super) fn push(cx: &Context, id: NodeId, cut: Cut, wanted: &[usize]) -> Opti
             rule.skip_layer_norm()
         }
         _ if !first => None,
-        (
-            "",
-            "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "BitwiseNot" | "Cast"
-            | "CastLike" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "Elu" | "Erf" | "Exp" | "Floor"
-            | "Gelu" | "HardSigmoid" | "HardSwish" | "Identity" | "IsInf" | "IsNaN" | "LeakyRelu" | "Log"
-            | "Mish" | "Neg" | "Not" | "Reciprocal" | "Relu" | "Round" | "Selu" | "Shrink" | "Sigmoid"
-            | "Sign" | "Sin" | "Sinh" | "Softplus" | "Softsign" | "Sqrt" | "Swish" | "Tan" | "Tanh"
-            | "ThresholdedRelu",
-        )
-        | (MS, "Gelu" | "QuickGelu") => Push::of([(0, cut.axis)]),
+        (domain, op) if is_unary(domain, op) => Push::of([(0, cut.axis)]),
         ("", "Dropout") if !rule.has(2) => Push::of([(0, cut.axis)]),
         (MS, "BiasGelu" | "FastGelu" | "BiasAdd") => rule.not_last(),
-        (
-            "",
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mean" | "Sum" | "Mod" | "And" | "Or"
-            | "Xor" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "BitwiseAnd"
-            | "BitwiseOr" | "BitwiseXor" | "BitShift" | "PRelu" | "Where",
-        ) => rule.broadcast(0..rule.node.inputs.len()),
+        (domain, op) if is_broadcast(domain, op) => rule.broadcast(0..rule.node.inputs.len()),
         ("", "MatMul") => rule.matmul(false, false),
         (MS, "FusedMatMul") => rule.fused_matmul(),
         ("", "MatMulInteger") | (MS, "MatMulIntegerToFloat") => rule.matmul_integer(),

@@ -119,7 +119,7 @@ pub fn read(path: &Path, analysis: &Analysis, open: &BTreeMap<usize, usize>) -> 
 /// cannot be written.
 pub fn write(path: &Path, analysis: &Analysis, mask: &Mask) -> Result<Vec<String>> {
     let place = || format!("the mask {}", path.display());
-    check(analysis, mask).context(place)?;
+    mask.check(analysis).context(place)?;
     let mut notes = Vec::new();
     match Form::of(path).context(place)? {
         Form::Json => std::fs::write(path, json(analysis, mask)?)
@@ -309,24 +309,6 @@ fn list(names: &[&str]) -> String {
         text.push(format!("{} more", names.len() - SHOWN));
     }
     text.join(", ")
-}
-
-fn check(analysis: &Analysis, mask: &Mask) -> Result<()> {
-    for (at, flags) in &mask.kept {
-        match analysis.groups.get(*at) {
-            Some(group) if group.units == flags.len() => {}
-            Some(group) => {
-                return Err(Error::input(format!(
-                    "'{}' has {} units, the mask {}",
-                    group.name,
-                    group.units,
-                    flags.len()
-                )));
-            }
-            None => return Err(Error::input(format!("the model has no group {at}"))),
-        }
-    }
-    Ok(())
 }
 
 /// All groups that are pruned by default or by this mask, with what stays.

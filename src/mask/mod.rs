@@ -5,6 +5,7 @@ pub mod file;
 use std::collections::BTreeMap;
 
 use crate::axes::{Analysis, Dim, FactorId, Space, Term};
+use crate::{Error, Result};
 
 /// Kept units per group, by the group's index in [`Analysis::groups`]; a group
 /// that is not mentioned stays whole.
@@ -21,6 +22,32 @@ impl Mask {
             Some(kept) => kept.iter().filter(|k| **k).count(),
             None => analysis.groups.get(group).map_or(0, |g| g.units),
         }
+    }
+
+    /// Checks that the groups exist and have these units.
+    ///
+    /// # Errors
+    /// Names the group that does not fit.
+    pub fn check(&self, analysis: &Analysis) -> Result<()> {
+        for (group, kept) in &self.kept {
+            match analysis.groups.get(*group) {
+                Some(g) if g.units == kept.len() => {}
+                Some(g) => {
+                    return Err(Error::input(format!(
+                        "the mask of group '{}' has {} units, the group {}",
+                        g.name,
+                        kept.len(),
+                        g.units
+                    )));
+                }
+                None => {
+                    return Err(Error::input(format!(
+                        "the mask names a group {group} that does not exist"
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The mask by factor, for sizes and indices.

@@ -34,6 +34,7 @@ pub use load::{LoadNotes, Model, from_bytes, load};
 pub use save::{External, SaveOptions, Saved, save, written_size};
 pub use tensor::{tensor, tensor_proto};
 pub use validate::validate;
+pub(crate) use visit::constant_names;
 pub use write::{encode, write_to};
 
 /// The protobuf messages, generated from `proto/onnx-ml.proto` (onnx 1.23, IR 14).

@@ -84,16 +84,7 @@ pub struct Saved {
 /// same file, an input among them, keep the old content.
 pub fn save(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<Saved> {
     let target = Target::new(path)?;
-    // Weights are not copied: clones of `raw_data` share the bytes.
-    let mut model = proto.clone();
-    refuse_external(&mut model)?;
-    let mut layout = Layout::default();
-    if options.external == External::Always || too_large(&model) {
-        layout.take(&mut model, Role::Initializer)?;
-        if too_large(&model) {
-            layout.take(&mut model, Role::Attribute)?;
-        }
-    }
+    let (mut model, layout) = laid_out(proto, options)?;
     let side = match layout.is_empty() {
         true => None,
         false => {
@@ -125,6 +116,20 @@ pub fn save(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<Sa
 /// # Errors
 /// As [`save`], without its I/O.
 pub fn written_size(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<u64> {
+    let (mut model, layout) = laid_out(proto, options)?;
+    if !layout.is_empty() {
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy())
+            .unwrap_or_default();
+        layout.name(&mut model, &format!("{name}.data"))?;
+    }
+    Ok(model.encoded_len() as u64 + layout.length())
+}
+
+/// The model without the tensors that go to a side file, and these.
+fn laid_out(proto: &ModelProto, options: &SaveOptions) -> Result<(ModelProto, Layout)> {
+    // Weights are not copied: clones of `raw_data` share the bytes.
     let mut model = proto.clone();
     refuse_external(&mut model)?;
     let mut layout = Layout::default();
@@ -134,14 +139,7 @@ pub fn written_size(proto: &ModelProto, path: &Path, options: &SaveOptions) -> R
             layout.take(&mut model, Role::Attribute)?;
         }
     }
-    if !layout.is_empty() {
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy())
-            .unwrap_or_default();
-        layout.name(&mut model, &format!("{name}.data"))?;
-    }
-    Ok(model.encoded_len() as u64 + layout.length())
+    Ok((model, layout))
 }
 
 fn too_large(model: &ModelProto) -> bool {

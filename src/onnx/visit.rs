@@ -1,6 +1,8 @@
 //! Every tensor of a model, wherever it sits: initializers, sparse initializers,
 //! attributes, subgraphs, functions, training information.
 
+use std::collections::HashSet;
+
 use super::label::node_label;
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
 use crate::error::{Result, ResultExt};
@@ -35,6 +37,12 @@ pub(super) fn tensors(
         result.context(|| format!("function {:?}", function.name()))?;
     }
     Ok(())
+}
+
+/// The names of a graph's initializers, sparse ones included.
+pub(crate) fn constant_names(graph: &GraphProto) -> HashSet<&str> {
+    let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
+    graph.initializer.iter().chain(sparse).map(|t| t.name()).collect()
 }
 
 fn in_graph(graph: &mut GraphProto, visit: Visitor) -> Result<()> {

@@ -6,6 +6,7 @@ use super::Fitted;
 use super::weights::{self, Place, Weight};
 use crate::graph::{Graph, ValueId};
 use crate::onnx::proto;
+use crate::segment::Boundary;
 use crate::sites::Site;
 use crate::solve::Refit;
 use crate::tensor::{Feeds, Tensor};
@@ -88,11 +89,25 @@ impl Part {
                 .all(|(places, _)| readers(places[0].value) == 1)
     }
 
-    /// The values that a fit replaces: the weight and the biases.
-    pub fn constants(&self) -> Vec<(ValueId, Tensor)> {
+    /// The values that a fit replaces, by name: the weight and the biases.
+    pub fn constants(&self, graph: &Graph) -> Feeds {
         let weight = self.weight.tensor(&self.matrix, self.elem);
         let biases = self.biases.iter().map(|(p, t)| (p[0].value, t.clone()));
-        std::iter::once((self.value, weight)).chain(biases).collect()
+        std::iter::once((self.value, weight))
+            .chain(biases)
+            .map(|(v, t)| (graph.value(v).name.clone(), t))
+            .collect()
+    }
+
+    /// Types and ranks of [`Part::constants`].
+    pub fn boundaries(&self) -> Vec<Boundary> {
+        let weight = Boundary {
+            value: self.value,
+            elem: self.elem,
+            rank: self.weight.rank(),
+        };
+        let biases = self.biases.iter().map(|(p, t)| Boundary::of(p[0].value, t));
+        std::iter::once(weight).chain(biases).collect()
     }
 
     /// The bias, d entries; zeros without one.

@@ -47,9 +47,9 @@ pub struct Priors {
     pub without_guard: Vec<Fit>,
 }
 
-/// Replaces local fits by sequential ones where they are better; `fits` are those
+/// Replaces local fits by sequential ones where they are better; `priors` are those
 /// of [`super::local`] for `mask`. `is_guard` tells by index which samples choose
-/// the ridge.
+/// the ridge; `others` asks for the layers that keep all their inputs too.
 ///
 /// # Errors
 /// The engine's, an interrupt.
@@ -78,18 +78,6 @@ pub fn sequential(
     } = priors;
     let stops = plan(subject, chosen, mask, &fits, positions, others)?;
     let (mut dense_fed, mut pruned_fed) = (Feeds::new(), Feeds::new());
-    let constants: Vec<(ValueId, Boundary)> = stops
-        .iter()
-        .flat_map(|s| s.part.constants())
-        .map(|(value, tensor)| {
-            let boundary = Boundary {
-                value,
-                elem: tensor.elem(),
-                rank: tensor.shape.len(),
-            };
-            (value, boundary)
-        })
-        .collect();
     let batches: Vec<Batch> = batches(samples, &input_specs(model)?, ROWS)?.collect::<Result<_>>()?;
     progress.start("re-fitting", stops.len() as u64);
     let mut dense = Stream::start(graph, &batches);
@@ -115,22 +103,22 @@ pub fn sequential(
         let within: Vec<Boundary> = stops[..at]
             .iter()
             .filter(|s| next.is_done(s.sink.node) && !cut.is_done(s.sink.node))
-            .flat_map(|s| s.part.constants())
-            .filter_map(|(v, _)| constants.iter().find(|(c, _)| *c == v).map(|(_, b)| *b))
+            .flat_map(|s| s.part.boundaries())
             .collect();
         let only = |fed: &Feeds| -> Feeds {
-            let names: BTreeSet<&str> = within
-                .iter()
-                .map(|b| graph.value(b.value).name.as_str())
-                .collect();
-            let wanted = fed.iter().filter(|(name, _)| names.contains(name.as_str()));
-            wanted.map(|(n, t)| (n.clone(), t.clone())).collect()
+            let names = within.iter().map(|b| &graph.value(b.value).name);
+            names
+                .filter_map(|n| fed.get_key_value(n))
+                .map(|(n, t)| (n.clone(), t.clone()))
+                .collect()
         };
         if !gives.is_empty() {
             let mut runner = Runner::new(engine, model, graph, &reads, &within, &gives)?;
-            runner.advance(&mut dense, &only(&dense_fed), &keep, cancelled)?;
+            runner.feed(only(&dense_fed));
+            runner.advance(&mut dense, &keep, cancelled)?;
             if let Some(pruned) = &mut pruned {
-                runner.advance(pruned, &only(&pruned_fed), &keep, cancelled)?;
+                runner.feed(only(&pruned_fed));
+                runner.advance(pruned, &keep, cancelled)?;
             }
         }
         cut = next;
@@ -156,12 +144,7 @@ pub fn sequential(
             None if changed => fits.push(new),
             None => {}
         }
-        dense_fed.extend(
-            stop.part
-                .constants()
-                .into_iter()
-                .map(|(v, t)| (graph.value(v).name.clone(), t)),
-        );
+        dense_fed.extend(stop.part.constants(graph));
         if pruned.is_none() {
             pruned = Some(dense.clone());
         }

@@ -109,6 +109,11 @@ pub fn weight(graph: &Graph, sink: &Sink) -> Option<Weight> {
 }
 
 impl Weight {
+    /// The number of axes of the constant.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
     /// Strides of the constant along [`Weight::axes`].
     fn strides(&self) -> Vec<(usize, usize)> {
         let stride = |axis: usize| self.shape[axis + 1..].iter().product::<usize>();

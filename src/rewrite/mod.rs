@@ -29,7 +29,7 @@ use crate::axes::{Analysis, PruneGroup};
 use crate::graph::Graph;
 use crate::mask::Mask;
 use crate::onnx::proto;
-use crate::{Error, Result, ResultExt};
+use crate::{Result, ResultExt};
 use draft::Draft;
 
 /// The model with the units outside `mask` gone.
@@ -85,24 +85,7 @@ fn plan<'a>(
     analysis: &'a Analysis,
     mask: &Mask,
 ) -> Result<Draft<'a>> {
-    for (group, kept) in &mask.kept {
-        match analysis.groups.get(*group) {
-            Some(g) if g.units == kept.len() => {}
-            Some(g) => {
-                return Err(Error::input(format!(
-                    "the mask of group '{}' has {} units, the group {}",
-                    g.name,
-                    kept.len(),
-                    g.units
-                )));
-            }
-            None => {
-                return Err(Error::input(format!(
-                    "the mask names a group {group} that does not exist"
-                )));
-            }
-        }
-    }
+    mask.check(analysis)?;
     let mut draft = Draft::new(model, graph, analysis, mask.by_factor(analysis))?;
     let empty: Vec<&PruneGroup> = mask
         .kept

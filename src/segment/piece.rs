@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto;
-use crate::tensor::Elem;
+use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
 
 /// A value that a piece is given.
@@ -17,6 +17,17 @@ pub struct Boundary {
     pub elem: Elem,
     /// Its number of axes.
     pub rank: usize,
+}
+
+impl Boundary {
+    /// That of a value that is this tensor.
+    pub fn of(value: ValueId, tensor: &Tensor) -> Self {
+        Self {
+            value,
+            elem: tensor.elem(),
+            rank: tensor.shape.len(),
+        }
+    }
 }
 
 /// The model that computes `outputs` from `inputs` and constants.

@@ -31,12 +31,6 @@ impl Stream {
         Self { tensors }
     }
 
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        let tensors = self.tensors.iter().flat_map(BTreeMap::values);
-        tensors.map(|t| t.len() * t.elem().size()).sum()
-    }
-
     /// Types and ranks of what is held, as the pieces behind need them.
     pub fn boundary(&self, values: &[ValueId]) -> Result<Vec<Boundary>> {
         let first = self
@@ -49,11 +43,7 @@ impl Stream {
                 let tensor = first
                     .get(v)
                     .ok_or_else(|| Error::input("a value is read before it is computed"))?;
-                Ok(Boundary {
-                    value: *v,
-                    elem: tensor.elem(),
-                    rank: tensor.shape.len(),
-                })
+                Ok(Boundary::of(*v, tensor))
             })
             .collect()
     }
@@ -64,6 +54,8 @@ pub struct Runner {
     session: Box<dyn Session>,
     reads: Vec<(ValueId, String)>,
     gives: Vec<ValueId>,
+    /// The inputs of the next run: constants stay from run to run.
+    feeds: Feeds,
 }
 
 impl Runner {
@@ -92,22 +84,27 @@ impl Runner {
                 .map(|b| (b.value, graph.value(b.value).name.clone()))
                 .collect(),
             gives: gives.to_vec(),
+            feeds: Feeds::new(),
         })
     }
 
-    /// Runs one batch; `fed` holds the constants that are inputs.
+    /// Gives the constants that are inputs, for all runs until the next call.
+    pub fn feed(&mut self, constants: Feeds) {
+        self.feeds = constants;
+    }
+
+    /// Runs one batch.
     ///
     /// # Errors
     /// The engine's.
-    pub fn run(&mut self, tensors: &BTreeMap<ValueId, Tensor>, fed: &Feeds) -> Result<Vec<Tensor>> {
-        let mut feeds = fed.clone();
+    pub fn run(&mut self, tensors: &BTreeMap<ValueId, Tensor>) -> Result<Vec<Tensor>> {
         for (value, name) in &self.reads {
             let tensor = tensors
                 .get(value)
                 .ok_or_else(|| Error::input(format!("the value '{name}' is read before it is computed")))?;
-            feeds.insert(name.clone(), tensor.clone());
+            self.feeds.insert(name.clone(), tensor.clone());
         }
-        self.session.run(&feeds)
+        self.session.run(&self.feeds)
     }
 
     /// Carries a stream through the piece; afterwards it holds what the piece
@@ -118,7 +115,6 @@ impl Runner {
     pub fn advance(
         &mut self,
         stream: &mut Stream,
-        fed: &Feeds,
         keep: &BTreeSet<ValueId>,
         cancelled: &AtomicBool,
     ) -> Result<()> {
@@ -126,7 +122,7 @@ impl Runner {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let given = self.run(tensors, fed)?;
+            let given = self.run(tensors)?;
             tensors.retain(|v, _| keep.contains(v));
             tensors.extend(self.gives.iter().copied().zip(given));
         }

@@ -181,16 +181,20 @@ pub(super) fn multi_head(op: &mut Op) -> Option<()> {
         _ => return None,
     }
     op.freeze(&qk, SCALE);
-    if op.has(3) {
-        let part = |inner: &Dim| head.clone().times(inner.clone());
-        let packed = Dim::sum(vec![part(&qk), part(&qk), part(&v)]);
-        op.join_input(3, 0, &packed);
-    }
+    join_packed_bias(op, 3, &head, &qk, &v);
     join_bias(op, 5, &head);
     let keys = separate_cache(op, [6, 7], [1, 2], &head, [&qk, &v], keys);
     inner_products(op, &batch, &head, &query, &keys, &qk, &v);
     op.set(0, vec![batch, query, head.times(v)]);
     Some(())
+}
+
+/// A bias of query, key and value in a row, where it is given.
+pub(super) fn join_packed_bias(op: &mut Op, input: usize, head: &Dim, qk: &Dim, v: &Dim) {
+    if op.has(input) {
+        let part = |inner: &Dim| head.clone().times(inner.clone());
+        op.join_input(input, 0, &Dim::sum(vec![part(qk), part(qk), part(v)]));
+    }
 }
 
 /// Keys or values, `[batch, n, heads x dim]` or `[batch, heads, n, dim]`;

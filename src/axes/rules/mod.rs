@@ -33,25 +33,103 @@ const MS: &str = "com.microsoft";
 /// Layouts that ONNX Runtime writes for one kind of processor.
 const NCHWC: &str = "com.microsoft.nchwc";
 
+/// Whether an operator computes each entry of its output from that of its first
+/// input alone.
+pub fn is_unary(domain: &str, op: &str) -> bool {
+    matches!(
+        (domain, op),
+        (
+            "",
+            "Abs"
+                | "Acos"
+                | "Acosh"
+                | "Asin"
+                | "Asinh"
+                | "Atan"
+                | "Atanh"
+                | "BitwiseNot"
+                | "Cast"
+                | "CastLike"
+                | "Ceil"
+                | "Celu"
+                | "Clip"
+                | "Cos"
+                | "Cosh"
+                | "Elu"
+                | "Erf"
+                | "Exp"
+                | "Floor"
+                | "Gelu"
+                | "HardSigmoid"
+                | "HardSwish"
+                | "Identity"
+                | "IsInf"
+                | "IsNaN"
+                | "LeakyRelu"
+                | "Log"
+                | "Mish"
+                | "Neg"
+                | "Not"
+                | "Reciprocal"
+                | "Relu"
+                | "Round"
+                | "Selu"
+                | "Shrink"
+                | "Sigmoid"
+                | "Sign"
+                | "Sin"
+                | "Sinh"
+                | "Softplus"
+                | "Softsign"
+                | "Sqrt"
+                | "Swish"
+                | "Tan"
+                | "Tanh"
+                | "ThresholdedRelu",
+        ) | (MS, "Gelu" | "QuickGelu")
+    )
+}
+
+/// Whether an operator computes each entry of its output from those of its inputs
+/// at the same place, with axes of size 1 repeated.
+pub fn is_broadcast(domain: &str, op: &str) -> bool {
+    domain.is_empty()
+        && matches!(
+            op,
+            "Add"
+                | "Sub"
+                | "Mul"
+                | "Div"
+                | "Pow"
+                | "Min"
+                | "Max"
+                | "Mean"
+                | "Sum"
+                | "Mod"
+                | "And"
+                | "Or"
+                | "Xor"
+                | "Equal"
+                | "Greater"
+                | "GreaterOrEqual"
+                | "Less"
+                | "LessOrEqual"
+                | "BitwiseAnd"
+                | "BitwiseOr"
+                | "BitwiseXor"
+                | "BitShift"
+                | "PRelu"
+                | "Where"
+        )
+}
+
 /// The rule of an operator.
 pub fn find(domain: &str, op: &str) -> Option<Rule> {
     Some(match (domain, op) {
-        (
-            "",
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Mean" | "Sum" | "Mod" | "And" | "Or"
-            | "Xor" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "BitwiseAnd"
-            | "BitwiseOr" | "BitwiseXor" | "BitShift" | "PRelu" | "Where" | "SwiGLU",
-        ) => elementwise::broadcast,
-        (
-            "",
-            "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "BitCast" | "BitwiseNot"
-            | "Cast" | "CastLike" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "Dropout" | "Elu" | "Erf"
-            | "Exp" | "Floor" | "Gelu" | "HardSigmoid" | "HardSwish" | "Identity" | "IsInf" | "IsNaN"
-            | "LeakyRelu" | "Log" | "Mish" | "Neg" | "Not" | "Reciprocal" | "Relu" | "Round" | "Selu"
-            | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Sinh" | "Softplus" | "Softsign" | "Sqrt" | "Swish"
-            | "Tan" | "Tanh" | "ThresholdedRelu",
-        )
-        | (MS, "Gelu" | "QuickGelu") => elementwise::unary,
+        ("", "SwiGLU") => elementwise::broadcast,
+        (domain, op) if is_broadcast(domain, op) => elementwise::broadcast,
+        ("", "BitCast" | "Dropout") => elementwise::unary,
+        (domain, op) if is_unary(domain, op) => elementwise::unary,
         (MS, "BiasGelu" | "FastGelu" | "BiasAdd") => elementwise::with_bias,
         ("", "MatMul" | "MatMulInteger") | (MS, "FusedMatMul" | "TransposeMatMul") => contraction::matmul,
         ("", "Gemm") | (MS, "GemmFastGelu" | "FusedGemm") => contraction::gemm,

@@ -1,7 +1,9 @@
 //! Fused attention whose inputs have the batch packed away, or whose weights are
 //! quantised.
 
-use super::attention::{SCALE, heads, inner_products, join_bias, per_head, qkv_parts, separate};
+use super::attention::{
+    SCALE, heads, inner_products, join_bias, join_packed_bias, per_head, qkv_parts, separate,
+};
 use crate::axes::analysis::Contraction;
 use crate::axes::dim::Dim;
 use crate::axes::int::Int;
@@ -60,11 +62,7 @@ pub(super) fn multi_head(op: &mut Op) -> Option<()> {
         _ => return None,
     };
     op.freeze(&qk, SCALE);
-    if op.has(3) {
-        let part = |inner: &Dim| head.clone().times(inner.clone());
-        let packed = Dim::sum(vec![part(&qk), part(&qk), part(&v)]);
-        op.join_input(3, 0, &packed);
-    }
+    join_packed_bias(op, 3, &head, &qk, &v);
     join_bias(op, 6, &head);
     inner_products(op, &Dim::one(), &head, &tokens, &tokens, &qk, &v);
     op.set(0, vec![tokens, head.times(v)]);
@@ -126,11 +124,7 @@ pub(super) fn decoder(op: &mut Op) -> Option<()> {
         _ => return None,
     };
     op.freeze(&qk, SCALE);
-    if op.has(10) {
-        let part = |inner: &Dim| head.clone().times(inner.clone());
-        let packed = Dim::sum(vec![part(&qk), part(&qk), part(&v)]);
-        op.join_input(10, 0, &packed);
-    }
+    join_packed_bias(op, 10, &head, &qk, &v);
     join_bias(op, 4, &head);
     let keys = op.a.space.unknown();
     let keys = super::attention::separate_cache(op, [5, 6], [1, 2], &head, [&qk, &v], keys);

@@ -1,0 +1,86 @@
+//! What tests over the cases of the zoos share; no binary uses all of it.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+
+use onnx_prune::calibrate::npz;
+use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::tensor::{Feeds, Tensor};
+
+/// The folders with cases that are there.
+pub fn zoos() -> Vec<PathBuf> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in ["fixtures/zoo", "../shared/zoo"] {
+        let path = root.join(folder);
+        if path.is_dir() {
+            found.push(path);
+        } else {
+            eprintln!("skipped: no {folder}");
+        }
+    }
+    found
+}
+
+/// The cases with stored inputs, in order; `CASE` names some of them.
+pub fn cases() -> Vec<PathBuf> {
+    let entries = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let only = std::env::var("CASE").ok();
+    let mut found: Vec<PathBuf> = zoos()
+        .into_iter()
+        .flat_map(entries)
+        .filter(|p| p.join("io.npz").is_file())
+        .filter(|p| only.as_ref().is_none_or(|o| name(p).contains(o.as_str())))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The name of a case.
+pub fn name(case: &Path) -> String {
+    case.file_name().unwrap().to_string_lossy().to_string()
+}
+
+/// ONNX Runtime with one thread; a message where it is not there.
+pub fn engine() -> Option<Box<dyn Engine>> {
+    let options = EngineOptions {
+        engine: EngineChoice::Ort,
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
+    match runtime::choose(&options) {
+        Ok(engine) => Some(engine),
+        Err(error) => {
+            eprintln!("skipped: {}", error.chain());
+            None
+        }
+    }
+}
+
+/// A stored set of inputs of a case.
+pub fn feeds(case: &Path, set: usize) -> Feeds {
+    let prefix = format!("in{set}.");
+    npz::read(&case.join("io.npz"))
+        .unwrap()
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_string(), v)))
+        .collect()
+}
+
+/// The entries of one axis with these indices.
+pub fn take(tensor: &Tensor, axis: usize, indices: &[usize]) -> Tensor {
+    let values = tensor.to_f32();
+    let inner: usize = tensor.shape[axis + 1..].iter().product();
+    let size = tensor.shape[axis];
+    let outer: usize = tensor.shape[..axis].iter().product();
+    let mut out = Vec::new();
+    for o in 0..outer {
+        for i in indices {
+            let at = (o * size + i) * inner;
+            out.extend_from_slice(&values[at..at + inner]);
+        }
+    }
+    let mut shape = tensor.shape.clone();
+    shape[axis] = indices.len();
+    Tensor::f32(shape, out)
+}
