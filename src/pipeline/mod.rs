@@ -245,7 +245,7 @@ fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<several::File<'r>> {
 /// The engine's; a file that cannot be written.
 pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Built) -> Result<Report> {
     let options = run.options;
-    let held = run.held_out(&built.model)?;
+    let held = run.held_out(&built)?;
     let kernels = verify::kernels(run.engine.as_ref(), &run.loaded.model, &built.model)?;
     run.clock.lap("measuring");
     let mut exported = Vec::new();
@@ -398,7 +398,14 @@ pub fn compare(a: &Path, b: &Path, options: &Options, cancelled: &AtomicBool) ->
     let (first, second) = (onnx::load(a)?, onnx::load(b)?);
     let engine = runtime::choose(&options.engine)?;
     let samples = calibrate::read_samples(&second.proto, &options.data)?;
-    let comparison = run::compare(engine.as_ref(), &second.proto, &first.proto, &samples, cancelled);
+    let comparison = run::compare(
+        engine.as_ref(),
+        &second.proto,
+        &first.proto,
+        &samples,
+        &verify::Interface::default(),
+        cancelled,
+    );
     comparison.map_err(|e| match e {
         Error::Unmet(text) => Error::input(text),
         other => other,

@@ -22,7 +22,7 @@ use crate::rebuild::{self, Fitted};
 use crate::runtime::{self, Engine, SessionOptions};
 use crate::search::{self, Point};
 use crate::sites::{self, Chosen};
-use crate::verify::{self, Comparison, Equality};
+use crate::verify::{self, Comparison, Equality, Interface};
 use crate::{Error, Result, damage, evaluate, rewrite};
 
 /// Samples on which sliced and masked are compared.
@@ -75,6 +75,8 @@ pub struct Built {
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.
     pub equality: Equality,
+    /// What it has of the dense model's inputs and outputs.
+    pub interface: Interface,
 }
 
 impl<'a> Run<'a> {
@@ -369,7 +371,7 @@ impl<'a> Run<'a> {
             let divergence = match &self.options.eval {
                 Some(command) => self.evaluate(command, &built.model)?,
                 None => {
-                    let mut compared = self.held_out(&built.model)?;
+                    let mut compared = self.held_out(&built)?;
                     let asked = &self.options.outputs;
                     compared
                         .outputs
@@ -462,6 +464,7 @@ impl<'a> Run<'a> {
             ));
         }
         let sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
+        let interface = Interface::new(&graph, &again, mask);
         let few = spread(&self.samples, EQUALITY_SAMPLES);
         let equality = verify::sliced_equals_masked(
             self.engine.as_ref(),
@@ -485,6 +488,7 @@ impl<'a> Run<'a> {
             model: sliced,
             fitted: fits.into_iter().map(|f| f.told).collect(),
             equality,
+            interface,
         })
     }
 
@@ -492,12 +496,13 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// The engine's.
-    pub fn held_out(&mut self, pruned: &proto::ModelProto) -> Result<Comparison> {
+    pub fn held_out(&mut self, built: &Built) -> Result<Comparison> {
         let compared = compare(
             self.engine.as_ref(),
             &self.loaded.model,
-            pruned,
+            &built.model,
             &self.held_out,
+            &built.interface,
             self.cancelled,
         );
         self.clock.lap("measuring");
@@ -511,10 +516,11 @@ pub(super) fn compare(
     dense: &proto::ModelProto,
     pruned: &proto::ModelProto,
     samples: &Samples,
+    interface: &Interface,
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
     let options = SessionOptions::default();
     let mut a = engine.session(pruned, &options)?;
     let mut b = engine.session(dense, &options)?;
-    verify::compare(a.as_mut(), b.as_mut(), dense, samples, cancelled)
+    verify::compare(a.as_mut(), b.as_mut(), dense, samples, interface, cancelled)
 }

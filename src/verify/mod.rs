@@ -1,8 +1,10 @@
 //! Structure, types, numbers: what is checked on every run.
 
 mod compare;
+mod interface;
 
 pub use compare::{Comparison, Differences, OutputDifference, ROWS, compare, divergence};
+pub use interface::Interface;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -101,11 +103,20 @@ pub fn sliced_equals_masked(
     let own = {
         let mut a = engine.session(model, &options(&finals, true))?;
         let mut b = engine.session(model, &options(&finals, false))?;
-        compare(a.as_mut(), b.as_mut(), model, samples, cancelled)?.worst()
+        compare(
+            a.as_mut(),
+            b.as_mut(),
+            model,
+            samples,
+            &Interface::default(),
+            cancelled,
+        )?
+        .worst()
     };
     let mut a = engine.session(sliced, &options(&all, true))?;
     let mut b = engine.session(&mask_model, &options(&all, true))?;
-    let comparison = compare(a.as_mut(), b.as_mut(), model, samples, cancelled)?;
+    let interface = Interface::new(graph, analysis, mask);
+    let comparison = compare(a.as_mut(), b.as_mut(), model, samples, &interface, cancelled)?;
     let base = match kind {
         Elem::F16 => CLOSE_F16,
         Elem::BF16 => CLOSE_BF16,
