@@ -97,7 +97,10 @@ fn caches_shrink_only_when_asked() {
             name(&case)
         );
         assert!(
-            report.notes.iter().any(|n| n.starts_with("the interface changes")),
+            report
+                .notes
+                .iter()
+                .any(|n| n.starts_with("the interface changes")),
             "{:?}",
             report.notes
         );

@@ -1,15 +1,20 @@
 //! The straight line from a file to a smaller file.
 
+mod cheaper;
 mod clock;
+mod fold;
 mod limits;
 mod run;
 mod split;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+pub use cheaper::Cheaper;
 pub use run::{Built, Run};
+pub use timing::Measured;
 
 use crate::axes::{self, Analysis};
 use crate::budget::{Allocation, Cost, Sizes};
@@ -92,9 +97,9 @@ pub fn prune(
         return Ok(report);
     }
     if !options.limits.is_empty() {
-        let (allocation, built, got) = limits::meet(&mut run, output)?;
-        let mut report = finish(&mut run, output, &allocation, built)?;
-        report.limits = got;
+        let met = limits::meet(&mut run, output)?;
+        let mut report = finish_timed(&mut run, output, &met.allocation, met.built, met.measured)?;
+        report.limits = met.got;
         return Ok(report);
     }
     let allocation = match &options.mask {
@@ -244,9 +249,25 @@ fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<several::File<'r>> {
 /// # Errors
 /// The engine's; a file that cannot be written.
 pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Built) -> Result<Report> {
+    finish_timed(run, output, allocation, built, None)
+}
+
+/// [`finish`] for a model that was timed before.
+fn finish_timed(
+    run: &mut Run,
+    output: &Path,
+    allocation: &Allocation,
+    built: Built,
+    measured: Option<Measured>,
+) -> Result<Report> {
     let options = run.options;
+    let latency = match measured {
+        None if options.timing => timing::reported(run, &built)?,
+        measured => measured,
+    };
     let held = run.held_out(&built)?;
-    let kernels = verify::kernels(run.engine.as_ref(), &run.loaded.model, &built.model)?;
+    let whole = run.cheaper.as_ref().map_or(&run.loaded.model, |c| &c.model);
+    let kernels = verify::kernels(run.engine.as_ref(), whole, &built.model)?;
     run.clock.lap("measuring");
     let mut exported = Vec::new();
     if let (Some(path), false) = (&options.export_mask, options.dry_run) {
@@ -297,6 +318,8 @@ pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Buil
         fitted: built.fitted,
         equality: Some(built.equality),
         held_out: Some(held),
+        lossless: built.passes,
+        latency,
         kernels,
         tried: Vec::new(),
         limits: Vec::new(),
@@ -363,6 +386,8 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
     put("method", options.method.name().into());
     put("flops", options.flops.into());
     put("align", options.align.into());
+    put("lossless", options.lossless.into());
+    put("fold_constant", options.fold_constant.into());
     put("max_drop", options.max_drop.into());
     put("eval", options.eval.clone().into());
     put(

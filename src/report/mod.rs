@@ -55,6 +55,10 @@ pub struct Report {
     pub equality: Option<Equality>,
     /// Pruned against dense on held-out samples.
     pub held_out: Option<Comparison>,
+    /// Passes that left what it computes.
+    pub lossless: Vec<crate::lossless::Pass>,
+    /// The pruned model (`a`) timed in turns with the dense one (`b`).
+    pub latency: Option<crate::pipeline::Measured>,
     /// Operators after the engine's optimisations.
     pub kernels: Option<Kernels>,
     /// Limits of several measures, asked and got.

@@ -111,6 +111,19 @@ pub fn summary(report: &Report) -> String {
         )),
         None => line("  kernels           not checked (needs onnxruntime)".into()),
     }
+    if let Some(m) = &report.latency
+        && let (Some(dense), Some(speedup)) = (&m.timing.b, &m.timing.speedup)
+    {
+        let seq = m.seq.map_or(String::new(), |s| format!(" x {s}"));
+        line(format!(
+            "  latency           {:.3} ms, dense {:.3} ms at {}{seq}: {:.2} times as fast (known to {:.0}%)",
+            m.timing.a.median,
+            dense.median,
+            m.batch,
+            speedup.median,
+            100.0 * m.timing.noise
+        ));
+    }
     let total: f64 = report.seconds.iter().map(|(_, s)| s).sum();
     let stages: Vec<String> = report
         .seconds
@@ -132,6 +145,9 @@ pub fn summary(report: &Report) -> String {
             limit.got.amount(),
             limit.least.amount()
         ));
+    }
+    for pass in &report.lossless {
+        line(format!("  lossless: {}", pass.what));
     }
     for point in &report.tried {
         line(format!(

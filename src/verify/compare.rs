@@ -150,6 +150,33 @@ pub fn compare(
     Ok(differences.finish())
 }
 
+/// The same for two models with the smaller interface: `samples` are those of
+/// `model`, the dense one.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_alike(
+    a: &mut dyn Session,
+    b: &mut dyn Session,
+    model: &proto::ModelProto,
+    samples: &Samples,
+    interface: &Interface,
+    cancelled: &AtomicBool,
+) -> Result<Comparison> {
+    let specs = input_specs(model)?;
+    let mut differences = Differences::new(b.outputs());
+    for batch in batches(samples, &specs, ROWS)? {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let batch = batch?;
+        let feeds = interface.feeds(&batch.feeds)?;
+        let (x, y) = (a.run(&feeds)?, b.run(&feeds)?);
+        differences.add(&batch, &x, &y)?;
+    }
+    Ok(differences.finish())
+}
+
 /// Differences of two models' outputs, batch by batch.
 pub struct Differences {
     names: Vec<String>,

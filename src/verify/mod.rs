@@ -3,7 +3,7 @@
 mod compare;
 mod interface;
 
-pub use compare::{Comparison, Differences, OutputDifference, ROWS, compare, divergence};
+pub use compare::{Comparison, Differences, OutputDifference, ROWS, compare, compare_alike, divergence};
 pub use interface::Interface;
 
 use std::collections::BTreeMap;
@@ -46,6 +46,9 @@ pub struct Equality {
     pub outputs: BTreeMap<String, f64>,
     /// How many samples were run.
     pub samples: usize,
+    /// Largest relative difference that the lossless passes make to an output,
+    /// where there were some.
+    pub lossless: Option<f64>,
 }
 
 /// Runs the sliced model against the masked one.
@@ -130,6 +133,7 @@ pub fn sliced_equals_masked(
         sites: BTreeMap::new(),
         outputs: BTreeMap::new(),
         samples: samples.samples.len(),
+        lossless: None,
     };
     for output in comparison.outputs {
         let value = output.relative_max;
