@@ -132,6 +132,11 @@ pub fn summary(report: &Report) -> String {
         .map(|(n, s)| format!("{n} {s:.1}"))
         .collect();
     line(format!("  {total:.1} s: {}", stages.join(", ")));
+    let e = &report.engine_seconds;
+    line(format!(
+        "  of these, the engine ran for {:.1} s and took {:.1} s to prepare {} models",
+        e.running, e.start_up, e.sessions
+    ));
     if let Some(c) = &report.calibration {
         line(format!(
             "  the dense model's own passes over the samples took {:.1} s",
