@@ -46,6 +46,8 @@ pub mod options;
 pub mod pipeline;
 pub mod probe;
 pub mod progress;
+pub mod provenance;
+pub mod pruner;
 pub mod rank;
 pub mod rebuild;
 pub mod report;

@@ -119,6 +119,11 @@ pub struct Options {
     pub eval: Option<String>,
     /// Instead of a ranking: a mask that something else made.
     pub mask: Option<PathBuf>,
+    /// Instead of a calibration: statistics of this model in a file
+    /// ([`crate::calibrate::file`]).
+    pub stats: Option<PathBuf>,
+    /// Whether the latency of the result is measured against the dense model.
+    pub time: bool,
     /// Where the mask of the run goes.
     pub export_mask: Option<PathBuf>,
     /// Graph outputs that count when damage is measured; none means all.
@@ -169,6 +174,8 @@ impl Default for Options {
             max_drop: None,
             eval: None,
             mask: None,
+            stats: None,
+            time: false,
             export_mask: None,
             outputs: Vec::new(),
             effort: Effort::Normal,

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use super::clock::Clock;
 use super::split::{apart, is_guard, split, spread, with_held_out};
-use super::{Loaded, load, sizes};
+use super::{Loaded, load, shards, sizes};
 use crate::axes;
 use crate::budget::{self, Allocation, Cost, Ranking};
-use crate::calibrate::{self, Samples, Statistics, Timings};
+use crate::calibrate::{self, Samples, SiteProbe, Statistics, Timings};
 use crate::graph::{self, ValueId};
 use crate::importance::{self, Weights};
 use crate::mask::{self, Mask};
@@ -23,7 +23,7 @@ use crate::runtime::{self, Engine, SessionOptions};
 use crate::search::{self, Point};
 use crate::sites::{self, Chosen};
 use crate::verify::{self, Comparison, Equality};
-use crate::{Error, Result, damage, evaluate, rewrite};
+use crate::{Error, Result, damage, evaluate, provenance, rewrite};
 
 /// Samples on which sliced and masked are compared.
 const EQUALITY_SAMPLES: usize = 8;
@@ -32,7 +32,7 @@ const POSITION_SAMPLES: usize = 24;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// Rows per run while calibrating.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 /// The exit code of an interrupt.
 const INTERRUPTED: u8 = 130;
 /// With fewer samples none are kept apart to choose ridges.
@@ -57,11 +57,15 @@ pub struct Run<'a> {
     /// The statistics.
     pub statistics: Statistics,
     /// Those without the samples that choose ridges.
-    without_guard: Statistics,
+    pub(super) without_guard: Statistics,
     /// What the method says.
     pub ranked: Ranked,
     /// Time of the calibration runs.
     pub timings: Timings,
+    /// Whether the curves of [`Run::ranked`] are damage that was measured.
+    pub measured: bool,
+    /// SHA-256 of the input, side files included.
+    pub sha256: String,
     pub(super) clock: Clock,
     progress: &'a dyn Progress,
     cancelled: &'a AtomicBool,
@@ -75,6 +79,31 @@ pub struct Built {
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.
     pub equality: Equality,
+}
+
+/// A model with the groups that may be pruned.
+pub(super) struct Ready {
+    pub(super) loaded: Loaded,
+    pub(super) chosen: Vec<Chosen>,
+}
+
+/// Reads a model and chooses its groups.
+pub(super) fn ready(input: &Path, options: &Options) -> Result<Ready> {
+    let mut loaded = load(input, options.axes)?;
+    let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
+    if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
+        loaded.graph = graph::build(&model)?;
+        loaded.analysis = axes::analyse(&loaded.graph, options.axes);
+        loaded.model = model;
+        chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
+    }
+    Ok(Ready { loaded, chosen })
+}
+
+/// What calibration watches.
+pub(super) fn probes(chosen: &[Chosen]) -> Vec<SiteProbe> {
+    let sites = chosen.iter().flat_map(|c| &c.sites);
+    sites.filter_map(|s| s.probe.clone()).collect()
 }
 
 impl<'a> Run<'a> {
@@ -108,14 +137,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         options.check()?;
         let mut clock = Clock::start();
-        let mut loaded = load(input, options.axes)?;
-        let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
-        if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
-            loaded.graph = graph::build(&model)?;
-            loaded.analysis = axes::analyse(&loaded.graph, options.axes);
-            loaded.model = model;
-            chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
-        }
+        let Ready { loaded, chosen } = ready(input, options)?;
+        let sha256 = loaded.file.sha256()?;
         clock.lap("analysis");
         let engine = runtime::choose(&options.engine)?;
         let (samples, held_out) = split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
@@ -132,6 +155,8 @@ impl<'a> Run<'a> {
             without_guard: Statistics::default(),
             ranked: Ranked::default(),
             timings: Timings::default(),
+            measured: false,
+            sha256,
             clock,
             progress,
             cancelled,
@@ -156,7 +181,12 @@ impl<'a> Run<'a> {
 
     /// Whether damage is measured.
     fn measures(&self) -> bool {
-        self.options.method == Method::Obs && self.options.mask.is_none()
+        self.options.method == Method::Obs && self.options.mask.is_none() && !self.without_samples()
+    }
+
+    /// Whether statistics from a file are all there is.
+    fn without_samples(&self) -> bool {
+        self.options.stats.is_some() && self.options.data.is_empty()
     }
 
     /// Collects the statistics.
@@ -179,12 +209,20 @@ impl<'a> Run<'a> {
             )?;
             self.clock.lap("positions");
         }
-        let probes: Vec<_> = self
-            .chosen
-            .iter()
-            .flat_map(|c| &c.sites)
-            .filter_map(|s| s.probe.clone())
-            .collect();
+        if let Some(path) = &self.options.stats {
+            self.statistics = shards::of_model(path, &self.sha256, self)?;
+            if self.without_samples() {
+                self.loaded.notes.push(
+                    "--stats without --data: the relative error at each group's own sink stands in for the damage to the outputs, re-fitting is local, and the comparison with the dense model is on synthetic inputs"
+                        .into(),
+                );
+            } else {
+                self.without_guard = self.statistics.clone();
+            }
+            self.clock.lap("calibration");
+            return Ok(());
+        }
+        let probes = probes(&self.chosen);
         let collect = |samples: &Samples| {
             calibrate::collect(
                 self.engine.as_ref(),
@@ -251,7 +289,8 @@ impl<'a> Run<'a> {
                 "the damage that each group does to the outputs",
                 "the relative error at its own sink stands in, which is worse",
             )?;
-            if !measured.is_empty() {
+            self.measured = !measured.is_empty();
+            if self.measured {
                 self.ranked.rankings = measured
                     .into_iter()
                     .map(|c| c.map_or(Ranking::Whole, Ranking::Curve))
@@ -347,7 +386,16 @@ impl<'a> Run<'a> {
     /// A file that is no mask of this model.
     pub fn import(&mut self, path: &Path) -> Result<Allocation> {
         let open = self.chosen.iter().map(|c| (c.group, c.least)).collect();
-        let (mask, notes) = mask::file::read(path, &self.loaded.analysis, &open)?;
+        let (mask, mut notes) = mask::file::read(path, &self.loaded.analysis, &open)?;
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+            let other = provenance::of_file(path)?.input_sha256;
+            if other != self.sha256 {
+                notes.push(format!(
+                    "the mask of {} was made for another file of these groups (SHA-256 {other})",
+                    path.display()
+                ));
+            }
+        }
         self.loaded.notes.extend(notes);
         let allocation = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
         self.clock.lap("allocation");
@@ -461,7 +509,7 @@ impl<'a> Run<'a> {
                 "the groups of the model changed with its weights; this is a defect: please report the model",
             ));
         }
-        let sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
+        let mut sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
         let few = spread(&self.samples, EQUALITY_SAMPLES);
         let equality = verify::sliced_equals_masked(
             self.engine.as_ref(),
@@ -481,6 +529,13 @@ impl<'a> Run<'a> {
                 "sequential re-fitting could not run ({reason}); the local fits stay"
             ));
         }
+        provenance::stamp(
+            &mut sliced,
+            &self.sha256,
+            &super::described(self.options),
+            &self.loaded.analysis,
+            mask,
+        )?;
         Ok(Built {
             model: sliced,
             fitted: fits.into_iter().map(|f| f.told).collect(),
