@@ -5,7 +5,8 @@
 use maud::{Markup, html};
 
 use super::super::layers::layers;
-use super::super::{DamageKind, GroupReport, Report};
+use super::super::terminal::tail;
+use super::super::{DamageCurve, DamageKind, GroupReport, Report};
 use super::{css, percent, short};
 use crate::axes::Kind;
 use crate::verify::divergence;
@@ -17,7 +18,7 @@ struct Decades {
 }
 
 impl Decades {
-    /// From the values above zero, over at most `most` powers of ten.
+    /// Holds the values above zero, over at most `most` powers of ten.
     fn of(values: impl Iterator<Item = f64>, most: f64) -> Option<Self> {
         let positive: Vec<f64> = values.filter(|v| v.is_finite() && *v > 0.0).collect();
         let top = positive.iter().copied().reduce(f64::max)?;
@@ -71,9 +72,13 @@ fn kind_class(kind: Kind) -> &'static str {
 
 /// The damage curve of each group with the point that was chosen.
 pub(super) fn damage(r: &Report) -> Markup {
-    let curves = || r.groups.iter().filter_map(|g| g.curve.as_ref());
-    let values = curves().flat_map(|c| c.damage.iter().copied());
-    let Some(axis) = Decades::of(values, 5.0) else {
+    // What was chosen is seen, and the top; most of a curve's start need not be.
+    let telling = |g: &GroupReport| {
+        let curve = g.curve.as_ref()?;
+        Some([chosen(g, curve), curve.damage.last().copied().unwrap_or(0.0)])
+    };
+    let values = r.groups.iter().filter_map(telling).flatten();
+    let Some(axis) = Decades::of(values, 7.0) else {
         return html! {};
     };
     let (what, unit) = match r.damage {
@@ -89,7 +94,7 @@ pub(super) fn damage(r: &Report) -> Markup {
             h2 { "What each group could lose, and what it lost" }
             p.why {
                 (what) ". The dot is what was chosen: dynamic programming buys the most for the budget. "
-                "All pictures have one vertical axis, in powers of ten, so that they can be compared."
+                "All pictures have one vertical axis, in powers of ten, so that they can be compared; what lies below its foot is on it."
             }
             p.legend {
                 @if r.groups.iter().any(|g| g.kind == Kind::Heads) { span { i.h {} "attention heads" } }
@@ -106,6 +111,15 @@ pub(super) fn damage(r: &Report) -> Markup {
     }
 }
 
+/// The damage at the chosen number of units.
+fn chosen(group: &GroupReport, curve: &DamageCurve) -> f64 {
+    let removed = group.units - group.kept.len();
+    let own = curve.removed.iter().position(|k| *k == removed);
+    own.and_then(|at| curve.damage.get(at))
+        .copied()
+        .unwrap_or(group.damage)
+}
+
 fn one_curve(group: &GroupReport, layer: usize, axis: &Decades, unit: &str) -> Markup {
     let Some(curve) = &group.curve else {
         return html! {};
@@ -115,11 +129,7 @@ fn one_curve(group: &GroupReport, layer: usize, axis: &Decades, unit: &str) -> M
         .map(|(k, d)| (*k as f64 / units, axis.share(*d)))
         .collect();
     let removed = group.units - group.kept.len();
-    let own = curve.removed.iter().position(|k| *k == removed);
-    let value = own
-        .and_then(|at| curve.damage.get(at))
-        .copied()
-        .unwrap_or(group.damage);
+    let value = chosen(group, curve);
     let grid: Vec<f64> = axis.ticks().iter().map(|t| axis.share(10f64.powi(*t))).collect();
     let dot = format!(
         "{};{}",
@@ -133,9 +143,10 @@ fn one_curve(group: &GroupReport, layer: usize, axis: &Decades, unit: &str) -> M
             div.plot {
                 (drawn(&line, &grid, &label))
                 span.top { "10" sup { (axis.high.round() as i64) } }
+                span.foot { "10" sup { (axis.low.round() as i64) } }
                 span.dot style=(dot) {}
             }
-            div.axis { span { "0" } span { (unit) " by share removed" } span { "100%" } }
+            div.axis { span { "0" } span { "removed" } span { "100%" } }
             p.cap { (percent(removed as f64 / units)) " removed · " (short(value)) }
         }
     }
@@ -153,7 +164,7 @@ pub(super) fn fits(r: &Report) -> Markup {
             let found = groups.find(|g| site == g.name || site.starts_with(&format!("{}#", g.name)))?;
             Some(format!("layer {} · {}", l.index, found.kind.noun()))
         });
-        layer.unwrap_or_else(|| site.rsplit('/').next().unwrap_or(site).to_owned())
+        layer.unwrap_or_else(|| short_label(site))
     };
     html! {
         section {
@@ -165,17 +176,32 @@ pub(super) fn fits(r: &Report) -> Markup {
             p.legend { span { i.b {} "as sliced" } span { i.n {} "re-fitted" } }
             div.fits {
                 @for f in &r.fitted {
-                    span.label title=(f.site) { (name(&f.site)) }
-                    div.rail {
-                        u style=(between(&axis, f.before, f.after)) {}
-                        i.b style=(css("left", axis.share(f.before))) {}
-                        i.n style=(css("left", axis.share(f.after))) {}
+                    div.fit title=(f.site) {
+                        span.label { (name(&f.site)) }
+                        div.rail {
+                            u style=(between(&axis, f.before, f.after)) {}
+                            i.b style=(css("left", axis.share(f.before))) {}
+                            i.n style=(css("left", axis.share(f.after))) {}
+                        }
+                        span.num { (short(f.before)) " → " (short(f.after)) }
                     }
-                    span.num { (short(f.before)) " → " (short(f.after)) }
                 }
             }
         }
     }
+}
+
+/// The telling end of a node's label, `'/encoder/layer.0/query/MatMul' (MatMul #3)`.
+fn short_label(label: &str) -> String {
+    let name = label.split('\'').nth(1).unwrap_or(label).trim_start_matches('/');
+    let operator = label
+        .rsplit_once('(')
+        .and_then(|(_, rest)| rest.split(' ').next());
+    let plain = match name.rsplit_once('/') {
+        Some((path, last)) if operator.is_some_and(|op| last.starts_with(op)) => path,
+        _ => name,
+    };
+    tail(plain, 27)
 }
 
 fn between(axis: &Decades, a: f64, b: f64) -> String {
@@ -242,6 +268,16 @@ fn front(title: &str, why: &str, found: &[(f64, f64)]) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_told_by_their_end() {
+        assert_eq!(
+            short_label("'/bert/layer.0/query/MatMul' (MatMul #3)"),
+            "bert/layer.0/query"
+        );
+        assert_eq!(short_label("'node_MatMul_128' (MatMul #84)"), "node_MatMul_128");
+        assert_eq!(short_label("MatMul #84"), "MatMul #84");
+    }
 
     #[test]
     fn an_axis_holds_all_values_and_zero_lies_on_its_foot() {

@@ -22,7 +22,7 @@ pub(super) fn picture(r: &Report) -> Markup {
             h2 { "What is left, layer by layer" }
             p.why {
                 "Filled is kept. "
-                @if heads { "Each square is one head, in its own place. " }
+                @if heads { "Each cell is one head, in its own place. " }
                 @match gone {
                     0 => { "No sublayer went as a whole." }
                     1 => { "One sublayer is gone as a whole (hatched)." }
