@@ -42,7 +42,7 @@ fn halves(folder: &Path) -> [PathBuf; 2] {
         shape[0] = values.len() / row;
         let path = folder.join(name);
         let array = Tensor::f32(shape, values.to_vec());
-        npz::write(&path, [("pixel_values", &array)].into_iter()).unwrap();
+        npz::write(&path, [("pixel_values", &array)]).unwrap();
         path
     };
     let (first, second) = values.split_at(middle * row);
