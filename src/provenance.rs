@@ -99,6 +99,24 @@ pub fn of_file(path: &Path) -> Result<Provenance> {
     })
 }
 
+/// What to tell about a mask taken from the pruned model at `path` for a model with
+/// this hash: nothing where it was made for that one, or is no model.
+///
+/// # Errors
+/// As [`of_file`].
+pub fn of_another(path: &Path, input_sha256: &str) -> Result<Option<String>> {
+    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+        return Ok(None);
+    }
+    let other = of_file(path)?.input_sha256;
+    Ok((other != input_sha256).then(|| {
+        format!(
+            "the mask of {} was made for another file of these groups (SHA-256 {other})",
+            path.display()
+        )
+    }))
+}
+
 /// A file that was read, so that a run can be repeated on the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct DataFile {

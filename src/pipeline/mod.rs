@@ -2,6 +2,7 @@
 
 mod clock;
 mod limits;
+mod ready;
 mod run;
 mod shards;
 mod split;

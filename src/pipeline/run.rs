@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::clock::Clock;
+use super::ready::{Ready, probes, ready};
 use super::split::{apart, is_guard, split, spread, with_held_out};
-use super::{Loaded, load, shards, sizes};
+use super::{Loaded, sizes};
 use crate::axes;
 use crate::budget::{self, Allocation, Cost, Ranking};
-use crate::calibrate::{self, Samples, SiteProbe, Statistics, Timings};
+use crate::calibrate::{self, Samples, Statistics, Timings};
 use crate::graph::{self, ValueId};
 use crate::importance::{self, Weights};
 use crate::mask::{self, Mask};
@@ -21,7 +22,7 @@ use crate::rank::{self, Ranked};
 use crate::rebuild::{self, Fitted};
 use crate::runtime::{self, Engine, SessionOptions};
 use crate::search::{self, Point};
-use crate::sites::{self, Chosen};
+use crate::sites::Chosen;
 use crate::verify::{self, Comparison, Equality};
 use crate::{Error, Result, damage, evaluate, provenance, rewrite};
 
@@ -79,31 +80,6 @@ pub struct Built {
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.
     pub equality: Equality,
-}
-
-/// A model with the groups that may be pruned.
-pub(super) struct Ready {
-    pub(super) loaded: Loaded,
-    pub(super) chosen: Vec<Chosen>,
-}
-
-/// Reads a model and chooses its groups.
-pub(super) fn ready(input: &Path, options: &Options) -> Result<Ready> {
-    let mut loaded = load(input, options.axes)?;
-    let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
-    if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
-        loaded.graph = graph::build(&model)?;
-        loaded.analysis = axes::analyse(&loaded.graph, options.axes);
-        loaded.model = model;
-        chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
-    }
-    Ok(Ready { loaded, chosen })
-}
-
-/// What calibration watches.
-pub(super) fn probes(chosen: &[Chosen]) -> Vec<SiteProbe> {
-    let sites = chosen.iter().flat_map(|c| &c.sites);
-    sites.filter_map(|s| s.probe.clone()).collect()
 }
 
 impl<'a> Run<'a> {
@@ -185,7 +161,7 @@ impl<'a> Run<'a> {
     }
 
     /// Whether statistics from a file are all there is.
-    fn without_samples(&self) -> bool {
+    pub(super) fn without_samples(&self) -> bool {
         self.options.stats.is_some() && self.options.data.is_empty()
     }
 
@@ -210,17 +186,7 @@ impl<'a> Run<'a> {
             self.clock.lap("positions");
         }
         if let Some(path) = &self.options.stats {
-            self.statistics = shards::of_model(path, &self.sha256, self)?;
-            if self.without_samples() {
-                self.loaded.notes.push(
-                    "--stats without --data: the relative error at each group's own sink stands in for the damage to the outputs, re-fitting is local, and the comparison with the dense model is on synthetic inputs"
-                        .into(),
-                );
-            } else {
-                self.without_guard = self.statistics.clone();
-            }
-            self.clock.lap("calibration");
-            return Ok(());
+            return self.take_statistics(path);
         }
         let probes = probes(&self.chosen);
         let collect = |samples: &Samples| {
@@ -387,15 +353,7 @@ impl<'a> Run<'a> {
     pub fn import(&mut self, path: &Path) -> Result<Allocation> {
         let open = self.chosen.iter().map(|c| (c.group, c.least)).collect();
         let (mask, mut notes) = mask::file::read(path, &self.loaded.analysis, &open)?;
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
-            let other = provenance::of_file(path)?.input_sha256;
-            if other != self.sha256 {
-                notes.push(format!(
-                    "the mask of {} was made for another file of these groups (SHA-256 {other})",
-                    path.display()
-                ));
-            }
-        }
+        notes.extend(provenance::of_another(path, &self.sha256)?);
         self.loaded.notes.extend(notes);
         let allocation = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
         self.clock.lap("allocation");

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::run::{self, Ready, Run};
+use super::ready::{Ready, probes, ready};
+use super::run::{self, Run};
 use crate::calibrate::{self, Origin, Samples, Statistics, file};
 use crate::importance::Weights;
 use crate::options::Options;
@@ -83,10 +84,10 @@ pub fn calibrate(
     cancelled: &AtomicBool,
 ) -> Result<StatisticsReport> {
     options.check()?;
-    let Ready { loaded, chosen } = run::ready(input, options)?;
+    let Ready { loaded, chosen } = ready(input, options)?;
     let engine = runtime::choose(&options.engine)?;
     let samples: Samples = calibrate::read_samples(&loaded.model, &options.data)?;
-    let probes: Vec<_> = run::probes(&chosen);
+    let probes = probes(&chosen);
     let (statistics, _) = calibrate::collect(
         engine.as_ref(),
         &loaded.model,
@@ -129,18 +130,37 @@ pub fn merge(inputs: &[PathBuf], output: &Path) -> Result<StatisticsReport> {
     Ok(StatisticsReport::of(output, &sum))
 }
 
+impl Run<'_> {
+    /// Takes the statistics of a file in place of a calibration.
+    pub(super) fn take_statistics(&mut self, path: &Path) -> Result<()> {
+        self.statistics = of_model(path, self)?;
+        if self.without_samples() {
+            self.loaded.notes.push(
+                "--stats without --data: the relative error at each group's own sink stands in for the damage to \
+                 the outputs, re-fitting is local, and the comparison with the dense model is on synthetic inputs"
+                    .into(),
+            );
+        } else {
+            self.without_guard = self.statistics.clone();
+        }
+        self.clock.lap("calibration");
+        Ok(())
+    }
+}
+
 /// The statistics in a file, if they are of this model and of all its `sites`.
-pub(super) fn of_model(path: &Path, model: &str, run: &Run) -> Result<Statistics> {
+fn of_model(path: &Path, run: &Run) -> Result<Statistics> {
+    let model = &run.sha256;
     let stored = file::load(path)?;
     let place = || format!("--stats {}", path.display());
-    if stored.model != model {
+    if stored.model != *model {
         return Err(Error::input(format!(
             "the statistics are of another model: its SHA-256 is {}, this one's is {model}; run `onnx-prune calibrate` on this file",
             stored.model
         )))
         .context(place);
     }
-    for probe in run::probes(&run.chosen) {
+    for probe in probes(&run.chosen) {
         let width = stored.statistics.sites.get(&probe.site).map(|s| s.width());
         if width != Some(probe.width) {
             return Err(Error::input(format!(
