@@ -413,8 +413,14 @@ impl Judge {
                 runs: runs.iter(),
             });
             let [a, b] = &mut played;
-            let comparison: Comparison =
-                verify::compare(a, b, &self.model, samples, &AtomicBool::new(false))?;
+            let comparison: Comparison = verify::compare(
+                a,
+                b,
+                &self.model,
+                samples,
+                &verify::Interface::default(),
+                &AtomicBool::new(false),
+            )?;
             divergence += verify::divergence(&comparison) / self.test.inputs.len() as f64;
             agreement = comparison.outputs.first().and_then(|o| o.agreement);
         }

@@ -106,8 +106,21 @@ pub fn paired(
 /// The engine's; no runs.
 pub fn sessions(
     a: &mut dyn Session,
-    mut b: Option<&mut (dyn Session + '_)>,
+    b: Option<&mut (dyn Session + '_)>,
     inputs: &Feeds,
+    runs: usize,
+) -> Result<Timing> {
+    sessions_on(a, inputs, b.map(|b| (b, inputs)), runs)
+}
+
+/// [`sessions`] with inputs for each: of models whose interfaces differ.
+///
+/// # Errors
+/// The engine's; no runs.
+pub fn sessions_on(
+    a: &mut dyn Session,
+    inputs: &Feeds,
+    mut b: Option<(&mut (dyn Session + '_), &Feeds)>,
     runs: usize,
 ) -> Result<Timing> {
     if runs == 0 {
@@ -115,20 +128,20 @@ pub fn sessions(
     }
     for _ in 0..WARM_UP {
         one(a, inputs)?;
-        if let Some(b) = b.as_deref_mut() {
-            one(b, inputs)?;
+        if let Some((b, inputs)) = &mut b {
+            one(*b, inputs)?;
         }
     }
     let (mut of_a, mut of_b) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
     for run in 0..runs {
-        match b.as_deref_mut() {
+        match &mut b {
             None => of_a.push(one(a, inputs)?),
-            Some(b) if run % 2 == 0 => {
+            Some((b, own)) if run % 2 == 0 => {
                 of_a.push(one(a, inputs)?);
-                of_b.push(one(b, inputs)?);
+                of_b.push(one(*b, own)?);
             }
-            Some(b) => {
-                of_b.push(one(b, inputs)?);
+            Some((b, own)) => {
+                of_b.push(one(*b, own)?);
                 of_a.push(one(a, inputs)?);
             }
         }

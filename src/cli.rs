@@ -131,9 +131,35 @@ pub struct PruneArgs {
     /// all must hold.
     #[arg(long, value_name = "BYTES", value_parser = Target::size, conflicts_with_all = ["sweep", "max_drop", "mask", "out_dir"])]
     pub size: Option<Target>,
-    /// Keep neurons in multiples of this (or all of a group).
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with_all = ["sweep", "max_drop", "mask", "out_dir"])]
-    pub align: usize,
+    /// Most latency of the result at --batch and --seq: a fraction of the dense
+    /// model's, or a time as in 12ms. Measured with the chosen engine, device and
+    /// threads. With other budgets: all must hold.
+    #[arg(long, value_name = "FRACTION|TIME", value_parser = Target::latency, conflicts_with_all = ["sweep", "max_drop", "mask", "out_dir", "speedup"])]
+    pub latency: Option<Target>,
+    /// The same as a speed-up: 2x is half of the latency.
+    #[arg(long, value_name = "TIMES", value_parser = Target::speedup, conflicts_with_all = ["sweep", "max_drop", "mask", "out_dir"])]
+    pub speedup: Option<Target>,
+    /// The file that keeps tables of measured latencies.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub latency_cache: Option<PathBuf>,
+    /// Keep neurons in multiples of this (or all of a group). Without it: of 8 on
+    /// a CPU, of 64 on CUDA, of less where a group has few.
+    #[arg(long, value_name = "N", conflicts_with_all = ["mask", "out_dir"])]
+    pub align: Option<usize>,
+    /// Leave out the passes that change what a model costs and not what it
+    /// computes: work for positions that no output reads, dead branches.
+    #[arg(long, overrides_with = "lossless")]
+    pub no_lossless: bool,
+    /// Have these passes (the default).
+    #[arg(long, hide = true)]
+    pub lossless: bool,
+    /// Also remove units that are constant on all calibration inputs; a bias
+    /// takes up what they add.
+    #[arg(long, conflicts_with_all = ["mask", "out_dir"])]
+    pub fold_constant: bool,
+    /// Do not time the result against the dense model.
+    #[arg(long, hide_short_help = true)]
+    pub no_timing: bool,
     /// How units are ranked.
     #[arg(long, value_enum, default_value_t = Method::Obs)]
     pub method: Method,
@@ -166,10 +192,6 @@ pub struct PruneArgs {
     /// without a network.
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
-    /// Measure how much faster the result is, in turns with the dense model;
-    /// --report does so too.
-    #[arg(long)]
-    pub time: bool,
     /// Instead of calibrating: statistics of this model that `calibrate` or
     /// `merge` wrote. With --data too (best other inputs than those), damage is
     /// measured and weights are re-fitted layer after layer as ever; without,
@@ -432,11 +454,11 @@ impl PruneArgs {
     /// The budgets, where there is more to them than one fraction of the
     /// multiply-accumulates.
     fn limits(&self) -> Vec<Target> {
-        let others: Vec<Target> = self.params.into_iter().chain(self.size).collect();
-        match (others.is_empty(), self.flops) {
-            (true, _) if self.align <= 1 => Vec::new(),
-            (true, flops) => vec![Target::Flops(flops.unwrap_or(DEFAULT_FLOPS))],
-            (false, flops) => others.into_iter().chain(flops.map(Target::Flops)).collect(),
+        let others = [self.params, self.size, self.latency, self.speedup];
+        let others: Vec<Target> = others.into_iter().flatten().collect();
+        match others.is_empty() {
+            true => Vec::new(),
+            false => others.into_iter().chain(self.flops.map(Target::Flops)).collect(),
         }
     }
 
@@ -455,6 +477,10 @@ impl PruneArgs {
             flops: self.flops.unwrap_or(DEFAULT_FLOPS),
             limits: self.limits(),
             align: self.align,
+            lossless: !self.no_lossless,
+            fold_constant: self.fold_constant,
+            latency_cache: self.latency_cache.clone(),
+            timing: !self.no_timing,
             reconstruct: self.reconstruct,
             targets: self.targets.clone(),
             exclude,
@@ -475,7 +501,6 @@ impl PruneArgs {
             eval: self.eval.clone(),
             mask: self.mask.clone(),
             stats: self.stats.clone(),
-            time: self.time || self.report.is_some(),
             export_mask: self.export_mask.clone(),
             outputs: self.outputs.clone(),
             effort: self.effort,

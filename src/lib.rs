@@ -12,7 +12,7 @@
 //! # let (input, output) = ("fixtures/digits-vit/model.onnx", folder.join("small.onnx"));
 //! let report = Pruner::new(input)
 //!     .data(["fixtures/digits-vit/calibration.npz"])
-//! #   .sample_count(48).engine(onnx_prune::runtime::EngineChoice::Tract, Default::default())
+//! #   .sample_count(48).no_timing().engine(onnx_prune::runtime::EngineChoice::Tract, Default::default())
 //!     .flops(0.5)
 //!     .prune(&output)?;
 //! assert!(report.budget.got <= 0.5);

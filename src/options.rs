@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::budget::Align;
 use crate::calibrate::DataOptions;
 use crate::runtime::EngineOptions;
 use crate::{Error, Result};
@@ -109,8 +110,17 @@ pub struct Options {
     pub flops: f64,
     /// Instead of [`Options::flops`]: limits that must all hold.
     pub limits: Vec<crate::budget::Target>,
-    /// Groups of neurons keep a multiple of this many units, or all.
-    pub align: usize,
+    /// Groups of neurons keep a multiple of this many units, or all; none asks for
+    /// what suits the device.
+    pub align: Option<usize>,
+    /// Whether passes that leave what the model computes come first.
+    pub lossless: bool,
+    /// Whether units go that are constant on all calibration inputs.
+    pub fold_constant: bool,
+    /// Where tables of measured latencies are kept; none asks for the usual place.
+    pub latency_cache: Option<PathBuf>,
+    /// Whether the result is timed against the dense model.
+    pub timing: bool,
     /// Instead of a budget: the smallest model whose divergence on held-out
     /// samples (or the number of [`Options::eval`]) is at most this.
     pub max_drop: Option<f64>,
@@ -122,8 +132,6 @@ pub struct Options {
     /// Instead of a calibration: statistics of this model in a file
     /// ([`crate::calibrate::file`]).
     pub stats: Option<PathBuf>,
-    /// Whether the latency of the result is measured against the dense model.
-    pub time: bool,
     /// Where the mask of the run goes.
     pub export_mask: Option<PathBuf>,
     /// Graph outputs that count when damage is measured; none means all.
@@ -170,12 +178,15 @@ impl Default for Options {
             method: Method::Obs,
             flops: DEFAULT_FLOPS,
             limits: Vec::new(),
-            align: 1,
+            align: None,
+            lossless: true,
+            fold_constant: false,
+            latency_cache: None,
+            timing: true,
             max_drop: None,
             eval: None,
             mask: None,
             stats: None,
-            time: false,
             export_mask: None,
             outputs: Vec::new(),
             effort: Effort::Normal,
@@ -236,6 +247,17 @@ impl Options {
             return Err(Error::input("--batch and --seq must be at least 1"));
         }
         Ok(())
+    }
+
+    /// The multiples that suit a device (`cuda` or a CPU) where none is asked for.
+    /// Methods that rank all units together keep their own order.
+    pub fn alignment(&self, device: &str) -> Align {
+        match self.align {
+            Some(n) => Align::exactly(n),
+            None if self.method != Method::Obs => Align::exactly(1),
+            None if device.starts_with("cuda") => Align::up_to(64),
+            None => Align::up_to(8),
+        }
     }
 
     /// The re-fitting that is really done.

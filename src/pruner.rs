@@ -79,7 +79,7 @@ impl Pruner {
         })
     }
 
-    /// Another budget, as in `params=0.5` or `size=25MB`; with several, all must
+    /// Another budget, as in `params=0.5`, `size=25MB` or `speedup=2x`; with several, all must
     /// hold.
     #[must_use]
     pub fn limit(mut self, limit: &str) -> Self {
@@ -193,10 +193,10 @@ impl Pruner {
         self.with(|o| o.engine.threads = Some(threads))
     }
 
-    /// `--time`: measure the latency of the result.
+    /// `--no-timing`: the latency of the result is not measured.
     #[must_use]
-    pub fn time(self) -> Self {
-        self.with(|o| o.time = true)
+    pub fn no_timing(self) -> Self {
+        self.with(|o| o.timing = false)
     }
 
     /// `--dry-run`: write nothing.

@@ -391,8 +391,9 @@ pub fn allocate(
         base: prices.iter().map(|p| p.base).sum(),
         full: prices.iter().map(|p| p.full).sum(),
         per_unit: items.iter().map(|item| item.price).collect(),
+        spare: prices.iter().map(|p| p.spare).sum(),
     };
-    let picked = budget::pick(&items, &joined, all.prunable(), asked, method)?;
+    let picked = budget::pick(&items, &joined, all.purse(), asked, method)?;
 
     let mut masks = vec![Mask::default(); files.len()];
     let mut damage: Vec<Vec<f64>> = files.iter().map(|f| vec![0.0; f.chosen.len()]).collect();

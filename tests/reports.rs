@@ -19,7 +19,6 @@ fn options(flops: f64) -> Options {
     Options {
         flops,
         probe: 16,
-        time: true,
         data: DataOptions {
             data: vec![fixture("digits-vit/calibration.npz")],
             samples: 48,

@@ -70,6 +70,8 @@ def prune(
     flops: Optional[float] = None,
     params: Optional[float] = None,
     size: Union[str, int, None] = None,
+    latency: Union[str, float, None] = None,
+    speedup: Union[str, float, None] = None,
     max_drop: Optional[float] = None,
     eval: Optional[str] = None,
     align: Optional[int] = None,
@@ -100,8 +102,10 @@ def prune(
     threads: Optional[int] = None,
     ort_lib: Optional[Path] = None,
     external_data: bool = False,
+    lossless: bool = True,
+    fold_constant: bool = False,
     dry_run: bool = False,
-    time: bool = False,
+    timing: bool = True,
     report: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> _report.PruneReport:
@@ -114,14 +118,15 @@ def prune(
     Raises an :class:`Error` with the program's own words; :class:`KeyboardInterrupt` leaves no file behind.
     """
     line = _Line(input, output)
-    line.values(flops=flops, params=params, size=size)
+    line.values(flops=flops, params=params, size=size, latency=latency, speedup=speedup)
     line.values(max_drop=max_drop, eval=eval, align=align, stats=stats, mask=mask, export_mask=export_mask)
     line.values(method=method, reconstruct=reconstruct, effort=effort, min_units=min_units, report=report)
     line.each("targets", targets)
     line.each("exclude", exclude)
     line.each("outputs", outputs)
     line.flags(change_interface=change_interface, uniform_kv=uniform_kv, external_data=external_data)
-    line.flags(dry_run=dry_run, time=time, no_join=not join)
+    line.flags(no_lossless=not lossless, fold_constant=fold_constant)
+    line.flags(dry_run=dry_run, no_timing=not timing, no_join=not join)
     line.engine(engine, device, threads, ort_lib)
     with as_paths(data) as paths:
         line.data(paths, tokenizer, text_column, samples, max_length, seed, shapes, batch, seq)

@@ -289,7 +289,7 @@ def prune_report(raw: dict[str, Any], summary: str) -> PruneReport:
         size=Size(**_known(Size, raw["size"])),
         groups=tuple(Group(**{**_known(Group, g), "kept": tuple(g["kept"])}) for g in raw["groups"]),
         held_out=comparison(raw["held_out"]),
-        speedup=spread(latency["timing"]["speedup"]) if latency else None,
+        speedup=spread(latency["speedup"]) if latency else None,
         notes=tuple(raw["notes"]),
         summary=summary,
         raw=raw,

@@ -81,6 +81,9 @@ pub struct UnitPrices {
     pub full: u64,
     /// Of one unit, per chosen group.
     pub per_unit: Vec<u64>,
+    /// What lossless passes save outside of the chosen groups: there is as much
+    /// more to spend on these.
+    pub spare: u64,
 }
 
 impl UnitPrices {
@@ -94,24 +97,34 @@ impl UnitPrices {
             }
             mask
         };
-        let full = cost.macs(&Mask::default());
+        let whole = cost.macs(&Mask::default());
         let per_unit = chosen
             .iter()
             .map(|c| {
                 let units = analysis.groups[c.group].units as u64;
-                full.saturating_sub(cost.macs(&empty(Some(c.group)))) / units.max(1)
+                whole.saturating_sub(cost.macs(&empty(Some(c.group)))) / units.max(1)
             })
             .collect();
+        let base = cost.dense_macs(&empty(None));
         UnitPrices {
-            base: cost.macs(&empty(None)),
-            full,
+            base,
+            full: cost.dense_macs(&Mask::default()),
             per_unit,
+            spare: base.saturating_sub(cost.macs(&empty(None))),
         }
     }
 
     /// What the prunable blocks cost, dense.
     pub fn prunable(&self) -> u64 {
         self.full.saturating_sub(self.base)
+    }
+
+    /// What there is to spend.
+    pub fn purse(&self) -> Purse {
+        Purse {
+            prunable: self.prunable(),
+            spare: self.spare,
+        }
     }
 
     /// Asked and got, for a mask that leaves the model at `after`.
@@ -178,7 +191,7 @@ pub fn allocate(
             price: *price,
         })
         .collect();
-    let picked = pick(&items, rankings, prices.prunable(), asked, method)?;
+    let picked = pick(&items, rankings, prices.purse(), asked, method)?;
     let mut mask = Mask::default();
     for (c, flags) in chosen.iter().zip(picked.kept) {
         if flags.contains(&false) {
@@ -217,13 +230,22 @@ pub struct Picked {
     pub floor: f64,
 }
 
-/// The units that stay, of all items together, for a fraction `asked` of what
-/// they cost (`prunable`).
+/// What [`pick`] may spend, in multiply-accumulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purse {
+    /// The prunable blocks, dense: fractions are of this.
+    pub prunable: u64,
+    /// Saved elsewhere.
+    pub spare: u64,
+}
+
+/// The units that stay, of all items together, for a fraction `asked` of what the
+/// prunable blocks cost.
 ///
 /// # Errors
 /// [`Error::Unmet`] when even the least that the method can keep costs more.
-pub fn pick(items: &[Item], rankings: &[Ranking], prunable: u64, asked: f64, method: &str) -> Result<Picked> {
-    let budget = allowance(asked, prunable);
+pub fn pick(items: &[Item], rankings: &[Ranking], purse: Purse, asked: f64, method: &str) -> Result<Picked> {
+    let budget = allowance(asked, purse.prunable).saturating_add(purse.spare);
     let least: u64 = items
         .iter()
         .zip(rankings)
@@ -235,7 +257,7 @@ pub fn pick(items: &[Item], rankings: &[Ranking], prunable: u64, asked: f64, met
             units as u64 * item.price
         })
         .sum();
-    let floor = least as f64 / prunable.max(1) as f64;
+    let floor = least.saturating_sub(purse.spare) as f64 / purse.prunable.max(1) as f64;
     if least > budget {
         return Err(Error::Unmet(format!(
             "--flops {asked} cannot be reached: the least that {method} can keep here is {:.4} of the prunable blocks; ask for {:.3} or more",

@@ -21,8 +21,15 @@ pub struct Sizes {
     pub named: BTreeMap<String, usize>,
 }
 
-/// A cost model of one graph.
+/// A cost model of one model, and of what the lossless passes make of it.
 pub struct Cost<'a> {
+    dense: Work<'a>,
+    /// With the index of each group in it.
+    cheaper: Option<(Work<'a>, &'a [usize])>,
+}
+
+/// The work and the weights of one graph.
+struct Work<'a> {
     analysis: &'a Analysis,
     symbols: BTreeMap<SymbolId, f64>,
     macs: Vec<Dim>,
@@ -32,6 +39,54 @@ pub struct Cost<'a> {
 impl<'a> Cost<'a> {
     /// Reads the work and the weights of a graph.
     pub fn new(graph: &Graph, analysis: &'a Analysis, sizes: &Sizes) -> Self {
+        Cost {
+            dense: Work::new(graph, analysis, sizes),
+            cheaper: None,
+        }
+    }
+
+    /// The same model after passes that leave what it computes: the result will
+    /// have gone through them. `groups` has the index of each group there.
+    #[must_use]
+    pub fn after(self, graph: &Graph, analysis: &'a Analysis, groups: &'a [usize], sizes: &Sizes) -> Self {
+        Cost {
+            cheaper: Some((Work::new(graph, analysis, sizes), groups)),
+            ..self
+        }
+    }
+
+    /// Multiply-accumulates of the result that a mask gives.
+    pub fn macs(&self, mask: &Mask) -> u64 {
+        match &self.cheaper {
+            Some((work, groups)) => work.macs(&mask.renumbered(groups)),
+            None => self.dense.macs(mask),
+        }
+    }
+
+    /// Multiply-accumulates of the model itself under a mask, before any lossless
+    /// pass.
+    pub fn dense_macs(&self, mask: &Mask) -> u64 {
+        self.dense.macs(mask)
+    }
+
+    /// Parameters (elements of constants) under a mask.
+    pub fn parameters(&self, mask: &Mask) -> u64 {
+        self.dense.weigh(mask, |_| 1)
+    }
+
+    /// Bytes of constants under a mask.
+    pub fn bytes(&self, mask: &Mask) -> u64 {
+        self.dense.weigh(mask, |size| size)
+    }
+
+    /// The value of a run-time size.
+    pub fn symbol(&self, id: SymbolId) -> f64 {
+        self.dense.symbol(id)
+    }
+}
+
+impl<'a> Work<'a> {
+    fn new(graph: &Graph, analysis: &'a Analysis, sizes: &Sizes) -> Self {
         let macs = analysis
             .contractions
             .iter()
@@ -48,7 +103,7 @@ impl<'a> Cost<'a> {
                 weights.push((dims.clone(), elem.size()));
             }
         }
-        Cost {
+        Work {
             analysis,
             symbols: symbols(graph, analysis, sizes),
             macs,
@@ -56,24 +111,13 @@ impl<'a> Cost<'a> {
         }
     }
 
-    /// Multiply-accumulates of the whole model under a mask.
-    pub fn macs(&self, mask: &Mask) -> u64 {
+    fn macs(&self, mask: &Mask) -> u64 {
         self.macs_kept(&mask.by_factor(self.analysis))
     }
 
     fn macs_kept(&self, kept: &Kept) -> u64 {
         let total: f64 = self.macs.iter().map(|d| self.size(d, kept)).sum();
         total as u64
-    }
-
-    /// Parameters (elements of constants) under a mask.
-    pub fn parameters(&self, mask: &Mask) -> u64 {
-        self.weigh(mask, |_| 1)
-    }
-
-    /// Bytes of constants under a mask.
-    pub fn bytes(&self, mask: &Mask) -> u64 {
-        self.weigh(mask, |size| size)
     }
 
     fn weigh(&self, mask: &Mask, of: impl Fn(usize) -> usize) -> u64 {
@@ -84,8 +128,7 @@ impl<'a> Cost<'a> {
         self.weights.iter().map(each).sum::<f64>() as u64
     }
 
-    /// The value of a run-time size.
-    pub fn symbol(&self, id: SymbolId) -> f64 {
+    fn symbol(&self, id: SymbolId) -> f64 {
         self.symbols.get(&id).copied().unwrap_or(1.0)
     }
 

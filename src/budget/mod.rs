@@ -9,6 +9,7 @@
 //! within     from rankings and limits to a mask
 //! ```
 
+mod align;
 mod allocate;
 mod cost;
 pub mod knapsack;
@@ -18,7 +19,8 @@ pub mod several;
 mod target;
 mod within;
 
-pub use allocate::{Allocation, Budget, Item, Picked, Ranking, UnitPrices, allocate, of_mask, pick};
+pub use align::Align;
+pub use allocate::{Allocation, Budget, Item, Picked, Purse, Ranking, UnitPrices, allocate, of_mask, pick};
 pub use cost::{Cost, Sizes};
 pub use prices::{Limit, Prices};
 pub use ranking::{Ranked, top_scores};

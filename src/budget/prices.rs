@@ -15,6 +15,10 @@ pub struct Prices {
     pub base: u64,
     /// The whole model, dense.
     pub full: u64,
+    /// The dense model with every chosen group empty: fractions of the prunable
+    /// blocks count from here. More than `base` where lossless passes save
+    /// something outside of the groups.
+    pub origin: u64,
     /// Per chosen group, by the number of kept units (0 to all): what it adds to
     /// `base`.
     pub levels: Vec<Vec<u64>>,
@@ -23,7 +27,12 @@ pub struct Prices {
 impl Prices {
     /// Multiply-accumulates.
     pub fn macs(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Self {
-        Self::linear(Measure::Macs, analysis, chosen, |mask| cost.macs(mask))
+        let dense = Self::linear(Measure::Macs, analysis, chosen, |mask| cost.dense_macs(mask));
+        Prices {
+            full: dense.full,
+            origin: dense.base,
+            ..Self::linear(Measure::Macs, analysis, chosen, |mask| cost.macs(mask))
+        }
     }
 
     /// Elements of constants.
@@ -43,6 +52,7 @@ impl Prices {
         let other = written.saturating_sub(prices.full);
         prices.base = (prices.base + other).min(written);
         prices.full = written;
+        prices.origin = prices.base;
         prices
     }
 
@@ -70,6 +80,7 @@ impl Prices {
             measure,
             base,
             full,
+            origin: base,
             levels,
         }
     }
@@ -97,7 +108,7 @@ pub struct Limit {
 impl Limit {
     /// The limit that a target sets. `prices` are those of its measure.
     pub fn new(target: Target, prices: Prices) -> Self {
-        let most = target.most(prices.base, prices.full);
+        let most = target.most(prices.origin, prices.full);
         Limit { target, prices, most }
     }
 
@@ -112,8 +123,14 @@ impl Limit {
         self.most = self.most.saturating_sub(by);
     }
 
+    /// Allows more than the target, by what the result turned out to cost below its
+    /// prediction.
+    pub fn relax(&mut self, by: u64) {
+        self.most = self.most.saturating_add(by);
+    }
+
     /// What a cost of the whole model is in terms of the target.
     pub fn at(&self, cost: u64) -> Target {
-        self.target.at(cost, self.prices.base, self.prices.full)
+        self.target.at(cost, self.prices.origin, self.prices.full)
     }
 }

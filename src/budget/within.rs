@@ -1,5 +1,6 @@
 //! From rankings to a mask within all limits.
 
+use super::align::Align;
 use super::allocate::Ranking;
 use super::knapsack::{self, Choice};
 use super::prices::Limit;
@@ -53,9 +54,10 @@ pub fn within(
     analysis: &Analysis,
     chosen: &[Chosen],
     rankings: &[Ranking],
-    align: usize,
+    align: impl Into<Align>,
     method: &str,
 ) -> Result<Within> {
+    let align = align.into();
     let allowed: Vec<Vec<usize>> = chosen
         .iter()
         .zip(rankings)
@@ -63,7 +65,7 @@ pub fn within(
             let group = &analysis.groups[c.group];
             match ranking {
                 Ranking::Whole => vec![group.units],
-                _ => levels(group.kind, group.units, c.least, align),
+                _ => levels(group.kind, group.units, c.least, align.of(group.units)),
             }
         })
         .collect();
@@ -325,6 +327,7 @@ mod tests {
             measure: Measure::Macs,
             base,
             full,
+            origin: base,
             levels,
         };
         Limit::new(target, prices)

@@ -149,6 +149,7 @@ impl Table {
             measure: Measure::Nanoseconds,
             base: full.saturating_sub(own),
             full,
+            origin: full.saturating_sub(own),
             levels,
         })
     }

@@ -50,6 +50,15 @@ impl Mask {
         Ok(())
     }
 
+    /// The same mask for a model in which the group `i` has the index `groups[i]`.
+    #[must_use]
+    pub fn renumbered(&self, groups: &[usize]) -> Self {
+        let new = |(old, kept): (&usize, &Vec<bool>)| Some((*groups.get(*old)?, kept.clone()));
+        Self {
+            kept: self.kept.iter().filter_map(new).collect(),
+        }
+    }
+
     /// The mask by factor, for sizes and indices.
     pub fn by_factor(&self, analysis: &Analysis) -> Kept {
         let mut kept = Kept::default();

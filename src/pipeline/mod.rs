@@ -1,6 +1,8 @@
 //! The straight line from a file to a smaller file.
 
+mod cheaper;
 mod clock;
+mod fold;
 mod limits;
 mod ready;
 mod run;
@@ -12,8 +14,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+pub use cheaper::Cheaper;
 pub use run::{Built, Run};
 pub use shards::{StatisticsReport, calibrate, merge};
+pub use timing::Measured;
 
 use crate::axes::{self, Analysis};
 use crate::budget::{Allocation, Cost, Ranking, Sizes};
@@ -24,7 +28,7 @@ use crate::onnx::{self, proto};
 use crate::options::{Options, Reconstruct};
 use crate::progress::Progress;
 use crate::report::command::{Output, command};
-use crate::report::{self, Calibration, DamageCurve, DamageKind, GroupReport, Latency, Report, Size};
+use crate::report::{self, Calibration, DamageCurve, DamageKind, GroupReport, Report, Size};
 use crate::sites::Chosen;
 use crate::{Error, Result, ResultExt, provenance, rewrite, runtime, several, verify};
 
@@ -97,9 +101,9 @@ pub fn prune(
         return Ok(report);
     }
     if !options.limits.is_empty() {
-        let (allocation, built, got) = limits::meet(&mut run, output)?;
-        let mut report = finish(&mut run, output, &allocation, built)?;
-        report.limits = got;
+        let met = limits::meet(&mut run, output)?;
+        let mut report = finish_timed(&mut run, output, &met.allocation, met.built, met.measured)?;
+        report.limits = met.got;
         return Ok(report);
     }
     let allocation = match &options.mask {
@@ -251,17 +255,25 @@ fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<several::File<'r>> {
 /// # Errors
 /// The engine's; a file that cannot be written.
 pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Built) -> Result<Report> {
+    finish_timed(run, output, allocation, built, None)
+}
+
+/// [`finish`] for a model that was timed before.
+fn finish_timed(
+    run: &mut Run,
+    output: &Path,
+    allocation: &Allocation,
+    built: Built,
+    measured: Option<Measured>,
+) -> Result<Report> {
     let options = run.options;
-    let held = run.held_out(&built.model)?;
-    let kernels = verify::kernels(run.engine.as_ref(), &run.loaded.model, &built.model)?;
-    let latency = options.time.then(|| timing::latency(run, &built.model));
-    let (latency, slow): (Option<Latency>, _) = match latency.transpose() {
-        Ok(latency) => (latency, None),
-        Err(error) => (
-            None,
-            Some(format!("the latency could not be measured ({})", error.chain())),
-        ),
+    let latency = match measured {
+        None if options.timing => timing::reported(run, &built)?,
+        measured => measured,
     };
+    let held = run.held_out(&built)?;
+    let whole = run.cheaper.as_ref().map_or(&run.loaded.model, |c| &c.model);
+    let kernels = verify::kernels(run.engine.as_ref(), whole, &built.model)?;
     run.clock.lap("measuring");
     let mut exported = Vec::new();
     if let (Some(path), false) = (&options.export_mask, options.dry_run) {
@@ -276,7 +288,6 @@ pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Buil
 
     let mut notes = run.loaded.notes.clone();
     notes.extend(exported);
-    notes.extend(slow);
     notes.extend(run.samples.notes.iter().cloned());
     notes.extend(rewrite::interface_changes(
         &run.loaded.graph,
@@ -319,7 +330,6 @@ pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Buil
         calibration,
         budget: allocation.budget,
         size: size(&run.cost(), &allocation.mask, file, written),
-        latency,
         groups: groups(analysis, &run.chosen, allocation, &run.ranked.rankings),
         damage: match run.ranked.rankings.first() {
             _ if run.measured => DamageKind::Outputs,
@@ -332,6 +342,8 @@ pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Buil
         fitted: built.fitted,
         equality: Some(built.equality),
         held_out: Some(held),
+        lossless: built.passes,
+        latency,
         kernels,
         tried: Vec::new(),
         limits: Vec::new(),
@@ -423,6 +435,8 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
     put("method", options.method.name().into());
     put("flops", options.flops.into());
     put("align", options.align.into());
+    put("lossless", options.lossless.into());
+    put("fold_constant", options.fold_constant.into());
     put("max_drop", options.max_drop.into());
     put("eval", options.eval.clone().into());
     put(
@@ -458,7 +472,14 @@ pub fn compare(a: &Path, b: &Path, options: &Options, cancelled: &AtomicBool) ->
     let (first, second) = (onnx::load(a)?, onnx::load(b)?);
     let engine = runtime::choose(&options.engine)?;
     let samples = inputs::read_samples(&second.proto, &options.data)?;
-    let comparison = run::compare(engine.as_ref(), &second.proto, &first.proto, &samples, cancelled);
+    let comparison = run::compare(
+        engine.as_ref(),
+        &second.proto,
+        &first.proto,
+        &samples,
+        &verify::Interface::default(),
+        cancelled,
+    );
     comparison.map_err(|e| match e {
         Error::Unmet(text) => Error::input(text),
         other => other,

@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 use super::clock::Clock;
 use super::ready::{Ready, probes, ready};
 use super::split::{apart, is_guard, split, spread, with_held_out};
-use super::{Loaded, sizes};
-use crate::axes;
-use crate::budget::{self, Allocation, Cost, Ranking};
+use super::{Cheaper, Loaded, fold, sizes, timing};
+use crate::axes::{self, Analysis, Kind};
+use crate::budget::{self, Align, Allocation, Cost, Limit, Prices, Ranking, Target, UnitPrices};
 use crate::calibrate::{self, Samples, Statistics, Timings};
 use crate::graph::{self, ValueId};
 use crate::importance::{self, Weights};
+use crate::lossless::{self, Pass};
 use crate::mask::{self, Mask};
 use crate::onnx::{self, proto};
 use crate::options::{Method, Options, Reconstruct};
@@ -23,7 +24,7 @@ use crate::rebuild::{self, Fitted};
 use crate::runtime::{self, Engine, SessionOptions};
 use crate::search::{self, Point};
 use crate::sites::Chosen;
-use crate::verify::{self, Comparison, Equality};
+use crate::verify::{self, Comparison, Equality, Interface};
 use crate::{Error, Result, damage, evaluate, provenance, rewrite};
 
 /// Samples on which sliced and masked are compared.
@@ -49,6 +50,8 @@ pub struct Run<'a> {
     pub engine: Box<dyn Engine>,
     /// The groups that may be pruned.
     pub chosen: Vec<Chosen>,
+    /// What the lossless passes make of the model.
+    pub cheaper: Option<Cheaper>,
     /// Samples that statistics were taken of.
     pub samples: Samples,
     /// Samples kept apart for measuring.
@@ -80,6 +83,10 @@ pub struct Built {
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.
     pub equality: Equality,
+    /// What it has of the dense model's inputs and outputs.
+    pub interface: Interface,
+    /// Lossless passes that it went through.
+    pub passes: Vec<Pass>,
 }
 
 impl<'a> Run<'a> {
@@ -119,11 +126,12 @@ impl<'a> Run<'a> {
         let engine = runtime::choose(&options.engine)?;
         let (samples, held_out) = split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
         clock.lap("inputs");
-        let run = Run {
+        let mut run = Run {
             loaded,
             options,
             engine,
             chosen,
+            cheaper: None,
             samples,
             held_out,
             weights: Weights::new(),
@@ -152,7 +160,55 @@ impl<'a> Run<'a> {
                 )));
             }
         }
+        if options.lossless {
+            run.make_cheaper()?;
+        }
         Ok(run)
+    }
+
+    /// Applies the lossless passes; where they break a fused attention kernel, the
+    /// measured latency decides.
+    fn make_cheaper(&mut self) -> Result<()> {
+        let Some(cheaper) = Cheaper::find(&self.loaded, self.options.axes)? else {
+            return Ok(());
+        };
+        if let Some((before, after)) = cheaper.lost_kernels(self.engine.as_ref(), &self.loaded.model)? {
+            let lost = format!("the lossless passes leave {after} of {before} fused attention kernels");
+            let Ok(batch) = timing::inputs(self) else {
+                self.loaded.notes.push(format!(
+                    "{lost}, and no inputs could be made to time it: they are left out"
+                ));
+                return Ok(());
+            };
+            let speedup = cheaper.speedup(self.engine.as_ref(), &self.loaded.model, &batch.feeds)?;
+            let better = speedup.median > 1.0;
+            self.loaded.notes.push(format!(
+                "{lost}; with them the dense model is {:.3} times as fast (quartiles {:.3} to {:.3}): they are {}",
+                speedup.median,
+                speedup.lower,
+                speedup.upper,
+                if better { "applied" } else { "left out" }
+            ));
+            if !better {
+                return Ok(());
+            }
+        }
+        self.cheaper = Some(cheaper);
+        self.clock.lap("lossless");
+        Ok(())
+    }
+
+    /// To what multiples neurons are kept.
+    pub fn alignment(&self) -> Align {
+        self.options.alignment(&self.engine.info().device)
+    }
+
+    pub(super) fn progress(&self) -> &'a dyn Progress {
+        self.progress
+    }
+
+    pub(super) fn cancelled(&self) -> &'a AtomicBool {
+        self.cancelled
     }
 
     /// Whether damage is measured.
@@ -325,7 +381,12 @@ impl<'a> Run<'a> {
 
     /// Costs of the model.
     pub fn cost(&self) -> Cost<'_> {
-        Cost::new(&self.loaded.graph, &self.loaded.analysis, &sizes(self.options))
+        let sizes = sizes(self.options);
+        let cost = Cost::new(&self.loaded.graph, &self.loaded.analysis, &sizes);
+        match &self.cheaper {
+            Some(c) => cost.after(&c.graph, &c.analysis, &c.groups, &sizes),
+            None => cost,
+        }
     }
 
     /// The best mask within a budget: the fraction of the prunable blocks'
@@ -334,16 +395,44 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Unmet`] when the budget cannot be reached.
     pub fn allocate(&mut self, flops: f64) -> Result<Allocation> {
-        let allocation = budget::allocate(
-            &self.cost(),
-            &self.loaded.analysis,
-            &self.chosen,
-            &self.ranked.rankings,
-            flops,
-            self.options.method.name(),
-        );
+        let align = self.alignment();
+        let (cost, analysis) = (self.cost(), &self.loaded.analysis);
+        let (rankings, method) = (&self.ranked.rankings, self.options.method.name());
+        let mut allocation = if align.is_none() {
+            budget::allocate(&cost, analysis, &self.chosen, rankings, flops, method)?
+        } else {
+            let prices = Prices::macs(&cost, analysis, &self.chosen);
+            let limit = Limit::new(Target::Flops(flops), prices);
+            let found = budget::within(&[limit], analysis, &self.chosen, rankings, align, method)?;
+            let floor = found.got.first().map_or(0.0, |g| g.least.value());
+            let mut allocation = budget::of_mask(&cost, analysis, &self.chosen, found.mask);
+            allocation.damage = found.damage;
+            allocation.budget.asked = flops;
+            allocation.budget.floor = floor;
+            allocation.budget.cheapest_step = steps(analysis, &self.chosen, &cost, align);
+            allocation
+        };
+        drop(cost);
+        self.fold(&mut allocation);
         self.clock.lap("allocation");
-        allocation
+        Ok(allocation)
+    }
+
+    /// Removes units that are constant on all inputs, where that is asked for.
+    pub(super) fn fold(&self, allocation: &mut Allocation) {
+        if !self.options.fold_constant {
+            return;
+        }
+        let mut mask = allocation.mask.clone();
+        fold::constant_units(&self.loaded.analysis, &self.chosen, &self.statistics, &mut mask);
+        if mask != allocation.mask {
+            let asked = allocation.budget.asked;
+            let floor = allocation.budget.floor;
+            let damage = std::mem::take(&mut allocation.damage);
+            *allocation = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
+            allocation.damage = damage;
+            (allocation.budget.asked, allocation.budget.floor) = (asked, floor);
+        }
     }
 
     /// A mask that something else made.
@@ -375,7 +464,7 @@ impl<'a> Run<'a> {
             let divergence = match &self.options.eval {
                 Some(command) => self.evaluate(command, &built.model)?,
                 None => {
-                    let mut compared = self.held_out(&built.model)?;
+                    let mut compared = self.held_out(&built)?;
                     let asked = &self.options.outputs;
                     compared
                         .outputs
@@ -467,9 +556,10 @@ impl<'a> Run<'a> {
                 "the groups of the model changed with its weights; this is a defect: please report the model",
             ));
         }
-        let mut sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
+        let sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
+        let interface = Interface::new(&graph, &again, mask);
         let few = spread(&self.samples, EQUALITY_SAMPLES);
-        let equality = verify::sliced_equals_masked(
+        let mut equality = verify::sliced_equals_masked(
             self.engine.as_ref(),
             &fitted,
             &graph,
@@ -481,6 +571,7 @@ impl<'a> Run<'a> {
             self.cancelled,
         )?;
         equality.require()?;
+        let (mut sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
         self.clock.lap("equality");
         if let Some(reason) = failed {
             self.loaded.notes.push(format!(
@@ -498,24 +589,78 @@ impl<'a> Run<'a> {
             model: sliced,
             fitted: fits.into_iter().map(|f| f.told).collect(),
             equality,
+            interface,
+            passes,
         })
+    }
+
+    /// The sliced model after the lossless passes, checked against itself.
+    fn last_passes(
+        &self,
+        sliced: proto::ModelProto,
+        samples: &Samples,
+        interface: &Interface,
+        equality: &mut Equality,
+    ) -> Result<(proto::ModelProto, Vec<Pass>)> {
+        if self.cheaper.is_none() {
+            return Ok((sliced, Vec::new()));
+        }
+        let (model, passes) = lossless::apply(&sliced)?;
+        if passes.is_empty() {
+            return Ok((sliced, passes));
+        }
+        let options = SessionOptions::default();
+        let mut a = self.engine.session(&model, &options)?;
+        let mut b = self.engine.session(&sliced, &options)?;
+        let compared = verify::compare_alike(
+            a.as_mut(),
+            b.as_mut(),
+            &self.loaded.model,
+            samples,
+            interface,
+            self.cancelled,
+        )?;
+        let worst = compared.worst();
+        equality.lossless = Some(worst);
+        if worst.is_nan() || worst > equality.tolerance {
+            return Err(Error::Unmet(format!(
+                "the lossless passes change the outputs by {worst:.2e}, accepted is {:.2e}; use --no-lossless. This is a defect: please report the model",
+                equality.tolerance
+            )));
+        }
+        Ok((model, passes))
     }
 
     /// A smaller model against the dense one on samples kept apart.
     ///
     /// # Errors
     /// The engine's.
-    pub fn held_out(&mut self, pruned: &proto::ModelProto) -> Result<Comparison> {
+    pub fn held_out(&mut self, built: &Built) -> Result<Comparison> {
         let compared = compare(
             self.engine.as_ref(),
             &self.loaded.model,
-            pruned,
+            &built.model,
             &self.held_out,
+            &built.interface,
             self.cancelled,
         );
         self.clock.lap("measuring");
         compared
     }
+}
+
+/// Multiply-accumulates of the cheapest step from one number of units that may
+/// stay to the next.
+fn steps(analysis: &Analysis, chosen: &[Chosen], cost: &Cost, align: Align) -> u64 {
+    let prices = UnitPrices::of(cost, analysis, chosen);
+    let steps = chosen.iter().zip(prices.per_unit).map(|(c, price)| {
+        let group = &analysis.groups[c.group];
+        match group.kind {
+            Kind::Neurons => price * align.of(group.units) as u64,
+            _ => price,
+        }
+    });
+    steps.filter(|s| *s > 0).min().unwrap_or(0)
 }
 
 /// Runs two models over the same samples.
@@ -524,10 +669,11 @@ pub(super) fn compare(
     dense: &proto::ModelProto,
     pruned: &proto::ModelProto,
     samples: &Samples,
+    interface: &Interface,
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
     let options = SessionOptions::default();
     let mut a = engine.session(pruned, &options)?;
     let mut b = engine.session(dense, &options)?;
-    verify::compare(a.as_mut(), b.as_mut(), dense, samples, cancelled)
+    verify::compare(a.as_mut(), b.as_mut(), dense, samples, interface, cancelled)
 }

@@ -1,37 +1,142 @@
-//! How much faster the result is.
+//! Latency in a run: the table that prices a budget, and the result against the
+//! dense model.
 
-use super::run::Run;
+use std::time::Instant;
+
+use super::run::{Built, Run};
+use crate::Result;
+use crate::bench::{self, Timing};
+use crate::budget::Prices;
+use crate::calibrate::{self, ExactBatch};
+use crate::latency::{self, Cache, Key};
 use crate::onnx::proto;
-use crate::report::Latency;
 use crate::runtime::SessionOptions;
-use crate::{Result, bench, calibrate};
+use crate::tensor::Feeds;
 
-/// Milliseconds that measuring may take, about.
-const BUDGET: f64 = 3000.0;
-/// Least and most runs of each model.
-const RUNS: (f64, f64) = (7.0, 60.0);
+/// Pairs of runs that a demanded latency is judged by.
+const RUNS: usize = 31;
+/// Bounds of the pairs of runs for the report, and the seconds they may take.
+const FEW: usize = 5;
+const MANY: usize = 25;
+const SECONDS: f64 = 1.5;
 
-/// The latency of `pruned` against the dense model, in turns. Where the model takes
-/// fewer tokens than costs are computed for, it gets as many as it takes.
+/// The result timed in turns with the dense model.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Measured {
+    /// Rows per run.
+    pub batch: usize,
+    /// Tokens per row, where the model takes tokens.
+    pub seq: Option<usize>,
+    /// The pruned model is `a`, the dense one `b`.
+    #[serde(flatten)]
+    pub timing: Timing,
+}
+
+/// Inputs of the size that costs are computed for.
+pub(super) fn inputs(run: &Run) -> Result<ExactBatch> {
+    let data = &run.options.data;
+    calibrate::exact_batch(&run.loaded.model, data.batch, data.seq, &data.shapes)
+}
+
+/// The same with fewer tokens, for a model that does not take as many.
+fn shorter(run: &Run) -> Result<ExactBatch> {
+    let data = &run.options.data;
+    let of = |seq: usize| calibrate::exact_batch(&run.loaded.model, data.batch, seq, &data.shapes);
+    let half = (data.seq / 2).max(1);
+    of(half).or_else(|_| of((half / 2).max(1)))
+}
+
+/// What the levels of the chosen groups cost in time.
 ///
 /// # Errors
-/// The engine's; inputs that cannot be made.
-pub(super) fn latency(run: &Run, pruned: &proto::ModelProto) -> Result<Latency> {
-    let dense = &run.loaded.model;
-    let data = &run.options.data;
-    let batch = |seq: usize| calibrate::exact_batch(dense, data.batch, seq.max(1), &data.shapes);
-    let inputs = (1..4)
-        .map(|halvings| batch(data.seq >> halvings))
-        .fold(batch(data.seq), Result::or)?;
-    let options = SessionOptions::default();
-    let mut a = run.engine.session(pruned, &options)?;
-    let mut b = run.engine.session(dense, &options)?;
-    let trial = bench::sessions(a.as_mut(), Some(b.as_mut()), &inputs.feeds, 2)?;
-    let pair = trial.a.median + trial.b.map_or(0.0, |b| b.median);
-    let runs = (BUDGET / pair.max(1e-3)).clamp(RUNS.0, RUNS.1) as usize;
-    Ok(Latency {
-        batch: inputs.batch,
-        seq: inputs.seq,
-        timing: bench::sessions(a.as_mut(), Some(b.as_mut()), &inputs.feeds, runs)?,
+/// The engine's; an interrupt; a group that cannot be timed by itself.
+pub(super) fn prices(run: &mut Run, inputs: &Feeds) -> Result<Prices> {
+    let options = latency::Options {
+        align: run.alignment().of(usize::MAX),
+        ..latency::Options::default()
+    };
+    let changes = run.cheaper.as_ref().map_or("", |_| "lossless");
+    let sha256 = run.loaded.file.sha256()?;
+    let key = Key::new(&sha256, changes, run.engine.info(), inputs, options);
+    let path = run.options.latency_cache.clone().or_else(Cache::usual_path);
+    let mut cache = path.as_deref().map(Cache::open);
+    let known = cache.as_ref().and_then(|c| c.get(&key)).cloned();
+    let chosen = match &run.cheaper {
+        Some(cheaper) => cheaper.chosen(&run.chosen),
+        None => run.chosen.clone(),
+    };
+    let (model, graph, analysis) = match &run.cheaper {
+        Some(c) => (&c.model, &c.graph, &c.analysis),
+        None => (&run.loaded.model, &run.loaded.graph, &run.loaded.analysis),
+    };
+    let complete = |t: &latency::Table| {
+        let name = |c: &crate::sites::Chosen| &analysis.groups[c.group].name;
+        chosen.iter().all(|c| t.parts.contains_key(name(c)))
+    };
+    let mut told = None;
+    let table = match known.filter(complete) {
+        Some(table) => table,
+        None => {
+            let table = latency::measure(
+                run.engine.as_ref(),
+                model,
+                graph,
+                analysis,
+                &chosen,
+                inputs,
+                options,
+                run.progress(),
+                run.cancelled(),
+            )?;
+            // A run is not worth less for a cache that cannot be written.
+            if let Some(Err(error)) = cache.as_mut().map(|c| c.put(&key, table.clone())) {
+                told = Some(format!("the latency table was not kept: {}", error.chain()));
+            }
+            table
+        }
+    };
+    let mut prices = table.prices(analysis, &chosen)?;
+    if run.cheaper.is_some() {
+        let whole = bench::paired(run.engine.as_ref(), model, Some(&run.loaded.model), inputs, RUNS)?;
+        if let Some(speedup) = whole.speedup {
+            prices.full = (speedup.median * table.whole.median * 1e6).round() as u64;
+        }
+    }
+    run.loaded.notes.extend(told);
+    run.clock.lap("latency table");
+    Ok(prices)
+}
+
+/// Times a result that has to meet a latency.
+pub(super) fn judged(run: &Run, built: &Built, batch: &ExactBatch) -> Result<Measured> {
+    measured(run, built, batch, |_| RUNS)
+}
+
+/// Times a result for the report, in about a second; `None` where the interface
+/// changes or inputs of that size cannot be made.
+pub(super) fn reported(run: &mut Run, built: &Built) -> Result<Option<Measured>> {
+    let Ok(batch) = inputs(run).or_else(|_| shorter(run)) else {
+        return Ok(None);
+    };
+    let runs = |pair: f64| ((SECONDS / pair.max(1e-9)) as usize).clamp(FEW, MANY);
+    let found = measured(run, built, &batch, runs);
+    run.clock.lap("timing");
+    found.map(Some)
+}
+
+fn measured(run: &Run, built: &Built, batch: &ExactBatch, runs: impl Fn(f64) -> usize) -> Result<Measured> {
+    let engine = run.engine.as_ref();
+    let own = built.interface.feeds(&batch.feeds)?;
+    let open = |model: &proto::ModelProto| engine.session(model, &SessionOptions::default());
+    let (mut pruned, mut dense) = (open(&built.model)?, open(&run.loaded.model)?);
+    let started = Instant::now();
+    pruned.run(&own)?;
+    dense.run(&batch.feeds)?;
+    let runs = runs(started.elapsed().as_secs_f64());
+    let timing = bench::sessions_on(pruned.as_mut(), &own, Some((dense.as_mut(), &batch.feeds)), runs)?;
+    Ok(Measured {
+        batch: batch.batch,
+        seq: batch.seq,
+        timing,
     })
 }

@@ -89,7 +89,13 @@ impl Line {
             self.value("--eval", command, "");
         }
         self.path("--mask", options.mask.as_deref());
-        self.value("--align", options.align, self.defaults.align);
+        if let Some(align) = options.align {
+            self.value("--align", align, "");
+        }
+        self.flag("--no-lossless", !options.lossless);
+        self.flag("--fold-constant", options.fold_constant);
+        self.flag("--no-timing", !options.timing);
+        self.path("--latency-cache", options.latency_cache.as_deref());
     }
 
     fn method(&mut self, options: &Options) {
@@ -209,6 +215,10 @@ mod tests {
             "123456",
             "--flops",
             "0.7",
+            "--speedup",
+            "1.5x",
+            "--no-lossless",
+            "--no-timing",
             "--align",
             "8",
             "--method",

@@ -47,9 +47,6 @@ pub struct Report {
     pub budget: Budget,
     /// Parameters, bytes before and after.
     pub size: Size,
-    /// Milliseconds of the pruned model (`a`) and of the dense one (`b`), where they
-    /// were measured.
-    pub latency: Option<Latency>,
     /// What stays of each group.
     pub groups: Vec<GroupReport>,
     /// What the damage of [`Report::groups`] is.
@@ -66,6 +63,10 @@ pub struct Report {
     pub equality: Option<Equality>,
     /// Pruned against dense on held-out samples.
     pub held_out: Option<Comparison>,
+    /// Passes that left what it computes.
+    pub lossless: Vec<crate::lossless::Pass>,
+    /// The pruned model (`a`) timed in turns with the dense one (`b`).
+    pub latency: Option<crate::pipeline::Measured>,
     /// Operators after the engine's optimisations.
     pub kernels: Option<Kernels>,
     /// Limits of several measures, asked and got.
@@ -161,17 +162,6 @@ impl DamageCurve {
             removed,
         }
     }
-}
-
-/// Latency of the pruned model against the dense one.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Latency {
-    /// Rows of a batch.
-    pub batch: usize,
-    /// Tokens per row, where the model takes tokens.
-    pub seq: Option<usize>,
-    /// `a` is the pruned model, `b` the dense one.
-    pub timing: crate::bench::Timing,
 }
 
 /// An axis that keeps its size.

@@ -253,6 +253,9 @@ impl Page {
                 c.dense_seconds
             ));
         }
+        for pass in &report.lossless {
+            self.line(format!("  lossless: {}", pass.what));
+        }
         for point in &report.tried {
             self.line(format!(
                 "  tried {:.3} of the blocks: {:.5}",

@@ -24,6 +24,7 @@ mod zero;
 pub use constants::tensor_of;
 pub(crate) use draft::sweep;
 pub use masked::{float_type, masked};
+pub(crate) use slice::narrowed;
 
 use crate::axes::{Analysis, PruneGroup};
 use crate::graph::Graph;

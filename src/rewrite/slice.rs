@@ -1,9 +1,9 @@
-//! Slicing constants.
+//! Slicing tensors.
 
 use bytes::Bytes;
 
 use crate::onnx::{self, proto};
-use crate::tensor::Elem;
+use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
 
 /// Takes `indices` along some axes of a tensor.
@@ -63,6 +63,14 @@ pub(super) fn tensor(
     out.dims = shape.iter().map(|d| *d as i64).collect();
     out.raw_data = Some(data);
     Ok(out)
+}
+
+/// The same for the values of a run.
+///
+/// # Errors
+/// As [`tensor`].
+pub fn narrowed(name: &str, source: &Tensor, axes: &[(usize, Vec<usize>)]) -> Result<Tensor> {
+    onnx::tensor(&tensor(&onnx::tensor_proto(name, source), axes)?)
 }
 
 /// Neighbouring indices as (start, length).

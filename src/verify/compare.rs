@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Interface;
 use crate::calibrate::{Batch, Samples, batches, input_specs};
 use crate::onnx::proto;
 use crate::runtime::Session;
@@ -117,7 +118,8 @@ struct Sums {
     nan: bool,
 }
 
-/// Runs both sessions over the samples; both must fetch the same outputs.
+/// Runs both sessions over the samples, which are those of `b`; both must fetch the
+/// same outputs. `interface` tells what of the inputs and outputs `a` has.
 ///
 /// # Errors
 /// The engine's, outputs of different shapes, an interrupt.
@@ -126,6 +128,7 @@ pub fn compare(
     b: &mut dyn Session,
     model: &proto::ModelProto,
     samples: &Samples,
+    interface: &Interface,
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
     let specs = input_specs(model)?;
@@ -135,7 +138,40 @@ pub fn compare(
             return Err(Error::Interrupted);
         }
         let batch = batch?;
-        let (x, y) = (a.run(&batch.feeds)?, b.run(&batch.feeds)?);
+        let mut y = b.run(&batch.feeds)?;
+        let x = if interface.is_same() {
+            a.run(&batch.feeds)?
+        } else {
+            y = interface.outputs(b.outputs(), y)?;
+            a.run(&interface.feeds(&batch.feeds)?)?
+        };
+        differences.add(&batch, &x, &y)?;
+    }
+    Ok(differences.finish())
+}
+
+/// The same for two models with the smaller interface: `samples` are those of
+/// `model`, the dense one.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_alike(
+    a: &mut dyn Session,
+    b: &mut dyn Session,
+    model: &proto::ModelProto,
+    samples: &Samples,
+    interface: &Interface,
+    cancelled: &AtomicBool,
+) -> Result<Comparison> {
+    let specs = input_specs(model)?;
+    let mut differences = Differences::new(b.outputs());
+    for batch in batches(samples, &specs, ROWS)? {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let batch = batch?;
+        let feeds = interface.feeds(&batch.feeds)?;
+        let (x, y) = (a.run(&feeds)?, b.run(&feeds)?);
         differences.add(&batch, &x, &y)?;
     }
     Ok(differences.finish())

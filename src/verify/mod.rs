@@ -1,8 +1,10 @@
 //! Structure, types, numbers: what is checked on every run.
 
 mod compare;
+mod interface;
 
-pub use compare::{Comparison, Differences, OutputDifference, ROWS, compare, divergence};
+pub use compare::{Comparison, Differences, OutputDifference, ROWS, compare, compare_alike, divergence};
+pub use interface::Interface;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -44,6 +46,9 @@ pub struct Equality {
     pub outputs: BTreeMap<String, f64>,
     /// How many samples were run.
     pub samples: usize,
+    /// Largest relative difference that the lossless passes make to an output,
+    /// where there were some.
+    pub lossless: Option<f64>,
 }
 
 /// Runs the sliced model against the masked one.
@@ -101,11 +106,20 @@ pub fn sliced_equals_masked(
     let own = {
         let mut a = engine.session(model, &options(&finals, true))?;
         let mut b = engine.session(model, &options(&finals, false))?;
-        compare(a.as_mut(), b.as_mut(), model, samples, cancelled)?.worst()
+        compare(
+            a.as_mut(),
+            b.as_mut(),
+            model,
+            samples,
+            &Interface::default(),
+            cancelled,
+        )?
+        .worst()
     };
     let mut a = engine.session(sliced, &options(&all, true))?;
     let mut b = engine.session(&mask_model, &options(&all, true))?;
-    let comparison = compare(a.as_mut(), b.as_mut(), model, samples, cancelled)?;
+    let interface = Interface::new(graph, analysis, mask);
+    let comparison = compare(a.as_mut(), b.as_mut(), model, samples, &interface, cancelled)?;
     let base = match kind {
         Elem::F16 => CLOSE_F16,
         Elem::BF16 => CLOSE_BF16,
@@ -119,6 +133,7 @@ pub fn sliced_equals_masked(
         sites: BTreeMap::new(),
         outputs: BTreeMap::new(),
         samples: samples.samples.len(),
+        lossless: None,
     };
     for output in comparison.outputs {
         let value = output.relative_max;
