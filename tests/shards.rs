@@ -113,6 +113,7 @@ fn merged_shards_prune_like_the_whole() {
         assert_eq!(report["calibration"]["samples"], 256);
         let notes = report["notes"].to_string();
         assert!(notes.contains("--stats without --data"), "{notes}");
+        assert!(!notes.contains("calibrated on noise"), "{notes}");
         masks.push(sum);
     }
     assert_ne!(masks[0], masks[1]);

@@ -135,6 +135,8 @@ impl Run<'_> {
     pub(super) fn take_statistics(&mut self, path: &Path) -> Result<()> {
         self.statistics = of_model(path, self)?;
         if self.without_samples() {
+            // What they say is about inputs that take part in comparisons only.
+            self.samples.notes.clear();
             self.loaded.notes.push(
                 "--stats without --data: the relative error at each group's own sink stands in for the damage to \
                  the outputs, re-fitting is local, and the comparison with the dense model is on synthetic inputs"

@@ -112,6 +112,9 @@ pub(super) fn sizes(r: &Report) -> Markup {
                     }
                 } }
             }
+            @for pass in &r.lossless {
+                p.cap style="margin-top:10px" { "The same outputs for less work: " (pass.what) "." }
+            }
             @if let Some(latency) = &r.latency {
                 p.cap style="margin-top:10px" {
                     "Latency at batch " (latency.batch)
