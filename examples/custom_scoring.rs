@@ -6,7 +6,8 @@
 //! Units that hardly vary cost nothing, because the bias takes up their mean.
 //!
 //! Another engine is plugged in at the same place: anything that implements
-//! `onnx_prune::runtime::Engine` goes into `run.engine` before `run.calibrate()`.
+//! `onnx_prune::runtime::Engine` goes into `run.engine`, as
+//! `Metered::new(Box::new(engine))`, before `run.calibrate()`.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -10,7 +10,9 @@ use onnx_prune::calibrate::{Samples, npz};
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::options::Method;
 use onnx_prune::pruner::Pruner;
-use onnx_prune::runtime::{Device, Engine, EngineChoice, EngineInfo, Session, SessionOptions};
+use onnx_prune::runtime::{
+    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
+};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{Result, graph, pipeline};
 
@@ -117,11 +119,15 @@ fn another_engine_runs_all_models() {
         .data([fixture("digits-vit/calibration.npz")])
         .sample_count(32);
     let mut run = pruner.run().unwrap();
-    let inner = std::mem::replace(&mut run.engine, Box::new(Nothing));
-    run.engine = Box::new(Counting {
-        inner,
+    let options = EngineOptions {
+        engine: EngineChoice::Tract,
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
+    run.engine = Metered::new(Box::new(Counting {
+        inner: runtime::choose(&options).unwrap(),
         sessions: Arc::clone(&sessions),
-    });
+    }));
     run.calibrate().unwrap();
     run.judge().unwrap();
     let allocation = run.allocate(0.5).unwrap();
@@ -130,24 +136,4 @@ fn another_engine_runs_all_models() {
     assert!(report.equality.unwrap().passed);
     // Calibration, sliced against masked, held-out samples.
     assert!(sessions.load(Ordering::Relaxed) >= 5);
-}
-
-/// Stands in for a moment.
-struct Nothing;
-
-impl Engine for Nothing {
-    fn info(&self) -> &EngineInfo {
-        unreachable!("it is replaced at once")
-    }
-
-    fn session(&self, _: &proto::ModelProto, _: &SessionOptions) -> Result<Box<dyn Session>> {
-        unreachable!("it is replaced at once")
-    }
-
-    fn optimised_operators(
-        &self,
-        _: &proto::ModelProto,
-    ) -> Result<Option<std::collections::BTreeMap<String, usize>>> {
-        unreachable!("it is replaced at once")
-    }
 }

@@ -29,6 +29,7 @@ use crate::options::{Options, Reconstruct};
 use crate::progress::Progress;
 use crate::report::command::{Output, command};
 use crate::report::{self, Calibration, DamageCurve, DamageKind, GroupReport, Report, Size};
+use crate::runtime::Engine as _;
 use crate::sites::Chosen;
 use crate::{Error, Result, ResultExt, provenance, rewrite, runtime, several, verify};
 
@@ -273,7 +274,7 @@ fn finish_timed(
     };
     let held = run.held_out(&built)?;
     let whole = run.cheaper.as_ref().map_or(&run.loaded.model, |c| &c.model);
-    let kernels = verify::kernels(run.engine.as_ref(), whole, &built.model)?;
+    let kernels = verify::kernels(&run.engine, whole, &built.model)?;
     run.clock.lap("measuring");
     let mut exported = Vec::new();
     if let (Some(path), false) = (&options.export_mask, options.dry_run) {
@@ -348,6 +349,7 @@ fn finish_timed(
         tried: Vec::new(),
         limits: Vec::new(),
         seconds: run.clock.stages(),
+        engine_seconds: run.engine.seconds(),
         notes,
     })
 }

@@ -21,7 +21,7 @@ use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
 use crate::rank::{self, Ranked};
 use crate::rebuild::{self, Fitted};
-use crate::runtime::{self, Engine, SessionOptions};
+use crate::runtime::{self, Engine, Metered, SessionOptions};
 use crate::search::{self, Point};
 use crate::sites::Chosen;
 use crate::verify::{self, Comparison, Equality, Interface};
@@ -47,7 +47,7 @@ pub struct Run<'a> {
     /// What was asked.
     pub options: &'a Options,
     /// What runs models.
-    pub engine: Box<dyn Engine>,
+    pub engine: Metered,
     /// The groups that may be pruned.
     pub chosen: Vec<Chosen>,
     /// What the lossless passes make of the model.
@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
         let Ready { loaded, chosen } = ready(input, options)?;
         let sha256 = loaded.file.sha256()?;
         clock.lap("analysis");
-        let engine = runtime::choose(&options.engine)?;
+        let engine = Metered::new(runtime::choose(&options.engine)?);
         let (samples, held_out) = split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
         clock.lap("inputs");
         let mut run = Run {
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
         let Some(cheaper) = Cheaper::find(&self.loaded, self.options.axes)? else {
             return Ok(());
         };
-        if let Some((before, after)) = cheaper.lost_kernels(self.engine.as_ref(), &self.loaded.model)? {
+        if let Some((before, after)) = cheaper.lost_kernels(&self.engine, &self.loaded.model)? {
             let lost = format!("the lossless passes leave {after} of {before} fused attention kernels");
             let Ok(batch) = timing::inputs(self) else {
                 self.loaded.notes.push(format!(
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
                 ));
                 return Ok(());
             };
-            let speedup = cheaper.speedup(self.engine.as_ref(), &self.loaded.model, &batch.feeds)?;
+            let speedup = cheaper.speedup(&self.engine, &self.loaded.model, &batch.feeds)?;
             let better = speedup.median > 1.0;
             self.loaded.notes.push(format!(
                 "{lost}; with them the dense model is {:.3} times as fast (quartiles {:.3} to {:.3}): they are {}",
@@ -247,7 +247,7 @@ impl<'a> Run<'a> {
         let probes = probes(&self.chosen);
         let collect = |samples: &Samples| {
             calibrate::collect(
-                self.engine.as_ref(),
+                &self.engine,
                 &self.loaded.model,
                 &probes,
                 &self.weights,
@@ -346,7 +346,7 @@ impl<'a> Run<'a> {
     /// The model with what belongs to it.
     pub fn subject(&self) -> Subject<'_> {
         Subject {
-            engine: self.engine.as_ref(),
+            engine: &self.engine,
             model: &self.loaded.model,
             graph: &self.loaded.graph,
             analysis: &self.loaded.analysis,
@@ -560,7 +560,7 @@ impl<'a> Run<'a> {
         let interface = Interface::new(&graph, &again, mask);
         let few = spread(&self.samples, EQUALITY_SAMPLES);
         let mut equality = verify::sliced_equals_masked(
-            self.engine.as_ref(),
+            &self.engine,
             &fitted,
             &graph,
             &again,
@@ -637,7 +637,7 @@ impl<'a> Run<'a> {
     /// The engine's.
     pub fn held_out(&mut self, built: &Built) -> Result<Comparison> {
         let compared = compare(
-            self.engine.as_ref(),
+            &self.engine,
             &self.loaded.model,
             &built.model,
             &self.held_out,

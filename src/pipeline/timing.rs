@@ -10,7 +10,7 @@ use crate::budget::Prices;
 use crate::calibrate::{self, ExactBatch};
 use crate::latency::{self, Cache, Key};
 use crate::onnx::proto;
-use crate::runtime::SessionOptions;
+use crate::runtime::{Engine, SessionOptions};
 use crate::tensor::Feeds;
 
 /// Pairs of runs that a demanded latency is judged by.
@@ -78,7 +78,7 @@ pub(super) fn prices(run: &mut Run, inputs: &Feeds) -> Result<Prices> {
         Some(table) => table,
         None => {
             let table = latency::measure(
-                run.engine.as_ref(),
+                &run.engine,
                 model,
                 graph,
                 analysis,
@@ -97,7 +97,7 @@ pub(super) fn prices(run: &mut Run, inputs: &Feeds) -> Result<Prices> {
     };
     let mut prices = table.prices(analysis, &chosen)?;
     if run.cheaper.is_some() {
-        let whole = bench::paired(run.engine.as_ref(), model, Some(&run.loaded.model), inputs, RUNS)?;
+        let whole = bench::paired(&run.engine, model, Some(&run.loaded.model), inputs, RUNS)?;
         if let Some(speedup) = whole.speedup {
             prices.full = (speedup.median * table.whole.median * 1e6).round() as u64;
         }
@@ -125,7 +125,7 @@ pub(super) fn reported(run: &mut Run, built: &Built) -> Result<Option<Measured>>
 }
 
 fn measured(run: &Run, built: &Built, batch: &ExactBatch, runs: impl Fn(f64) -> usize) -> Result<Measured> {
-    let engine = run.engine.as_ref();
+    let engine = &run.engine;
     let own = built.interface.feeds(&batch.feeds)?;
     let open = |model: &proto::ModelProto| engine.session(model, &SessionOptions::default());
     let (mut pruned, mut dense) = (open(&built.model)?, open(&run.loaded.model)?);

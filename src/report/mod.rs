@@ -75,6 +75,8 @@ pub struct Report {
     pub tried: Vec<crate::search::Point>,
     /// Seconds per stage.
     pub seconds: Vec<(String, f64)>,
+    /// Seconds of these in the engine.
+    pub engine_seconds: crate::runtime::EngineSeconds,
     /// What the user should know.
     pub notes: Vec<String>,
 }

@@ -247,6 +247,13 @@ impl Page {
             .map(|(n, s)| format!("{n} {s:.1}"))
             .collect();
         self.line(format!("  {total:.1} s: {}", stages.join(", ")));
+        if verbose {
+            let e = &report.engine_seconds;
+            self.line(format!(
+                "  of these, the engine ran for {:.1} s and took {:.1} s to prepare {} models",
+                e.running, e.start_up, e.sessions
+            ));
+        }
         if let (Some(c), true) = (&report.calibration, verbose) {
             self.line(format!(
                 "  the dense model's own passes over the samples took {:.1} s",

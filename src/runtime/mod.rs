@@ -6,6 +6,7 @@
 //! [`choose`], and is told to the user by [`EngineInfo`]. Comparing the engines
 //! is comparing two values of one trait.
 
+pub use metered::{EngineSeconds, Metered};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ use crate::tensor::{Feeds, Tensor};
 mod guard;
 #[cfg(feature = "ort")]
 mod locate;
+mod metered;
 #[cfg(any(feature = "ort", feature = "tract"))]
 mod operators;
 #[cfg(feature = "ort")]
