@@ -1,6 +1,14 @@
 //! Arguments of the command line, turned into [`Options`].
 
+mod others;
+mod shards;
+mod talk;
+
 use std::path::PathBuf;
+
+pub use others::{BenchArgs, CompareArgs, InspectArgs};
+pub use shards::{CalibrateArgs, MergeArgs};
+pub use talk::{ProgressKind, TalkArgs};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -33,6 +41,8 @@ Examples:
       how far apart two models are
   onnx-prune bench small.onnx model.onnx --batch 8 --seq 128
       how much faster one is, measured in turns
+  onnx-prune model.onnx small.onnx --report report.html
+      one file to look at: what was asked, what was got, what is left where
 
 Exit codes: 0 written; 1 the budget or a verification was not met; 2 bad input
 or usage; 3 nothing can be pruned; 4 an engine or device is missing or refuses
@@ -56,6 +66,19 @@ pub enum Command {
     Compare(CompareArgs),
     /// Measure the latency of a model, or of two in turns.
     Bench(BenchArgs),
+    /// Write the statistics of some inputs to a file, to be added up with others
+    /// (`merge`) and used with --stats.
+    Calibrate(CalibrateArgs),
+    /// Add up files of statistics of one model.
+    Merge(MergeArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
 }
 
 /// Arguments of pruning.
@@ -84,7 +107,8 @@ pub struct PruneArgs {
     #[arg(long, value_name = "COMMAND", requires = "max_drop")]
     pub eval: Option<String>,
     /// Instead of a ranking: a mask from elsewhere (.json, or .npz / .npy with
-    /// head_mask and neuron_mask of layers x units).
+    /// head_mask and neuron_mask of layers x units, or the .onnx that an earlier
+    /// run wrote).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["flops", "max_drop"])]
     pub mask: Option<PathBuf>,
     /// Write the mask (.json, .npz).
@@ -166,6 +190,16 @@ pub struct PruneArgs {
     /// and the summary goes to standard error).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write a report to be looked at: one HTML file with pictures, readable
+    /// without a network.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Instead of calibrating: statistics of this model that `calibrate` or
+    /// `merge` wrote. With --data too (best other inputs than those), damage is
+    /// measured and weights are re-fitted layer after layer as ever; without,
+    /// local errors stand in.
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "out_dir")]
+    pub stats: Option<PathBuf>,
     /// Ridge of obs and re-fitting, as a fraction of the mean variance.
     #[arg(long, value_name = "X", default_value_t = crate::score::DEFAULT_DAMP, hide_short_help = true)]
     pub damp: f64,
@@ -187,9 +221,9 @@ pub struct PruneArgs {
     /// kcm: how the two scores are made comparable.
     #[arg(long, value_enum, default_value_t = Normalise::default(), hide_short_help = true)]
     pub kcm_normalise: Normalise,
-    /// No summary and no progress.
-    #[arg(short, long)]
-    pub quiet: bool,
+    /// How much is said.
+    #[command(flatten)]
+    pub talk: TalkArgs,
     /// Calibration inputs.
     #[command(flatten)]
     pub data: DataArgs,
@@ -217,78 +251,9 @@ impl AxesArgs {
         crate::axes::Options {
             change_interface: self.change_interface,
             uniform_kv: self.uniform_kv,
+            own_rules: &[],
         }
     }
-}
-
-/// Arguments of `inspect`.
-#[derive(Debug, Args)]
-pub struct InspectArgs {
-    /// The model.
-    #[arg(value_name = "MODEL.onnx")]
-    pub input: PathBuf,
-    /// How axes may shrink.
-    #[command(flatten)]
-    pub axes: AxesArgs,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Batch size that costs are computed for.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub batch: usize,
-    /// Sequence length that costs are computed for.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub seq: usize,
-}
-
-/// Arguments of `compare`.
-#[derive(Debug, Args)]
-pub struct CompareArgs {
-    /// The model to judge.
-    #[arg(value_name = "A.onnx")]
-    pub a: PathBuf,
-    /// The model to judge it by.
-    #[arg(value_name = "B.onnx")]
-    pub b: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Inputs.
-    #[command(flatten)]
-    pub data: DataArgs,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
-}
-
-/// Arguments of `bench`.
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// The model.
-    #[arg(value_name = "A.onnx")]
-    pub a: PathBuf,
-    /// The model that it is compared with; both run in turns.
-    #[arg(value_name = "B.onnx")]
-    pub b: Option<PathBuf>,
-    /// Rows of a batch.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub batch: usize,
-    /// Tokens per row, where the model takes tokens.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub seq: usize,
-    /// Runs of each model that are counted.
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub runs: usize,
-    /// Shape of an input whose axes the graph leaves open, as in
-    /// pixel_values=1,3,224,224.
-    #[arg(long, value_name = "NAME=DIMS")]
-    pub shape: Vec<String>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
 }
 
 /// Where inputs come from.
@@ -348,16 +313,6 @@ pub struct EngineArgs {
     pub ort_lib: Option<PathBuf>,
 }
 
-impl BenchArgs {
-    /// The shapes of inputs.
-    ///
-    /// # Errors
-    /// A `--shape` that is not `name=d,d,...`.
-    pub fn shapes(&self) -> Result<Vec<(String, Vec<usize>)>> {
-        shapes(&self.shape)
-    }
-}
-
 fn shapes(texts: &[String]) -> Result<Vec<(String, Vec<usize>)>> {
     let mut shapes = Vec::new();
     for text in texts {
@@ -374,6 +329,15 @@ fn shapes(texts: &[String]) -> Result<Vec<(String, Vec<usize>)>> {
     Ok(shapes)
 }
 
+/// What the command line asks for where it says nothing about inputs.
+pub fn data_defaults() -> DataOptions {
+    DataOptions {
+        batch: 1,
+        join: true,
+        ..DataOptions::default()
+    }
+}
+
 impl DataArgs {
     /// Checked.
     ///
@@ -381,6 +345,7 @@ impl DataArgs {
     /// A `--shape` that is not `name=d,d,...`.
     pub fn options(&self) -> Result<DataOptions> {
         Ok(DataOptions {
+            given: None,
             data: self.data.clone(),
             tokenizer: self.tokenizer.clone(),
             text_columns: self.text_column.clone(),
@@ -457,6 +422,7 @@ impl PruneArgs {
             max_drop: self.max_drop,
             eval: self.eval.clone(),
             mask: self.mask.clone(),
+            stats: self.stats.clone(),
             export_mask: self.export_mask.clone(),
             outputs: self.outputs.clone(),
             effort: self.effort,

@@ -1,6 +1,47 @@
 //! Prune a trained transformer in an ONNX file: no labels, no gradients, no
 //! training framework.
 //!
+//! From a program, [`pruner::Pruner`] has the options of the command line:
+//!
+//! ```
+//! # fn main() -> onnx_prune::Result<()> {
+//! use onnx_prune::pruner::Pruner;
+//!
+//! # let folder = std::env::temp_dir().join(format!("onnx-prune-doc-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder).map_err(|e| onnx_prune::Error::io("cannot create", &folder, e))?;
+//! # let (input, output) = ("fixtures/digits-vit/model.onnx", folder.join("small.onnx"));
+//! let report = Pruner::new(input)
+//!     .data(["fixtures/digits-vit/calibration.npz"])
+//! #   .sample_count(48).no_timing().engine(onnx_prune::runtime::EngineChoice::Tract, Default::default())
+//!     .flops(0.5)
+//!     .prune(&output)?;
+//! assert!(report.budget.got <= 0.5);
+//! for group in &report.groups {
+//!     println!("{} of {} stay of {}", group.kept.len(), group.units, group.name);
+//! }
+//! # std::fs::remove_dir_all(&folder).map_err(|e| onnx_prune::Error::io("cannot remove", &folder, e))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The programs in `examples/` prune with data that is at hand
+//! (`prune_with_custom_data`), teach the analysis an operator (`operator_rule`) and
+//! rank units by another score (`custom_scoring`).
+//!
+//! # How it is built
+//!
+//! ```text
+//!  model.onnx ──> onnx ──> graph ──> axes ── groups that shrink together
+//!                                              │
+//!     inputs ──> calibrate ── sums of x, x xᵀ ─┤
+//!                                              ▼
+//!                      score ──> damage ──> budget ── a mask
+//!                                              │
+//!                                              ▼
+//!                     rebuild ──> rewrite ──> verify ──> small.onnx
+//!                  (new weights)  (sliced)  (= masked)     report
+//! ```
+//!
 //! Data flows one way, one stage per module; a stage imports only what stands
 //! above it.
 //!
@@ -20,7 +61,8 @@
 //! rebuild     re-fitted weights go into the pruned model
 //! verify      sliced == masked, pruned against dense
 //! bench       latency of two models, in turns
-//! report      terminal, JSON
+//! provenance  where a pruned model comes from, in its metadata
+//! report      terminal, JSON, HTML
 //! ```
 //!
 //! [`pipeline::prune`] reads like this list.
@@ -46,6 +88,8 @@ pub mod options;
 pub mod pipeline;
 pub mod probe;
 pub mod progress;
+pub mod provenance;
+pub mod pruner;
 pub mod rank;
 pub mod rebuild;
 pub mod report;

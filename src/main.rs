@@ -1,16 +1,21 @@
 //! Parses, calls the library, prints the error chain, sets the exit code.
 
+use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use onnx_prune::bench::{self, BenchReport};
 use onnx_prune::budget::{Cost, Sizes};
-use onnx_prune::cli::{BenchArgs, Cli, Command, CompareArgs, InspectArgs, PruneArgs};
+use onnx_prune::cli::{
+    BenchArgs, CalibrateArgs, Cli, Command, CompareArgs, InspectArgs, MergeArgs, PruneArgs, TalkArgs,
+};
 use onnx_prune::options::Options;
-use onnx_prune::progress::{Bars, Progress, Quiet};
-use onnx_prune::{Error, Result, calibrate, onnx, pipeline, report, runtime};
+use onnx_prune::report::style::Style;
+use onnx_prune::report::{self, Report};
+use onnx_prune::{Error, Result, calibrate, onnx, pipeline, runtime};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -40,17 +45,45 @@ fn run(cli: Cli, cancelled: &AtomicBool) -> Result<()> {
         Some(Command::Inspect(args)) => inspect(&args),
         Some(Command::Compare(args)) => compare(&args, cancelled),
         Some(Command::Bench(args)) => measure(&args),
+        Some(Command::Calibrate(args)) => calibrate(&args, cancelled),
+        Some(Command::Merge(args)) => merge(&args),
+        Some(Command::Completions { shell }) => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "onnx-prune", &mut text);
+            print(&text)
+        }
+        Some(Command::Man) => {
+            let mut text = Vec::new();
+            let page = clap_mangen::Man::new(Cli::command());
+            let failed = |e| Error::io("cannot make", Path::new("the manual page"), e);
+            page.render(&mut text).map_err(failed)?;
+            print(&text)
+        }
         None => prune(&cli.prune, cancelled),
     }
 }
 
-fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
-    let options = args.options()?;
-    let progress: Box<dyn Progress> = if args.quiet {
-        Box::new(Quiet)
-    } else {
-        Box::new(Bars::new())
+/// What the engine says goes to standard error with `-vv`, or as `RUST_LOG` asks.
+fn listen(talk: &TalkArgs) {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(asked) => asked,
+        Err(_) if talk.verbose > 1 => "onnx_prune=trace".to_owned(),
+        Err(_) => return,
     };
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .finish();
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        eprintln!("warning: messages of the engine cannot be shown");
+    }
+}
+
+fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
+    listen(&args.talk);
+    let options = args.options()?;
+    let progress = args.talk.progress();
     if let Some(folder) = &args.out_dir {
         let reports = pipeline::several(&args.files, folder, &options, progress.as_ref(), cancelled)?;
         return tell_all(args, &reports);
@@ -69,26 +102,70 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
     if let Some(path) = &args.json {
         report::write_json(path, &report)?;
     }
-    say(args, &report::terminal::summary(&report));
-    Ok(())
+    if let Some(path) = &args.report {
+        report::html::write(path, std::slice::from_ref(&report))?;
+    }
+    say(args, |style| {
+        report::terminal::summary(&report, style, args.talk.verbose > 0)
+    })
 }
 
 /// Several reports: a JSON array, a table.
-fn tell_all(args: &PruneArgs, reports: &[report::Report]) -> Result<()> {
+fn tell_all(args: &PruneArgs, reports: &[Report]) -> Result<()> {
     if let Some(path) = &args.json {
         report::write_json(path, &reports)?;
     }
-    say(args, &report::terminal::table(reports));
-    Ok(())
+    if let Some(path) = &args.report {
+        report::html::write(path, reports)?;
+    }
+    say(args, |style| match args.talk.verbose {
+        0 => report::terminal::table(reports),
+        _ => reports
+            .iter()
+            .map(|r| report::terminal::summary(r, style, true) + "\n")
+            .collect(),
+    })
 }
 
 /// Prints what is for people, beside JSON that may go to standard output.
-fn say(args: &PruneArgs, text: &str) {
-    match (&args.json, args.quiet) {
-        (_, true) => {}
-        (Some(path), _) if path.as_os_str() == "-" => eprint!("{text}"),
-        _ => print!("{text}"),
+fn say(args: &PruneArgs, text: impl Fn(Style) -> String) -> Result<()> {
+    match (&args.json, args.talk.quiet) {
+        (_, true) => Ok(()),
+        (Some(path), _) if path.as_os_str() == "-" => {
+            eprint!("{}", text(Style::of(std::io::stderr().is_terminal())));
+            Ok(())
+        }
+        _ => print(text(Style::of(std::io::stdout().is_terminal())).as_bytes()),
     }
+}
+
+/// Writes to standard output; a reader who has seen enough (`| head`) is no error.
+fn print(text: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Error::io("cannot write", Path::new("standard output"), e)),
+    }
+}
+
+fn calibrate(args: &CalibrateArgs, cancelled: &AtomicBool) -> Result<()> {
+    listen(&args.talk);
+    let progress = args.talk.progress();
+    let options = args.options()?;
+    let told = pipeline::calibrate(&args.input, &args.output, &options, progress.as_ref(), cancelled)?;
+    match (args.json, args.talk.quiet) {
+        (true, _) => report::write_json("-".as_ref(), &told),
+        (_, true) => Ok(()),
+        _ => print(told.text().as_bytes()),
+    }
+}
+
+fn merge(args: &MergeArgs) -> Result<()> {
+    let told = pipeline::merge(&args.inputs, &args.output)?;
+    if args.json {
+        return report::write_json("-".as_ref(), &told);
+    }
+    print(told.text().as_bytes())
 }
 
 fn inspect(args: &InspectArgs) -> Result<()> {
@@ -104,8 +181,7 @@ fn inspect(args: &InspectArgs) -> Result<()> {
     if args.json {
         report::write_json("-".as_ref(), &found)
     } else {
-        print!("{}", found.text());
-        Ok(())
+        print(found.text().as_bytes())
     }
 }
 
@@ -119,18 +195,19 @@ fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
     if args.json {
         return report::write_json("-".as_ref(), &comparison);
     }
+    let mut text = String::new();
     for o in &comparison.outputs {
         let classes = match (o.agreement, o.kl) {
             (Some(a), Some(kl)) => format!("  same answer {:.2}%  KL {kl:.5}", 100.0 * a),
             _ => String::new(),
         };
-        println!(
-            "{}: largest difference {:.3e} ({:.2e} of the largest value)  relative squared error {:.5}{classes}",
+        text += &format!(
+            "{}: largest difference {:.3e} ({:.2e} of the largest value)  relative squared error {:.5}{classes}\n",
             o.name, o.max, o.relative_max, o.relative_squared
         );
     }
-    println!("{} samples", comparison.samples);
-    Ok(())
+    text += &format!("{} samples\n", comparison.samples);
+    print(text.as_bytes())
 }
 
 fn measure(args: &BenchArgs) -> Result<()> {
@@ -150,6 +227,5 @@ fn measure(args: &BenchArgs) -> Result<()> {
     if args.json {
         return report::write_json("-".as_ref(), &found);
     }
-    print!("{}", found.text());
-    Ok(())
+    print(found.text().as_bytes())
 }

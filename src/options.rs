@@ -129,6 +129,9 @@ pub struct Options {
     pub eval: Option<String>,
     /// Instead of a ranking: a mask that something else made.
     pub mask: Option<PathBuf>,
+    /// Instead of a calibration: statistics of this model in a file
+    /// ([`crate::calibrate::file`]).
+    pub stats: Option<PathBuf>,
     /// Where the mask of the run goes.
     pub export_mask: Option<PathBuf>,
     /// Graph outputs that count when damage is measured; none means all.
@@ -183,6 +186,7 @@ impl Default for Options {
             max_drop: None,
             eval: None,
             mask: None,
+            stats: None,
             export_mask: None,
             outputs: Vec::new(),
             effort: Effort::Normal,

@@ -1,5 +1,6 @@
 //! Progress of long stages: a bar on a terminal, nothing elsewhere.
 
+use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,8 +50,10 @@ impl Bars {
 impl Progress for Bars {
     fn start(&self, what: &str, total: u64) {
         let bar = ProgressBar::new(total);
-        if let Ok(style) = ProgressStyle::with_template("{msg:<24} [{wide_bar}] {pos}/{len} {eta}") {
-            bar.set_style(style.progress_chars("=> "));
+        if let Ok(style) = ProgressStyle::with_template(
+            "{msg:<12} {bar:32.green/dim} {pos}/{len}  {elapsed} so far, {eta} left",
+        ) {
+            bar.set_style(style.progress_chars("━╸─"));
         }
         bar.set_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(250));
@@ -72,5 +75,48 @@ impl Progress for Bars {
 impl Drop for Bars {
     fn drop(&mut self) {
         self.replace(None);
+    }
+}
+
+/// A line of JSON on standard error for each step, for a program that shows
+/// progress its own way: `{"stage": "damage", "done": 3, "total": 32}`.
+#[derive(Debug, Default)]
+pub struct JsonLines {
+    stage: Mutex<Option<(String, u64, u64)>>,
+}
+
+impl JsonLines {
+    /// Nothing is written before the first [`Progress::start`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Option<(String, u64, u64)>)) {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut stage);
+        if let Some((name, done, total)) = &*stage {
+            let line = serde_json::json!({ "stage": name, "done": done, "total": total });
+            // Nobody who reads is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+}
+
+impl Progress for JsonLines {
+    fn start(&self, what: &str, total: u64) {
+        self.tell(|stage| *stage = Some((what.to_owned(), 0, total)));
+    }
+
+    fn step(&self, n: u64) {
+        self.tell(|stage| {
+            if let Some((_, done, _)) = stage {
+                *done += n;
+            }
+        });
+    }
+
+    fn finish(&self) {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        *stage = None;
     }
 }

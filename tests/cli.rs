@@ -303,3 +303,113 @@ fn exit_codes_have_meaning() {
     );
     assert!(!out.exists());
 }
+
+#[test]
+fn json_on_standard_output_is_clean() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (fixture("digits-vit/model.onnx"), folder.path().join("small.onnx"));
+    let args = [
+        model.to_str().unwrap(),
+        out.to_str().unwrap(),
+        "--method",
+        "magnitude",
+        "--engine",
+        "tract",
+        "--json",
+        "-",
+        "--progress",
+        "json",
+    ];
+    let output = run(&args);
+    assert!(output.status.success(), "{}", text(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], 1);
+    let said = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(
+        said.contains("sliced = masked"),
+        "the summary goes elsewhere: {said}"
+    );
+}
+
+#[test]
+fn progress_is_told_to_programs_as_json_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data, out) = (
+        fixture("digits-vit/model.onnx"),
+        fixture("digits-vit/calibration.npz"),
+        folder.path().join("small.onnx"),
+    );
+    let output = run(&[
+        model.to_str().unwrap(),
+        out.to_str().unwrap(),
+        "--data",
+        data.to_str().unwrap(),
+        "--samples",
+        "32",
+        "--probe",
+        "16",
+        "--engine",
+        "tract",
+        "--quiet",
+        "--progress",
+        "json",
+    ]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(output.stdout.is_empty());
+    let said = String::from_utf8_lossy(&output.stderr).to_string();
+    let lines: Vec<serde_json::Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    for stage in ["positions", "calibrating", "damage", "re-fitting"] {
+        let of: Vec<_> = lines.iter().filter(|l| l["stage"] == stage).collect();
+        let last = of.last().unwrap_or_else(|| panic!("no {stage}"));
+        assert_eq!(
+            (&of[0]["done"], &last["done"]),
+            (&0.into(), &last["total"]),
+            "{stage}"
+        );
+    }
+}
+
+#[test]
+fn a_summary_fits_a_screen_and_has_no_colours_in_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (fixture("digits-vit/model.onnx"), folder.path().join("small.onnx"));
+    let args = [
+        model.to_str().unwrap(),
+        out.to_str().unwrap(),
+        "--method",
+        "magnitude",
+        "--engine",
+        "tract",
+    ];
+    let output = run(&args);
+    let plain = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(plain.lines().count() <= 24, "{plain}");
+    assert!(!plain.contains('\x1b'), "{plain}");
+    assert!(plain.contains("█") && plain.contains("of 256"), "{plain}");
+    let output = run(&[&args[..], &["-v"]].concat());
+    let more = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(
+        more.contains("again: onnx-prune") && more.contains("encoder/layer/3"),
+        "{more}"
+    );
+    assert_eq!(run(&[&args[..], &["-v", "-q"]].concat()).status.code(), Some(2));
+}
+
+#[test]
+fn completions_and_the_manual_page_are_made() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let output = run(&["completions", shell]);
+        assert!(output.status.success());
+        let script = String::from_utf8_lossy(&output.stdout).to_string();
+        assert!(
+            script.contains("export-mask") && script.contains("calibrate"),
+            "{shell}"
+        );
+    }
+    let output = run(&["man"]);
+    let page = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(output.status.success() && page.starts_with(".ie"), "{page}");
+    for part in [".TH onnx-prune", "\\-\\-max\\-drop", "Exit codes"] {
+        assert!(page.contains(part), "{part}");
+    }
+}

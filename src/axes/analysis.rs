@@ -17,6 +17,8 @@ pub struct Options {
     /// Whether every layer keeps the same number of heads, as runtimes with one
     /// cache size want: heads at the same place in all layers are one unit.
     pub uniform_kv: bool,
+    /// Rules that come before the built-in ones.
+    pub own_rules: &'static [rules::OwnRule],
 }
 
 /// What is known about one value.
@@ -137,6 +139,7 @@ pub struct Analysis {
     pub groups: Vec<groups::PruneGroup>,
     /// Axes that would be a group, and why they are not.
     pub frozen: Vec<groups::FrozenAxis>,
+    pub(super) own: &'static [rules::OwnRule],
     pub(super) unknowns: u32,
     pub(super) followed: BTreeSet<(NodeId, usize)>,
 }
@@ -144,6 +147,7 @@ pub struct Analysis {
 /// Analyses a graph. Never fails: what cannot be followed is frozen.
 pub fn analyse(graph: &Graph, options: Options) -> Analysis {
     let mut analysis = Analysis::empty(graph);
+    analysis.own = options.own_rules;
     analysis.seed_inputs(graph, options);
     analysis.follow(graph);
     links::settle(&mut analysis);

@@ -29,4 +29,5 @@ pub use groups::{FrozenAxis, GroupId, PruneGroup, Sink};
 pub use int::{Atom, Int, Mono, Op as IntOp, Poly};
 pub use kind::Kind;
 pub use op::Op;
+pub use rules::OwnRule;
 pub use space::{Freeze, Space};

@@ -165,7 +165,8 @@ impl Target {
         }
     }
 
-    fn option(self) -> &'static str {
+    /// The name of its option on the command line.
+    pub fn option(self) -> &'static str {
         match self {
             Target::Flops(_) => "flops",
             Target::Parameters(_) => "params",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::arrays;
 use super::draw::{Purpose, Random, Reservoir, subset};
@@ -40,6 +41,8 @@ pub enum Origin {
         /// The seed they were made with.
         seed: u64,
     },
+    /// Handed over by the program that uses the library.
+    Given,
     /// Read.
     Files {
         /// What was given.
@@ -58,9 +61,27 @@ pub struct Samples {
     pub notes: Vec<String>,
 }
 
+impl Samples {
+    /// One sample of each set of inputs: every tensor has one row along the
+    /// model's batch axis. All token positions count as real.
+    pub fn of_feeds(feeds: impl IntoIterator<Item = Feeds>) -> Self {
+        let sample = |feeds| Sample {
+            feeds,
+            token_mask: None,
+        };
+        Samples {
+            samples: feeds.into_iter().map(sample).collect(),
+            origin: Origin::Given,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// What to read and how.
 #[derive(Debug, Clone)]
 pub struct DataOptions {
+    /// Samples that are at hand, in place of all that is read or made.
+    pub given: Option<Arc<Samples>>,
     /// Files and folders; none means synthetic samples. All arrays (`.npz`,
     /// folders of them, ONNX test data sets) or all texts (`.txt`, `.jsonl`,
     /// `.tsv`, `.csv`).
@@ -94,6 +115,7 @@ pub struct DataOptions {
 impl Default for DataOptions {
     fn default() -> Self {
         Self {
+            given: None,
             data: Vec::new(),
             tokenizer: None,
             text_columns: Vec::new(),
@@ -108,8 +130,21 @@ impl Default for DataOptions {
     }
 }
 
+impl DataOptions {
+    /// Whether there is nothing to read, so that samples are made.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.given.is_none()
+    }
+}
+
 /// Reads the samples that `options` ask for, as `model` wants them.
 pub fn read_samples(model: &proto::ModelProto, options: &DataOptions) -> Result<Samples> {
+    if let Some(given) = &options.given {
+        if given.samples.is_empty() {
+            return Err(Error::input("there are no samples among those that were given"));
+        }
+        return Ok(Samples::clone(given));
+    }
     let specs = input_specs(model)?;
     let layout = Layout::new(&specs);
     let tables = Tables::find(model);

@@ -3,6 +3,7 @@
 //! | Path | Holds |
 //! |---|---|
 //! | `.json` | [`SCHEMA`], groups by name with the indices of the units that stay; the report of a run reads as one, too |
+//! | `.onnx` | a model that this program has pruned: its metadata hold such a JSON ([`crate::provenance`]) |
 //! | `.npz` | `head_mask` (layers x heads), `neuron_mask` (layers x neurons), or one of them |
 //! | folder | `head_mask.npy`, `neuron_mask.npy`, or one of them |
 //! | `head_mask.npy`, `neuron_mask.npy` | one of them |
@@ -21,7 +22,7 @@ use super::Mask;
 use crate::axes::{Analysis, Kind, PruneGroup};
 use crate::calibrate::npz;
 use crate::tensor::Tensor;
-use crate::{Error, Result, ResultExt};
+use crate::{Error, Result, ResultExt, provenance};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
@@ -48,6 +49,8 @@ struct Entry {
 /// How the mask is stored.
 enum Form {
     Json,
+    /// A pruned model.
+    Onnx,
     Npz,
     /// One array, named by the file.
     Npy(&'static str),
@@ -64,6 +67,7 @@ impl Form {
         let stem = lower(path.file_stem()).unwrap_or_default();
         match lower(path.extension()).unwrap_or_default().as_str() {
             "json" => Ok(Form::Json),
+            "onnx" => Ok(Form::Onnx),
             "npz" => Ok(Form::Npz),
             "npy" => match ARRAYS.iter().find(|(name, _)| *name == stem) {
                 Some((name, _)) => Ok(Form::Npy(name)),
@@ -76,7 +80,7 @@ impl Form {
                  head_mask=head_mask.cpu().numpy(), neuron_mask=neuron_mask.cpu().numpy())",
             )),
             _ => Err(Error::input(
-                "a mask is a .json, .npz or .npy file, or a folder with head_mask.npy and neuron_mask.npy",
+                "a mask is a .json, .npz or .npy file, a folder with head_mask.npy and neuron_mask.npy, or a pruned .onnx model",
             )),
         }
     }
@@ -99,6 +103,7 @@ pub fn read(path: &Path, analysis: &Analysis, open: &BTreeMap<usize, usize>) -> 
     let place = || format!("the mask {}", path.display());
     let found = match Form::of(path).context(place)? {
         Form::Json => from_json(&text(path)?, analysis),
+        Form::Onnx => provenance::of_file(path).and_then(|p| from_json(&p.mask, analysis)),
         Form::Npz => arrays_of(path).and_then(|arrays| layers::from_arrays(analysis, &arrays, &mut notes)),
         Form::Npy(name) => npz::read_npy(path).and_then(|array| {
             layers::from_arrays(analysis, &BTreeMap::from([(name.to_owned(), array)]), &mut notes)
@@ -124,6 +129,12 @@ pub fn write(path: &Path, analysis: &Analysis, mask: &Mask) -> Result<Vec<String
     match Form::of(path).context(place)? {
         Form::Json => std::fs::write(path, json(analysis, mask)?)
             .map_err(|e| Error::io("cannot write the mask", path, e))?,
+        Form::Onnx => {
+            return Err(Error::input(
+                "a mask is not written as a model: name a .json or .npz file",
+            ))
+            .context(place);
+        }
         Form::Npz => {
             let arrays = to_arrays(analysis, mask, &ARRAYS, &mut notes).context(place)?;
             npz::write(path, arrays.iter().map(|(name, array)| (*name, array)))?;
@@ -312,7 +323,10 @@ fn list(names: &[&str]) -> String {
 }
 
 /// All groups that are pruned by default or by this mask, with what stays.
-fn json(analysis: &Analysis, mask: &Mask) -> Result<String> {
+///
+/// # Errors
+/// What JSON cannot hold.
+pub fn json(analysis: &Analysis, mask: &Mask) -> Result<String> {
     let groups = analysis
         .groups
         .iter()

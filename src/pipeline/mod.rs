@@ -4,7 +4,9 @@ mod cheaper;
 mod clock;
 mod fold;
 mod limits;
+mod ready;
 mod run;
+mod shards;
 mod split;
 mod timing;
 
@@ -14,20 +16,22 @@ use std::sync::atomic::AtomicBool;
 
 pub use cheaper::Cheaper;
 pub use run::{Built, Run};
+pub use shards::{StatisticsReport, calibrate, merge};
 pub use timing::Measured;
 
 use crate::axes::{self, Analysis};
-use crate::budget::{Allocation, Cost, Sizes};
-use crate::calibrate;
+use crate::budget::{Allocation, Cost, Ranking, Sizes};
+use crate::calibrate::{self as inputs, DataOptions};
 use crate::graph::{self, Graph};
 use crate::mask::{self, Mask};
 use crate::onnx::{self, proto};
 use crate::options::{Options, Reconstruct};
 use crate::progress::Progress;
-use crate::report::{self, Calibration, GroupReport, Report, Size};
+use crate::report::command::{Output, command};
+use crate::report::{self, Calibration, DamageCurve, DamageKind, GroupReport, Report, Size};
 use crate::runtime::Engine as _;
 use crate::sites::Chosen;
-use crate::{Error, Result, ResultExt, rewrite, runtime, several, verify};
+use crate::{Error, Result, ResultExt, provenance, rewrite, runtime, several, verify};
 
 /// A model that was read and analysed.
 pub struct Loaded {
@@ -227,6 +231,8 @@ pub fn several(
             inputs.len(),
             joint.budget.got
         ));
+        let paths: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        report.command = command(&paths, Output::Folder(folder), options, Some(options.flops));
         reports.push(report);
     }
     Ok(reports)
@@ -295,24 +301,42 @@ fn finish_timed(
     }
     let calibration = run.needs_data().then(|| Calibration {
         origin: run.samples.origin.clone(),
-        samples: run.samples.samples.len(),
+        files: Vec::new(),
+        samples: match options.stats {
+            Some(_) => run.statistics.samples,
+            None => run.samples.samples.len(),
+        },
         held_out: run.held_out.samples.len(),
         tokens: run.statistics.tokens,
         dense_seconds: run.timings.engine_seconds,
     });
+    let calibration = calibration.map(|c| hashed(c, options)).transpose()?;
     let (file, analysis) = (&run.loaded.file, &run.loaded.analysis);
+    let input = file.path.as_deref().unwrap_or("".as_ref());
+    let asked = options.mask.is_none() && options.max_drop.is_none();
     Ok(Report {
         schema: report::SCHEMA,
-        tool: format!("onnx-prune {}", env!("CARGO_PKG_VERSION")),
+        tool: provenance::tool(),
+        command: command(
+            &[input],
+            Output::File(output),
+            options,
+            asked.then_some(allocation.budget.asked),
+        ),
         input: file.path.as_deref().unwrap_or("".as_ref()).display().to_string(),
-        input_sha256: file.sha256()?,
+        input_sha256: run.sha256.clone(),
         output: written.as_ref().map(|_| output.display().to_string()),
         options: described(options),
         engine: Some(run.engine.info().clone()),
         calibration,
         budget: allocation.budget,
         size: size(&run.cost(), &allocation.mask, file, written),
-        groups: groups(analysis, &run.chosen, allocation),
+        groups: groups(analysis, &run.chosen, allocation, &run.ranked.rankings),
+        damage: match run.ranked.rankings.first() {
+            _ if run.measured => DamageKind::Outputs,
+            Some(Ranking::Curve(_)) | None => DamageKind::Sink,
+            Some(_) => DamageKind::Score,
+        },
         positions: run.weights.clone(),
         frozen: report::inspect::frozen(analysis),
         unsupported: analysis.unsupported.clone(),
@@ -328,6 +352,18 @@ fn finish_timed(
         engine_seconds: run.engine.seconds(),
         notes,
     })
+}
+
+/// With the hashes of all files that were read.
+fn hashed(mut calibration: Calibration, options: &Options) -> Result<Calibration> {
+    let data: &DataOptions = &options.data;
+    let read: Vec<PathBuf> = (options.stats.iter())
+        .chain(&data.data)
+        .chain(&data.tokenizer)
+        .cloned()
+        .collect();
+    calibration.files = provenance::data_files(&read)?;
+    Ok(calibration)
 }
 
 fn save_options(file: &onnx::Model, options: &Options) -> onnx::SaveOptions {
@@ -354,13 +390,19 @@ fn size(cost: &Cost, mask: &Mask, file: &onnx::Model, written: Option<u64>) -> S
     }
 }
 
-fn groups(analysis: &Analysis, chosen: &[Chosen], allocation: &Allocation) -> Vec<GroupReport> {
+fn groups(
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    allocation: &Allocation,
+    rankings: &[Ranking],
+) -> Vec<GroupReport> {
     chosen
         .iter()
         .zip(&allocation.damage)
-        .map(|(c, damage)| {
+        .enumerate()
+        .map(|(at, (c, damage))| {
             let group = &analysis.groups[c.group];
-            let kept = match allocation.mask.kept.get(&c.group) {
+            let kept: Vec<usize> = match allocation.mask.kept.get(&c.group) {
                 Some(flags) => flags
                     .iter()
                     .enumerate()
@@ -369,12 +411,19 @@ fn groups(analysis: &Analysis, chosen: &[Chosen], allocation: &Allocation) -> Ve
                     .collect(),
                 None => (0..group.units).collect(),
             };
+            let curve = match rankings.get(at) {
+                Some(Ranking::Curve(curve)) => {
+                    Some(DamageCurve::thinned(&curve.error, group.units - kept.len()))
+                }
+                _ => None,
+            };
             GroupReport {
                 name: group.name.clone(),
                 kind: group.kind,
                 units: group.units,
                 kept,
                 damage: *damage,
+                curve,
             }
         })
         .collect()
@@ -424,7 +473,7 @@ fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
 pub fn compare(a: &Path, b: &Path, options: &Options, cancelled: &AtomicBool) -> Result<verify::Comparison> {
     let (first, second) = (onnx::load(a)?, onnx::load(b)?);
     let engine = runtime::choose(&options.engine)?;
-    let samples = calibrate::read_samples(&second.proto, &options.data)?;
+    let samples = inputs::read_samples(&second.proto, &options.data)?;
     let comparison = run::compare(
         engine.as_ref(),
         &second.proto,

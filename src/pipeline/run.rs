@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::clock::Clock;
+use super::ready::{Ready, probes, ready};
 use super::split::{apart, is_guard, split, spread, with_held_out};
-use super::{Cheaper, Loaded, fold, load, sizes, timing};
+use super::{Cheaper, Loaded, fold, sizes, timing};
 use crate::axes::{self, Analysis, Kind};
 use crate::budget::{self, Align, Allocation, Cost, Limit, Prices, Ranking, Target, UnitPrices};
 use crate::calibrate::{self, Samples, Statistics, Timings};
@@ -22,9 +23,9 @@ use crate::rank::{self, Ranked};
 use crate::rebuild::{self, Fitted};
 use crate::runtime::{self, Engine, Metered, SessionOptions};
 use crate::search::{self, Point};
-use crate::sites::{self, Chosen};
+use crate::sites::Chosen;
 use crate::verify::{self, Comparison, Equality, Interface};
-use crate::{Error, Result, damage, evaluate, rewrite};
+use crate::{Error, Result, damage, evaluate, provenance, rewrite};
 
 /// Samples on which sliced and masked are compared.
 const EQUALITY_SAMPLES: usize = 8;
@@ -33,7 +34,7 @@ const POSITION_SAMPLES: usize = 24;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// Rows per run while calibrating.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 /// The exit code of an interrupt.
 const INTERRUPTED: u8 = 130;
 /// With fewer samples none are kept apart to choose ridges.
@@ -60,11 +61,15 @@ pub struct Run<'a> {
     /// The statistics.
     pub statistics: Statistics,
     /// Those without the samples that choose ridges.
-    without_guard: Statistics,
+    pub(super) without_guard: Statistics,
     /// What the method says.
     pub ranked: Ranked,
     /// Time of the calibration runs.
     pub timings: Timings,
+    /// Whether the curves of [`Run::ranked`] are damage that was measured.
+    pub measured: bool,
+    /// SHA-256 of the input, side files included.
+    pub sha256: String,
     pub(super) clock: Clock,
     progress: &'a dyn Progress,
     cancelled: &'a AtomicBool,
@@ -115,14 +120,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         options.check()?;
         let mut clock = Clock::start();
-        let mut loaded = load(input, options.axes)?;
-        let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
-        if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
-            loaded.graph = graph::build(&model)?;
-            loaded.analysis = axes::analyse(&loaded.graph, options.axes);
-            loaded.model = model;
-            chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
-        }
+        let Ready { loaded, chosen } = ready(input, options)?;
+        let sha256 = loaded.file.sha256()?;
         clock.lap("analysis");
         let engine = Metered::new(runtime::choose(&options.engine)?);
         let (samples, held_out) = split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
@@ -140,6 +139,8 @@ impl<'a> Run<'a> {
             without_guard: Statistics::default(),
             ranked: Ranked::default(),
             timings: Timings::default(),
+            measured: false,
+            sha256,
             clock,
             progress,
             cancelled,
@@ -212,7 +213,12 @@ impl<'a> Run<'a> {
 
     /// Whether damage is measured.
     fn measures(&self) -> bool {
-        self.options.method == Method::Obs && self.options.mask.is_none()
+        self.options.method == Method::Obs && self.options.mask.is_none() && !self.without_samples()
+    }
+
+    /// Whether statistics from a file are all there is.
+    pub(super) fn without_samples(&self) -> bool {
+        self.options.stats.is_some() && self.options.data.is_empty()
     }
 
     /// Collects the statistics.
@@ -235,12 +241,10 @@ impl<'a> Run<'a> {
             )?;
             self.clock.lap("positions");
         }
-        let probes: Vec<_> = self
-            .chosen
-            .iter()
-            .flat_map(|c| &c.sites)
-            .filter_map(|s| s.probe.clone())
-            .collect();
+        if let Some(path) = &self.options.stats {
+            return self.take_statistics(path);
+        }
+        let probes = probes(&self.chosen);
         let collect = |samples: &Samples| {
             calibrate::collect(
                 &self.engine,
@@ -307,7 +311,8 @@ impl<'a> Run<'a> {
                 "the damage that each group does to the outputs",
                 "the relative error at its own sink stands in, which is worse",
             )?;
-            if !measured.is_empty() {
+            self.measured = !measured.is_empty();
+            if self.measured {
                 self.ranked.rankings = measured
                     .into_iter()
                     .map(|c| c.map_or(Ranking::Whole, Ranking::Curve))
@@ -436,7 +441,8 @@ impl<'a> Run<'a> {
     /// A file that is no mask of this model.
     pub fn import(&mut self, path: &Path) -> Result<Allocation> {
         let open = self.chosen.iter().map(|c| (c.group, c.least)).collect();
-        let (mask, notes) = mask::file::read(path, &self.loaded.analysis, &open)?;
+        let (mask, mut notes) = mask::file::read(path, &self.loaded.analysis, &open)?;
+        notes.extend(provenance::of_another(path, &self.sha256)?);
         self.loaded.notes.extend(notes);
         let allocation = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
         self.clock.lap("allocation");
@@ -565,13 +571,20 @@ impl<'a> Run<'a> {
             self.cancelled,
         )?;
         equality.require()?;
-        let (sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
+        let (mut sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
         self.clock.lap("equality");
         if let Some(reason) = failed {
             self.loaded.notes.push(format!(
                 "sequential re-fitting could not run ({reason}); the local fits stay"
             ));
         }
+        provenance::stamp(
+            &mut sliced,
+            &self.sha256,
+            &super::described(self.options),
+            &self.loaded.analysis,
+            mask,
+        )?;
         Ok(Built {
             model: sliced,
             fitted: fits.into_iter().map(|f| f.told).collect(),

@@ -38,6 +38,14 @@ pub(super) fn inputs(run: &Run) -> Result<ExactBatch> {
     calibrate::exact_batch(&run.loaded.model, data.batch, data.seq, &data.shapes)
 }
 
+/// The same with fewer tokens, for a model that does not take as many.
+fn shorter(run: &Run) -> Result<ExactBatch> {
+    let data = &run.options.data;
+    let of = |seq: usize| calibrate::exact_batch(&run.loaded.model, data.batch, seq, &data.shapes);
+    let half = (data.seq / 2).max(1);
+    of(half).or_else(|_| of((half / 2).max(1)))
+}
+
 /// What the levels of the chosen groups cost in time.
 ///
 /// # Errors
@@ -107,7 +115,7 @@ pub(super) fn judged(run: &Run, built: &Built, batch: &ExactBatch) -> Result<Mea
 /// Times a result for the report, in about a second; `None` where the interface
 /// changes or inputs of that size cannot be made.
 pub(super) fn reported(run: &mut Run, built: &Built) -> Result<Option<Measured>> {
-    let Ok(batch) = inputs(run) else {
+    let Ok(batch) = inputs(run).or_else(|_| shorter(run)) else {
         return Ok(None);
     };
     let runs = |pair: f64| ((SECONDS / pair.max(1e-9)) as usize).clamp(FEW, MANY);

@@ -1,6 +1,10 @@
 //! What a run found, did and measured: one value, shown by several exporters.
 
+pub mod command;
+pub mod html;
 pub mod inspect;
+pub mod layers;
+pub mod style;
 pub mod terminal;
 
 use std::collections::BTreeMap;
@@ -25,6 +29,8 @@ pub struct Report {
     pub schema: u32,
     /// Tool and version.
     pub tool: String,
+    /// The command line that does the same again.
+    pub command: String,
     /// The input file.
     pub input: String,
     /// Its SHA-256, side files included.
@@ -43,6 +49,8 @@ pub struct Report {
     pub size: Size,
     /// What stays of each group.
     pub groups: Vec<GroupReport>,
+    /// What the damage of [`Report::groups`] is.
+    pub damage: DamageKind,
     /// How much the positions of a sequence count at each sink.
     pub positions: crate::importance::Weights,
     /// What could not be pruned, and why.
@@ -78,6 +86,8 @@ pub struct Report {
 pub struct Calibration {
     /// Where they come from.
     pub origin: crate::calibrate::Origin,
+    /// The files that were read, with their hashes.
+    pub files: Vec<crate::provenance::DataFile>,
     /// Samples that statistics were taken of.
     pub samples: usize,
     /// Samples kept apart for measuring.
@@ -114,6 +124,46 @@ pub struct GroupReport {
     pub kept: Vec<usize>,
     /// Damage that the method expects.
     pub damage: f64,
+    /// Damage for every number of units that go, where the method has such a curve.
+    pub curve: Option<DamageCurve>,
+}
+
+/// What the damage of a group is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DamageKind {
+    /// Divergence of the outputs, measured with forward passes.
+    Outputs,
+    /// Relative squared error at the group's own sinks.
+    Sink,
+    /// Sum of the scores that go, in the method's own units.
+    Score,
+}
+
+/// Damage of a group by the number of its units that go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DamageCurve {
+    /// Numbers of units removed, ascending from 0.
+    pub removed: Vec<usize>,
+    /// The damage of each.
+    pub damage: Vec<f64>,
+}
+
+impl DamageCurve {
+    /// Most points that a report holds of one curve.
+    const POINTS: usize = 48;
+
+    /// Some points of a curve, `chosen` among them.
+    pub fn thinned(error: &[f64], chosen: usize) -> Self {
+        let step = error.len().div_ceil(Self::POINTS).max(1);
+        let last = error.len().saturating_sub(1);
+        let picked = |at: &usize| at.is_multiple_of(step) || *at == chosen || *at == last;
+        let removed: Vec<usize> = (0..error.len()).filter(picked).collect();
+        DamageCurve {
+            damage: removed.iter().map(|at| error[*at]).collect(),
+            removed,
+        }
+    }
 }
 
 /// An axis that keeps its size.

@@ -1,169 +1,278 @@
 //! The summary of a run on one screen.
 
-use super::Report;
+use super::layers::{Layer, kept_of, layers};
+use super::style::{Ink, Style};
+use super::{GroupReport, Report};
 use crate::axes::Kind;
 
+/// Most layers that get a line each; of more, each gets a column.
+const LINES: usize = 14;
+
 /// A table a newcomer understands.
-pub fn summary(report: &Report) -> String {
-    let mut out = String::new();
-    let b = &report.budget;
-    let mut line = |text: String| {
-        out.push_str(&text);
-        out.push('\n');
+pub fn summary(report: &Report, style: Style, verbose: bool) -> String {
+    let mut page = Page {
+        out: String::new(),
+        style,
     };
-    match &report.output {
-        Some(path) => line(format!("{} -> {path}", report.input)),
-        None => line(format!("{} (dry run, nothing written)", report.input)),
+    page.head(report);
+    page.line(String::new());
+    page.sizes(report, verbose);
+    page.line(String::new());
+    match (verbose, layers(&report.groups)) {
+        (true, _) => page.groups(&report.groups),
+        (false, layers) if layers.len() <= LINES => page.rows(&layers),
+        (false, layers) => page.columns(&layers),
     }
-    if let Some(engine) = &report.engine {
-        line(format!(
-            "  engine       {} {} on {}, {} thread{}{}",
-            engine.name,
-            engine.version,
-            engine.device,
-            engine.threads,
-            if engine.threads == 1 { "" } else { "s" },
-            engine.note.as_ref().map_or(String::new(), |n| format!(" ({n})"))
-        ));
+    page.line(String::new());
+    page.measured(report, verbose);
+    for note in &report.notes {
+        page.line(format!("  {} {note}", style.paint(Ink::Warning, "note:")));
     }
-    if let Some(c) = &report.calibration {
-        line(format!(
-            "  calibration  {} samples, {} tokens; {} more held out",
-            c.samples, c.tokens, c.held_out
-        ));
+    page.out
+}
+
+struct Page {
+    out: String,
+    style: Style,
+}
+
+impl Page {
+    fn line(&mut self, text: String) {
+        self.out.push_str(text.trim_end());
+        self.out.push('\n');
     }
-    line(String::new());
-    line(format!(
-        "  {:<26}{:>14}{:>14}{:>9}",
-        "", "before", "after", "kept"
-    ));
-    let row = |name: &str, before: u64, after: u64| {
-        format!(
-            "  {name:<26}{:>14}{:>14}{:>8.1}%",
-            human(before),
-            human(after),
-            100.0 * after as f64 / before.max(1) as f64
-        )
-    };
-    let blocks_after = (b.got * b.prunable as f64).round() as u64;
-    line(row("multiply-adds, blocks", b.prunable, blocks_after));
-    line(row("multiply-adds, whole model", b.whole_before, b.whole_after));
-    line(row(
-        "parameters",
-        report.size.parameters_before,
-        report.size.parameters_after,
-    ));
-    if let Some(bytes) = report.size.bytes_after {
-        line(row("bytes", report.size.bytes_before, bytes));
-    }
-    line(format!(
-        "  asked for {:.4} of the blocks, got {:.4}",
-        b.asked, b.got
-    ));
-    line(String::new());
-    for group in &report.groups {
-        let width = 24;
-        let full = (group.kept.len() * width).div_ceil(group.units.max(1));
-        let bar: String = "█".repeat(full.min(width)) + &"░".repeat(width - full.min(width));
-        let noun = if group.kind == Kind::Heads {
-            "heads  "
-        } else {
-            "neurons"
+
+    fn head(&mut self, report: &Report) {
+        let title = match &report.output {
+            Some(path) => format!("{} -> {path}", report.input),
+            None => format!("{} (dry run, nothing written)", report.input),
         };
-        let gone = if group.kept.is_empty() { "  removed" } else { "" };
-        line(format!(
-            "  {bar} {:>5} of {:<5} {noun} {}{gone}",
-            group.kept.len(),
-            group.units,
-            tail(&group.name, 40)
-        ));
-    }
-    line(String::new());
-    if let Some(e) = &report.equality {
-        line(format!(
-            "  sliced = masked   largest difference {:.1e} (accepted {:.1e}), {} samples",
-            e.worst(),
-            e.tolerance,
-            e.samples
-        ));
-    }
-    if let Some(held) = &report.held_out {
-        for o in &held.outputs {
-            let classes = match (o.agreement, o.kl) {
-                (Some(a), Some(kl)) => format!("same answer {:.1}%, KL {kl:.4}, ", 100.0 * a),
-                _ => String::new(),
-            };
-            line(format!(
-                "  against dense     '{}': {classes}relative error {:.4} ({} held-out samples)",
-                tail(&o.name, 30),
-                o.relative_squared,
-                held.samples
+        self.line(self.style.paint(Ink::Strong, &title));
+        if let Some(engine) = &report.engine {
+            self.line(format!(
+                "  engine       {} {} on {}, {} thread{}{}",
+                engine.name,
+                engine.version,
+                engine.device,
+                engine.threads,
+                if engine.threads == 1 { "" } else { "s" },
+                engine.note.as_ref().map_or(String::new(), |n| format!(" ({n})"))
+            ));
+        }
+        if let Some(c) = &report.calibration {
+            self.line(format!(
+                "  calibration  {} samples, {} tokens; {} more held out",
+                c.samples, c.tokens, c.held_out
             ));
         }
     }
-    match &report.kernels {
-        Some(k) if k.more.is_empty() => {
-            line("  kernels           the runtime fuses the pruned model like the dense one".into())
+
+    fn sizes(&mut self, report: &Report, verbose: bool) {
+        let b = &report.budget;
+        let head = format!("  {:<26}{:>14}{:>14}{:>9}", "", "before", "after", "kept");
+        self.line(self.style.paint(Ink::Dim, &head));
+        let row = |name: &str, before: u64, after: u64| {
+            format!(
+                "  {name:<26}{:>14}{:>14}{:>8.1}%",
+                human(before),
+                human(after),
+                100.0 * after as f64 / before.max(1) as f64
+            )
+        };
+        let blocks_after = (b.got * b.prunable as f64).round() as u64;
+        let blocks = row("multiply-adds, blocks", b.prunable, blocks_after);
+        self.line(format!("{blocks}   asked for {:.1}%", 100.0 * b.asked));
+        self.line(row("multiply-adds, whole model", b.whole_before, b.whole_after));
+        let size = &report.size;
+        self.line(row("parameters", size.parameters_before, size.parameters_after));
+        if let Some(bytes) = size.bytes_after {
+            self.line(row("bytes", size.bytes_before, bytes));
         }
-        Some(k) => line(format!(
-            "  kernels           more than before: {}",
-            k.more.join(", ")
-        )),
-        None => line("  kernels           not checked (needs onnxruntime)".into()),
+        if let Some(latency) = &report.latency
+            && let (Some(dense), Some(speedup)) = (&latency.timing.b, &latency.timing.speedup)
+        {
+            let ms = |v: f64| format!("{v:.2} ms");
+            self.line(format!(
+                "  {:<26}{:>14}{:>14}{:>9}   give or take {:.0}%",
+                "latency",
+                ms(dense.median),
+                ms(latency.timing.a.median),
+                format!("{:.2}x", speedup.median),
+                100.0 * latency.timing.noise
+            ));
+        }
+        if verbose {
+            self.line(format!(
+                "  asked for {:.4} of the blocks, got {:.4}; the least is {:.4}",
+                b.asked, b.got, b.floor
+            ));
+        }
+        for limit in &report.limits {
+            self.line(format!(
+                "  asked for {}, got {}, least {}",
+                limit.asked.amount(),
+                limit.got.amount(),
+                limit.least.amount()
+            ));
+        }
     }
-    if let Some(m) = &report.latency
-        && let (Some(dense), Some(speedup)) = (&m.timing.b, &m.timing.speedup)
-    {
-        let seq = m.seq.map_or(String::new(), |s| format!(" x {s}"));
-        line(format!(
-            "  latency           {:.3} ms, dense {:.3} ms at {}{seq}: {:.2} times as fast (known to {:.0}%)",
-            m.timing.a.median,
-            dense.median,
-            m.batch,
-            speedup.median,
-            100.0 * m.timing.noise
-        ));
+
+    /// A line per group with its name.
+    fn groups(&mut self, groups: &[GroupReport]) {
+        for group in groups {
+            let (noun, ink) = match group.kind {
+                Kind::Heads => ("heads  ", Ink::Heads),
+                _ => ("neurons", Ink::Neurons),
+            };
+            let gone = if group.kept.is_empty() { "  removed" } else { "" };
+            self.line(format!(
+                "  {} {:>5} of {:<5} {noun} {}{gone}",
+                self.bar(ink, group.kept.len(), group.units, 24),
+                group.kept.len(),
+                group.units,
+                tail(&group.name, 40)
+            ));
+        }
     }
-    let total: f64 = report.seconds.iter().map(|(_, s)| s).sum();
-    let stages: Vec<String> = report
-        .seconds
-        .iter()
-        .filter(|(_, s)| *s >= 0.05)
-        .map(|(n, s)| format!("{n} {s:.1}"))
-        .collect();
-    line(format!("  {total:.1} s: {}", stages.join(", ")));
-    let e = &report.engine_seconds;
-    line(format!(
-        "  of these, the engine ran for {:.1} s and took {:.1} s to prepare {} models",
-        e.running, e.start_up, e.sessions
-    ));
-    if let Some(c) = &report.calibration {
-        line(format!(
-            "  the dense model's own passes over the samples took {:.1} s",
-            c.dense_seconds
-        ));
+
+    /// A line per layer.
+    fn rows(&mut self, layers: &[Layer]) {
+        let head = format!("  {:<7}{:<30}{}", "layer", "heads", "neurons");
+        self.line(self.style.paint(Ink::Dim, &head));
+        for layer in layers {
+            let half = |groups: &[&GroupReport], ink: Ink| {
+                let (kept, units) = kept_of(groups);
+                if groups.is_empty() {
+                    return " ".repeat(30);
+                }
+                let count = match kept {
+                    0 => "removed".to_string(),
+                    _ => format!("{kept} of {units}"),
+                };
+                format!("{} {count:<13}", self.bar(ink, kept, units, 16))
+            };
+            self.line(format!(
+                "  {:<7}{}{}",
+                layer.index,
+                half(&layer.heads, Ink::Heads),
+                half(&layer.neurons, Ink::Neurons)
+            ));
+        }
     }
-    for limit in &report.limits {
-        line(format!(
-            "  asked for {}, got {}, least {}",
-            limit.asked.amount(),
-            limit.got.amount(),
-            limit.least.amount()
-        ));
+
+    /// A column per layer: its height is what stays.
+    fn columns(&mut self, layers: &[Layer]) {
+        for (name, ink) in [("heads", Ink::Heads), ("neurons", Ink::Neurons)] {
+            let of = |layer: &Layer| match ink {
+                Ink::Heads => kept_of(&layer.heads),
+                _ => kept_of(&layer.neurons),
+            };
+            let counts: Vec<(usize, usize)> = layers.iter().map(of).collect();
+            let (kept, units) = counts.iter().fold((0, 0), |(a, b), (k, u)| (a + k, b + u));
+            if units == 0 {
+                continue;
+            }
+            let column = |(kept, units): &(usize, usize)| match (kept, units) {
+                (_, 0) => ' ',
+                (0, _) => '×',
+                (kept, units) => {
+                    let eighth = (8 * kept).div_ceil(*units).clamp(1, 8);
+                    ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'][eighth - 1]
+                }
+            };
+            let text: String = counts.iter().map(column).collect();
+            let gone = counts.iter().filter(|(k, u)| *k == 0 && *u > 0).count();
+            let gone = match gone {
+                0 => String::new(),
+                n => format!(", {n} removed (×)"),
+            };
+            self.line(format!(
+                "  {name:<9}{}  {kept} of {units} in {} layers{gone}",
+                self.style.paint(ink, &text),
+                layers.len()
+            ));
+        }
     }
-    for pass in &report.lossless {
-        line(format!("  lossless: {}", pass.what));
+
+    fn bar(&self, ink: Ink, kept: usize, units: usize, width: usize) -> String {
+        let full = (kept * width).div_ceil(units.max(1)).min(width);
+        let rest = self.style.paint(Ink::Dim, &"░".repeat(width - full));
+        self.style.paint(ink, &"█".repeat(full)) + &rest
     }
-    for point in &report.tried {
-        line(format!(
-            "  tried {:.3} of the blocks: {:.5}",
-            point.fraction, point.divergence
-        ));
+
+    fn measured(&mut self, report: &Report, verbose: bool) {
+        if let Some(e) = &report.equality {
+            self.line(format!(
+                "  sliced = masked   largest difference {:.1e} (accepted {:.1e}), {} samples",
+                e.worst(),
+                e.tolerance,
+                e.samples
+            ));
+        }
+        if let Some(held) = &report.held_out {
+            /// A decoder has two outputs per layer besides the one that counts.
+            const SHOWN: usize = 3;
+            let shown = if verbose { held.outputs.len() } else { SHOWN };
+            for o in held.outputs.iter().take(shown) {
+                let classes = match (o.agreement, o.kl) {
+                    (Some(a), Some(kl)) => format!("same answer {:.1}%, KL {kl:.4}, ", 100.0 * a),
+                    _ => String::new(),
+                };
+                self.line(format!(
+                    "  against dense     '{}': {classes}relative error {:.4} ({} held-out samples)",
+                    tail(&o.name, 30),
+                    o.relative_squared,
+                    held.samples
+                ));
+            }
+            if held.outputs.len() > shown {
+                self.line(format!(
+                    "                    and {} more outputs (-v shows them)",
+                    held.outputs.len() - shown
+                ));
+            }
+        }
+        let kernels = match &report.kernels {
+            Some(k) if k.more.is_empty() => "the runtime fuses the pruned model like the dense one".into(),
+            Some(k) => format!("more than before: {}", k.more.join(", ")),
+            None => "not checked (needs onnxruntime)".to_string(),
+        };
+        self.line(format!("  kernels           {kernels}"));
+        let total: f64 = report.seconds.iter().map(|(_, s)| s).sum();
+        let least = if verbose { 0.0 } else { 0.05 };
+        let stages: Vec<String> = report
+            .seconds
+            .iter()
+            .filter(|(_, s)| *s >= least)
+            .map(|(n, s)| format!("{n} {s:.1}"))
+            .collect();
+        self.line(format!("  {total:.1} s: {}", stages.join(", ")));
+        if verbose {
+            let e = &report.engine_seconds;
+            self.line(format!(
+                "  of these, the engine ran for {:.1} s and took {:.1} s to prepare {} models",
+                e.running, e.start_up, e.sessions
+            ));
+        }
+        if let (Some(c), true) = (&report.calibration, verbose) {
+            self.line(format!(
+                "  the dense model's own passes over the samples took {:.1} s",
+                c.dense_seconds
+            ));
+        }
+        for pass in &report.lossless {
+            self.line(format!("  lossless: {}", pass.what));
+        }
+        for point in &report.tried {
+            self.line(format!(
+                "  tried {:.3} of the blocks: {:.5}",
+                point.fraction, point.divergence
+            ));
+        }
+        if verbose {
+            self.line(format!("  again: {}", report.command));
+        }
     }
-    for note in &report.notes {
-        line(format!("  note: {note}"));
-    }
-    out
 }
 
 /// The end of a long name.

@@ -114,7 +114,10 @@ impl Surroundings {
                 folder.map_or_else(Vec::new, |folder| {
                     let beside = folder.parent().map(|up| up.join("lib"));
                     let folders = std::iter::once(folder.to_owned()).chain(beside);
-                    all_in(&folders.collect::<Vec<_>>())
+                    let mut paths: Vec<PathBuf> = all_in(&folders.collect::<Vec<_>>());
+                    // A wheel puts it into an environment that need not be active.
+                    paths.extend(in_prefix(folder.parent()));
+                    paths
                 })
             }
             Origin::VirtualEnv => in_prefix(self.virtual_env.as_deref()),

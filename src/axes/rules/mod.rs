@@ -29,6 +29,17 @@ use super::op::Op;
 /// The type of a rule.
 pub type Rule = fn(&mut Op) -> Option<()>;
 
+/// A rule that a program which uses the library adds, for operators of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnRule {
+    /// The operator's domain; empty for ONNX itself.
+    pub domain: &'static str,
+    /// The operator.
+    pub op: &'static str,
+    /// How its axes relate.
+    pub rule: Rule,
+}
+
 const MS: &str = "com.microsoft";
 /// Layouts that ONNX Runtime writes for one kind of processor.
 const NCHWC: &str = "com.microsoft.nchwc";
@@ -232,7 +243,11 @@ pub(super) fn apply(op: &mut Op) {
     } else {
         format!("{}::{}", node.domain, node.op)
     };
-    match find(&node.domain, &node.op) {
+    let own =
+        op.a.own
+            .iter()
+            .find(|own| own.domain == node.domain && own.op == node.op);
+    match own.map(|own| own.rule).or_else(|| find(&node.domain, &node.op)) {
         None => {
             *op.a.unsupported.entry(name.clone()).or_insert(0) += 1;
             op.give_up(&format!("the operator {name} has no rule"));

@@ -1,0 +1,22 @@
+#!/bin/bash
+# Calibrates shards with GNU parallel, here or over ssh, and prunes.
+#   ./parallel.sh model.onnx small.onnx 0.6 shards/*.npz
+#   HOSTS=a,b,c ./parallel.sh ...      files are copied there and back
+set -euo pipefail
+model=$1 output=$2 flops=$3
+shift 3
+jobs=${JOBS:-2}
+threads=$(( $(nproc) / jobs > 0 ? $(nproc) / jobs : 1 ))
+mkdir -p statistics
+
+remote=()
+if [[ -n ${HOSTS:-} ]]; then
+    remote=(--sshlogin "$HOSTS" --basefile "$model" --transferfile {} --return statistics/{/.}.safetensors --cleanup)
+fi
+# --halt now,fail=1: a shard that fails stops the rest, instead of being left out silently.
+parallel --jobs "$jobs" --halt now,fail=1 "${remote[@]}" \
+    "mkdir -p statistics && onnx-prune calibrate '$model' --data {} --threads $threads --quiet -o statistics/{/.}.safetensors" \
+    ::: "$@"
+
+onnx-prune merge statistics/*.safetensors -o statistics/all.sum
+onnx-prune "$model" "$output" --stats statistics/all.sum --flops "$flops"

@@ -1,0 +1,58 @@
+"""Prune a trained transformer in an ONNX file: no labels, no gradients, no training framework.
+
+    import onnx_prune
+
+    report = onnx_prune.prune("model.onnx", "small.onnx", flops=0.6, data="texts.tsv", tokenizer="tokenizer.json")
+    print(report)
+
+The module drives the program ``onnx-prune`` that the same package installs: every option of the one is an option of
+the other, and errors have the same text.
+"""
+
+from ._api import bench, compare, inspect, prune, sweep
+from ._errors import (
+    EngineError,
+    Error,
+    FileError,
+    InputError,
+    NothingPrunableError,
+    UnmetError,
+)
+from ._program import find_program
+from ._report import (
+    BenchReport,
+    Budget,
+    Comparison,
+    Group,
+    GroupInfo,
+    Inspection,
+    OutputDifference,
+    PruneReport,
+    Size,
+    Spread,
+)
+
+__all__ = [
+    "BenchReport",
+    "Budget",
+    "Comparison",
+    "EngineError",
+    "Error",
+    "FileError",
+    "Group",
+    "GroupInfo",
+    "InputError",
+    "Inspection",
+    "NothingPrunableError",
+    "OutputDifference",
+    "PruneReport",
+    "Size",
+    "Spread",
+    "UnmetError",
+    "bench",
+    "compare",
+    "find_program",
+    "inspect",
+    "prune",
+    "sweep",
+]

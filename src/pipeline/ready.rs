@@ -1,0 +1,34 @@
+//! A model that was read, with the groups that may be pruned.
+
+use std::path::Path;
+
+use super::{Loaded, load};
+use crate::calibrate::SiteProbe;
+use crate::options::Options;
+use crate::sites::{self, Chosen};
+use crate::{Result, axes, graph};
+
+/// A model with the groups that may be pruned.
+pub(super) struct Ready {
+    pub(super) loaded: Loaded,
+    pub(super) chosen: Vec<Chosen>,
+}
+
+/// Reads a model and chooses its groups.
+pub(super) fn ready(input: &Path, options: &Options) -> Result<Ready> {
+    let mut loaded = load(input, options.axes)?;
+    let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
+    if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
+        loaded.graph = graph::build(&model)?;
+        loaded.analysis = axes::analyse(&loaded.graph, options.axes);
+        loaded.model = model;
+        chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
+    }
+    Ok(Ready { loaded, chosen })
+}
+
+/// What calibration watches.
+pub(super) fn probes(chosen: &[Chosen]) -> Vec<SiteProbe> {
+    let sites = chosen.iter().flat_map(|c| &c.sites);
+    sites.filter_map(|s| s.probe.clone()).collect()
+}

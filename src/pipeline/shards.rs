@@ -1,0 +1,176 @@
+//! Calibration apart from pruning: statistics in files, added up, used again.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::ready::{Ready, probes, ready};
+use super::run::{self, Run};
+use crate::calibrate::{self, Origin, Samples, Statistics, file};
+use crate::importance::Weights;
+use crate::options::Options;
+use crate::progress::Progress;
+use crate::report::SCHEMA;
+use crate::{Error, Result, ResultExt, provenance, runtime};
+
+/// What `calibrate` and `merge` tell.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct StatisticsReport {
+    /// Version of this layout.
+    pub schema: u32,
+    /// Tool and version.
+    pub tool: String,
+    /// The file of statistics that was written.
+    pub output: PathBuf,
+    /// SHA-256 of the model that they are of.
+    pub model_sha256: String,
+    /// Where the inputs came from; nothing for a sum.
+    pub origin: Option<Origin>,
+    /// How many inputs were run.
+    pub samples: usize,
+    /// Their real tokens (or rows).
+    pub tokens: u64,
+    /// How many sinks have statistics.
+    pub sites: usize,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+impl StatisticsReport {
+    fn of(output: &Path, stored: &file::Stored) -> Self {
+        StatisticsReport {
+            schema: SCHEMA,
+            tool: provenance::tool(),
+            output: output.to_owned(),
+            model_sha256: stored.model.clone(),
+            origin: None,
+            samples: stored.statistics.samples,
+            tokens: stored.statistics.tokens,
+            sites: stored.statistics.sites.len(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let mut out = format!(
+            "{}: statistics of {} sinks over {} samples ({} tokens or rows), of the model {}\n",
+            self.output.display(),
+            self.sites,
+            self.samples,
+            self.tokens,
+            self.model_sha256.get(..12).unwrap_or(&self.model_sha256)
+        );
+        for note in &self.notes {
+            out += &format!("  note: {note}\n");
+        }
+        out
+    }
+}
+
+/// Runs `input` over all samples of the options and writes the statistics to
+/// `output`. Files of the same model add up ([`merge`]), whoever made them.
+///
+/// All positions of a sequence count alike in them: what they count for the
+/// outputs depends on the samples, so sums over parts would not be the sum over
+/// the whole.
+///
+/// # Errors
+/// As [`super::prune`].
+pub fn calibrate(
+    input: &Path,
+    output: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<StatisticsReport> {
+    options.check()?;
+    let Ready { loaded, chosen } = ready(input, options)?;
+    let engine = runtime::choose(&options.engine)?;
+    let samples: Samples = calibrate::read_samples(&loaded.model, &options.data)?;
+    let probes = probes(&chosen);
+    let (statistics, _) = calibrate::collect(
+        engine.as_ref(),
+        &loaded.model,
+        &probes,
+        &Weights::new(),
+        &samples,
+        run::ROWS,
+        progress,
+        cancelled,
+    )?;
+    let stored = file::Stored {
+        model: loaded.file.sha256()?,
+        statistics,
+    };
+    file::save(output, &stored.model, &stored.statistics)?;
+    let mut report = StatisticsReport::of(output, &stored);
+    report.origin = Some(samples.origin);
+    report.notes = loaded.notes;
+    report.notes.extend(samples.notes);
+    Ok(report)
+}
+
+/// Adds up files of statistics of one model.
+///
+/// # Errors
+/// Files of different models or of different sinks; none at all.
+pub fn merge(inputs: &[PathBuf], output: &Path) -> Result<StatisticsReport> {
+    let [first, others @ ..] = inputs else {
+        return Err(Error::input(
+            "there is nothing to merge: name the files of statistics",
+        ));
+    };
+    let mut sum = file::load(first)?;
+    for path in others {
+        let other = file::load(path)?;
+        sum.merge(&other)
+            .context(|| format!("adding {} to {}", path.display(), first.display()))?;
+    }
+    file::save(output, &sum.model, &sum.statistics)?;
+    Ok(StatisticsReport::of(output, &sum))
+}
+
+impl Run<'_> {
+    /// Takes the statistics of a file in place of a calibration.
+    pub(super) fn take_statistics(&mut self, path: &Path) -> Result<()> {
+        self.statistics = of_model(path, self)?;
+        if self.without_samples() {
+            // What they say is about inputs that take part in comparisons only.
+            self.samples.notes.clear();
+            self.loaded.notes.push(
+                "--stats without --data: the relative error at each group's own sink stands in for the damage to \
+                 the outputs, re-fitting is local, and the comparison with the dense model is on synthetic inputs"
+                    .into(),
+            );
+        } else {
+            self.without_guard = self.statistics.clone();
+        }
+        self.clock.lap("calibration");
+        Ok(())
+    }
+}
+
+/// The statistics in a file, if they are of this model and of all its `sites`.
+fn of_model(path: &Path, run: &Run) -> Result<Statistics> {
+    let model = &run.sha256;
+    let stored = file::load(path)?;
+    let place = || format!("--stats {}", path.display());
+    if stored.model != *model {
+        return Err(Error::input(format!(
+            "the statistics are of another model: its SHA-256 is {}, this one's is {model}; run `onnx-prune calibrate` on this file",
+            stored.model
+        )))
+        .context(place);
+    }
+    for probe in probes(&run.chosen) {
+        let width = stored.statistics.sites.get(&probe.site).map(|s| s.width());
+        if width != Some(probe.width) {
+            return Err(Error::input(format!(
+                "there are no statistics of '{}': calibrate with the same --change-interface and --uniform-kv, and without --targets or --exclude",
+                probe.site
+            )))
+            .context(place);
+        }
+    }
+    Ok(stored.statistics)
+}
