@@ -35,6 +35,7 @@ pub mod cli;
 pub mod damage;
 pub mod error;
 pub mod evaluate;
+pub mod files;
 pub mod graph;
 pub mod importance;
 pub mod latency;

@@ -1,5 +1,6 @@
 //! Parses, calls the library, prints the error chain, sets the exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,19 +18,20 @@ fn main() -> ExitCode {
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);
     // The first interrupt asks the run to stop at the next batch, a second one
-    // ends the process; nothing half-written is left either way.
+    // ends the process: no file is half-written, a temporary one may stay until the
+    // next run.
     let handler = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
     });
     if let Err(error) = handler {
-        eprintln!("warning: interrupts are not handled: {error}");
+        complain(&format!("warning: interrupts are not handled: {error}\n"));
     }
     match run(cli, &cancelled) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error.chain());
+            complain(&format!("error: {}\n", error.chain()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -65,12 +67,21 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
         let reports = pipeline::sweep(input, output, &args.sweep, &options, progress.as_ref(), cancelled)?;
         return tell_all(args, &reports);
     }
-    let report = pipeline::prune(input, output, &options, progress.as_ref(), cancelled)?;
-    if let Some(path) = &args.json {
-        report::write_json(path, &report)?;
+    let to_output = args.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
+    let json = args.json.as_ref().filter(|_| !to_output);
+    let beside: Vec<_> = json
+        .map(|path| pipeline::Beside {
+            what: "--json",
+            path,
+            content: &report::json,
+        })
+        .into_iter()
+        .collect();
+    let report = pipeline::prune_beside(input, output, &beside, &options, progress.as_ref(), cancelled)?;
+    if to_output {
+        report::write_json("-".as_ref(), &report)?;
     }
-    say(args, &report::terminal::summary(&report));
-    Ok(())
+    say(args, &report::terminal::summary(&report))
 }
 
 /// Several reports: a JSON array, a table.
@@ -78,17 +89,34 @@ fn tell_all(args: &PruneArgs, reports: &[report::Report]) -> Result<()> {
     if let Some(path) = &args.json {
         report::write_json(path, &reports)?;
     }
-    say(args, &report::terminal::table(reports));
-    Ok(())
+    say(args, &report::terminal::table(reports))
 }
 
 /// Prints what is for people, beside JSON that may go to standard output.
-fn say(args: &PruneArgs, text: &str) {
+fn say(args: &PruneArgs, text: &str) -> Result<()> {
     match (&args.json, args.quiet) {
         (_, true) => {}
-        (Some(path), _) if path.as_os_str() == "-" => eprint!("{text}"),
-        _ => print!("{text}"),
+        (Some(path), _) if path.as_os_str() == "-" => complain(text),
+        _ => print(text)?,
     }
+    Ok(())
+}
+
+/// Prints to standard output. A reader that has seen enough, as `head` has, is no
+/// error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write", "standard output".as_ref(), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints to standard error, if that takes anything.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn inspect(args: &InspectArgs) -> Result<()> {
@@ -104,8 +132,7 @@ fn inspect(args: &InspectArgs) -> Result<()> {
     if args.json {
         report::write_json("-".as_ref(), &found)
     } else {
-        print!("{}", found.text());
-        Ok(())
+        print(&found.text())
     }
 }
 
@@ -119,18 +146,18 @@ fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
     if args.json {
         return report::write_json("-".as_ref(), &comparison);
     }
+    let mut text = String::new();
     for o in &comparison.outputs {
         let classes = match (o.agreement, o.kl) {
             (Some(a), Some(kl)) => format!("  same answer {:.2}%  KL {kl:.5}", 100.0 * a),
             _ => String::new(),
         };
-        println!(
-            "{}: largest difference {:.3e} ({:.2e} of the largest value)  relative squared error {:.5}{classes}",
+        text += &format!(
+            "{}: largest difference {:.3e} ({:.2e} of the largest value)  relative squared error {:.5}{classes}\n",
             o.name, o.max, o.relative_max, o.relative_squared
         );
     }
-    println!("{} samples", comparison.samples);
-    Ok(())
+    print(&format!("{text}{} samples\n", comparison.samples))
 }
 
 fn measure(args: &BenchArgs) -> Result<()> {
@@ -150,6 +177,5 @@ fn measure(args: &BenchArgs) -> Result<()> {
     if args.json {
         return report::write_json("-".as_ref(), &found);
     }
-    print!("{}", found.text());
-    Ok(())
+    print(&found.text())
 }
