@@ -12,7 +12,7 @@
 //! processes that were killed.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +32,29 @@ pub fn folder_of(path: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     }
+}
+
+/// Reads a file that is expected to be small: a regular one of at most `most` bytes.
+///
+/// # Errors
+/// Names the path.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let failed = |e| Error::io("cannot read", path, e);
+    // Before opening: opening a named pipe would wait for a writer.
+    let found = path.metadata().map_err(failed)?;
+    let wrong = |why: String| Err(Error::input(format!("{} {why}", path.display())));
+    if !found.is_file() {
+        return wrong("is not a regular file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(most.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > most {
+        return wrong(format!("has more than {most} bytes, which no such file needs"));
+    }
+    Ok(bytes)
 }
 
 /// Writes one file: it appears whole or not at all. A path that leads to a device

@@ -59,6 +59,7 @@ pub mod several;
 pub mod sites;
 pub mod solve;
 pub mod tensor;
+mod unwind;
 pub mod verify;
 
 pub use error::{Error, Result, ResultExt};

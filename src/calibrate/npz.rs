@@ -18,6 +18,12 @@ use crate::tensor::{Data, Elem, Tensor};
 /// Longest header of an array that is read; NumPy's own are below 1 KiB.
 const MAX_HEADER: usize = 64 * 1024;
 
+/// An array of this size is read whatever it was packed into, ...
+const LARGE: u64 = 1 << 28;
+/// ... a larger one only if it is at most this many times as large as that; deflate
+/// reaches 1032.
+const MAX_RATIO: u64 = 100;
+
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
 /// What the header of an array says.
@@ -136,6 +142,19 @@ impl Archive {
             )));
         };
         let mut file = self.entry(name, &entry)?;
+        let packed = file.compressed_size();
+        let kept = match (wanted, header.shape.first()) {
+            (Some(wanted), Some(total)) if !header.fortran_order => {
+                let row = header.bytes()? / (*total as u64).max(1);
+                row.saturating_mul(wanted.len() as u64)
+            }
+            _ => header.bytes()?,
+        };
+        if kept > LARGE.max(packed.saturating_mul(MAX_RATIO)) {
+            return Err(Error::input(format!(
+                "{place} has {packed} bytes and would take {kept}: it looks made to exhaust memory"
+            )));
+        }
         read_header(&mut file).context(|| place.clone())?;
         let tensor = match wanted {
             Some(wanted) if !header.fortran_order && !header.shape.is_empty() => {

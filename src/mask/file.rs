@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use super::Mask;
 use crate::axes::{Analysis, Kind, PruneGroup};
 use crate::calibrate::npz;
-use crate::files::Staged;
+use crate::files::{self, Staged};
 use crate::tensor::Tensor;
 use crate::{Error, Result, ResultExt};
 
@@ -29,6 +29,9 @@ pub const SCHEMA: u32 = 1;
 
 /// The arrays, with the kind of unit each is about.
 const ARRAYS: [(&str, Kind); 2] = [("head_mask", Kind::Heads), ("neuron_mask", Kind::Neurons)];
+
+/// The largest model's mask is far smaller, and so is a report.
+const MAX_FILE: u64 = 1 << 28;
 
 /// A mask as JSON.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -170,7 +173,8 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
 }
 
 fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io("cannot read the mask", path, e))
+    String::from_utf8(files::read(path, MAX_FILE)?)
+        .map_err(|_| Error::input(format!("{} is not UTF-8", path.display())))
 }
 
 fn arrays_of(path: &Path) -> Result<BTreeMap<String, Tensor>> {

@@ -9,6 +9,8 @@ use crate::tensor::{Data, Elem, Tensor};
 
 /// More axes than this are a mistake or an attack.
 pub(super) const MAX_RANK: usize = 64;
+/// More elements than any file can hold; their bytes still fit 63 bits.
+const MAX_ELEMENTS: u64 = 1 << 59;
 
 /// Decodes a tensor, from `raw_data` or from the field of its type.
 ///
@@ -79,13 +81,15 @@ fn count(t: &TensorProto) -> Result<u64> {
             t.dims
         )));
     }
-    if t.dims.contains(&0) {
-        return Ok(0);
-    }
-    t.dims
+    // Of an empty tensor too: the sizes of its other axes are multiplied elsewhere.
+    let product = t
+        .dims
         .iter()
+        .filter(|dim| **dim != 0)
         .try_fold(1u64, |product, dim| product.checked_mul(dim.unsigned_abs()))
-        .ok_or_else(|| Error::input(format!("its shape {:?} has too many elements", t.dims)))
+        .filter(|product| *product <= MAX_ELEMENTS)
+        .ok_or_else(|| Error::input(format!("its shape {:?} has too many elements", t.dims)))?;
+    Ok(if t.dims.contains(&0) { 0 } else { product })
 }
 
 /// Bytes that the values occupy in `raw_data` or in an external file.

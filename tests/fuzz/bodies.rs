@@ -53,8 +53,10 @@ pub fn model(bytes: &[u8]) {
     let Ok(loaded) = onnx::from_bytes(bytes.to_vec().into()) else {
         return;
     };
-    let again = onnx::from_bytes(onnx::encode(&loaded.proto).into()).expect("what was read can be written");
-    assert!(again.proto == loaded.proto, "it reads back differently");
+    // Not as messages: NaN is not equal to itself.
+    let written = onnx::encode(&loaded.proto);
+    let again = onnx::from_bytes(written.clone().into()).expect("what was read can be written");
+    assert!(onnx::encode(&again.proto) == written, "it reads back differently");
     if onnx::validate(&loaded.proto).is_ok() {
         mutate::all_stages(&loaded.proto, bytes.last().copied().unwrap_or(0));
     }
@@ -102,7 +104,12 @@ pub fn external(bytes: &[u8]) {
             });
         graph.initializer.push(proto::TensorProto {
             name: Some(format!("t{at}")),
-            dims: vec![parts.get(3).and_then(|size| size.trim().parse().ok()).unwrap_or(4)],
+            dims: vec![
+                parts
+                    .get(3)
+                    .and_then(|size| size.trim().parse().ok())
+                    .unwrap_or(4),
+            ],
             data_type: Some(if at % 2 == 0 { 3 } else { 1 }),
             data_location: Some(1),
             external_data: entries.collect(),
@@ -115,10 +122,13 @@ pub fn external(bytes: &[u8]) {
     };
     write(&path, &onnx::encode(&model));
     let Ok(loaded) = onnx::load(&path) else { return };
+    let own = onnx::encode(&model);
     for tensor in loaded.proto.graph.iter().flat_map(|g| &g.initializer) {
         let found = tensor.raw_data.as_deref().unwrap_or_default();
+        // The model itself lies in its folder, too.
+        let of_model = found.is_empty() || own.windows(found.len()).any(|part| part == found);
         assert!(
-            found.iter().all(|byte| [7, 8].contains(byte)),
+            of_model || found.iter().all(|byte| [7, 8].contains(byte)),
             "{} holds other bytes than the files in the folder",
             tensor.name()
         );
@@ -219,13 +229,12 @@ pub fn inputs(bytes: &[u8]) {
     }
 }
 
-/// The groups that masks are read for.
-fn analysed() -> &'static Analysis {
-    static FOUND: OnceLock<Analysis> = OnceLock::new();
-    FOUND.get_or_init(|| {
+thread_local! {
+    /// The groups that masks are read for.
+    static ANALYSED: Analysis = {
         let graph = onnx_prune::graph::build(image()).expect("a fixture");
         axes::analyse(&graph, axes::Options::default())
-    })
+    };
 }
 
 /// Files that an earlier run or another tool made: masks, statistics, tables of
@@ -235,8 +244,14 @@ pub fn masks(bytes: &[u8]) {
         return;
     };
     let root = folder();
-    let name = ["m.json", "m.npz", "head_mask.npy", "neuron_mask.npy", "s", "latency.json"]
-        [usize::from(kind % 6)];
+    let name = [
+        "m.json",
+        "m.npz",
+        "head_mask.npy",
+        "neuron_mask.npy",
+        "s",
+        "latency.json",
+    ][usize::from(kind % 6)];
     let path = root.join(name);
     let mut file = std::fs::File::create(&path).expect("a file");
     file.write_all(content).expect("the temporary folder takes files");
@@ -248,18 +263,23 @@ pub fn masks(bytes: &[u8]) {
                 calibrate::file::save(&again, &found.model, &found.statistics).expect("it can be written");
                 let back = calibrate::file::load(&again).expect("it can be read again");
                 // Not everything is equal to itself.
-                assert_eq!(format!("{back:?}"), format!("{found:?}"), "it reads back differently");
+                assert_eq!(
+                    format!("{back:?}"),
+                    format!("{found:?}"),
+                    "it reads back differently"
+                );
                 let mut sum = found.clone();
                 let _ = sum.merge(&found);
             }
         }
         "latency.json" => drop(onnx_prune::latency::Cache::open(&path)),
-        _ => {
-            let analysis = analysed();
+        _ => ANALYSED.with(|analysis| {
             let open = (0..analysis.groups.len()).map(|g| (g, 0)).collect();
             if let Ok((found, _)) = mask::file::read(&path, analysis, &open) {
-                found.check(analysis).expect("a mask that was accepted fits the model");
+                found
+                    .check(analysis)
+                    .expect("a mask that was accepted fits the model");
             }
-        }
+        }),
     }
 }

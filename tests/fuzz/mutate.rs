@@ -45,14 +45,70 @@ fn zoo() -> &'static [proto::ModelProto] {
 
 /// Operators that nodes are turned into.
 const OPERATORS: [&str; 64] = [
-    "Add", "Mul", "MatMul", "Gemm", "Reshape", "Transpose", "Slice", "Split", "Concat", "Gather", "Shape",
-    "Expand", "Tile", "Unsqueeze", "Squeeze", "Flatten", "Softmax", "LayerNormalization", "ReduceMean",
-    "ReduceSum", "Cast", "Constant", "ConstantOfShape", "Identity", "Where", "Range", "If", "Loop", "Scan",
-    "Einsum", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "Pad", "Resize",
-    "GatherElements", "GatherND", "ScatterND", "ScatterElements", "TopK", "CumSum", "OneHot", "EyeLike",
-    "DepthToSpace", "SpaceToDepth", "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "DynamicQuantizeLinear",
-    "Attention", "MultiHeadAttention", "GroupQueryAttention", "SkipLayerNormalization", "RotaryEmbedding",
-    "EmbedLayerNormalization", "BiasGelu", "Trilu", "Size", "NonZero", "Compress", "Split", "Range",
+    "Add",
+    "Mul",
+    "MatMul",
+    "Gemm",
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Concat",
+    "Gather",
+    "Shape",
+    "Expand",
+    "Tile",
+    "Unsqueeze",
+    "Squeeze",
+    "Flatten",
+    "Softmax",
+    "LayerNormalization",
+    "ReduceMean",
+    "ReduceSum",
+    "Cast",
+    "Constant",
+    "ConstantOfShape",
+    "Identity",
+    "Where",
+    "Range",
+    "If",
+    "Loop",
+    "Scan",
+    "Einsum",
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Pad",
+    "Resize",
+    "GatherElements",
+    "GatherND",
+    "ScatterND",
+    "ScatterElements",
+    "TopK",
+    "CumSum",
+    "OneHot",
+    "EyeLike",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+    "Attention",
+    "MultiHeadAttention",
+    "GroupQueryAttention",
+    "SkipLayerNormalization",
+    "RotaryEmbedding",
+    "EmbedLayerNormalization",
+    "BiasGelu",
+    "Trilu",
+    "Size",
+    "NonZero",
+    "Compress",
+    "Split",
+    "Range",
 ];
 
 /// The case's bytes as choices; zeros once they are used up.
@@ -242,8 +298,9 @@ fn change(model: &mut proto::ModelProto, choices: &mut Choices) {
             if let Some(tensor) = one(&mut graph.initializer, choices) {
                 tensor.data_type = Some(code);
                 if let Some(size) = onnx_prune::tensor::Elem::from_onnx(code).map(|e| e.size()) {
-                    let count: usize = tensor.dims.iter().map(|d| *d as usize).product();
-                    tensor.raw_data = Some(vec![1; count.min(1 << 16) * size].into());
+                    let count = tensor.dims.iter().try_fold(1i64, |n, d| n.checked_mul(*d));
+                    let count = count.unwrap_or(0).clamp(0, 1 << 16) as usize;
+                    tensor.raw_data = Some(vec![1; count * size].into());
                 }
             }
         }
@@ -308,20 +365,23 @@ fn resized(graph: &mut proto::GraphProto, choices: &mut Choices) {
 
 /// Another value in an integer constant.
 fn constant(graph: &mut proto::GraphProto, choices: &mut Choices) {
-    let integers = graph
-        .initializer
-        .iter_mut()
-        .filter(|t| t.data_type() == 7)
-        .chain(graph.node.iter_mut().flat_map(|n| {
-            n.attribute
-                .iter_mut()
-                .filter_map(|a| a.t.as_mut())
-                .filter(|t| t.data_type() == 7)
-        }));
+    let integers =
+        graph
+            .initializer
+            .iter_mut()
+            .filter(|t| t.data_type() == 7)
+            .chain(graph.node.iter_mut().flat_map(|n| {
+                n.attribute
+                    .iter_mut()
+                    .filter_map(|a| a.t.as_mut())
+                    .filter(|t| t.data_type() == 7)
+            }));
     let mut integers: Vec<&mut proto::TensorProto> = integers.collect();
     let number = choices.number();
     let at = choices.below(integers.len());
-    let Some(tensor) = integers.get_mut(at) else { return };
+    let Some(tensor) = integers.get_mut(at) else {
+        return;
+    };
     match &tensor.raw_data {
         Some(raw) if raw.len() >= 8 => {
             let mut raw = raw.to_vec();
@@ -339,8 +399,11 @@ fn constant(graph: &mut proto::GraphProto, choices: &mut Choices) {
 
 fn attribute(graph: &mut proto::GraphProto, choices: &mut Choices) {
     let number = choices.number();
-    let mut nodes: Vec<&mut proto::NodeProto> =
-        graph.node.iter_mut().filter(|n| !n.attribute.is_empty()).collect();
+    let mut nodes: Vec<&mut proto::NodeProto> = graph
+        .node
+        .iter_mut()
+        .filter(|n| !n.attribute.is_empty())
+        .collect();
     let at = choices.below(nodes.len());
     let Some(node) = nodes.get_mut(at) else { return };
     let Some(attribute) = one(&mut node.attribute, choices) else {
