@@ -77,6 +77,7 @@ pub mod cli;
 pub mod damage;
 pub mod error;
 pub mod evaluate;
+pub mod files;
 pub mod graph;
 pub mod importance;
 pub mod latency;
@@ -102,6 +103,7 @@ pub mod several;
 pub mod sites;
 pub mod solve;
 pub mod tensor;
+mod unwind;
 pub mod verify;
 
 pub use error::{Error, Result, ResultExt};

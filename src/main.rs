@@ -22,19 +22,20 @@ fn main() -> ExitCode {
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);
     // The first interrupt asks the run to stop at the next batch, a second one
-    // ends the process; nothing half-written is left either way.
+    // ends the process: no file is half-written, a temporary one may stay until the
+    // next run.
     let handler = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
     });
     if let Err(error) = handler {
-        eprintln!("warning: interrupts are not handled: {error}");
+        complain(&format!("warning: interrupts are not handled: {error}\n"));
     }
     match run(cli, &cancelled) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error.chain());
+            complain(&format!("error: {}\n", error.chain()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -98,12 +99,23 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
         let reports = pipeline::sweep(input, output, &args.sweep, &options, progress.as_ref(), cancelled)?;
         return tell_all(args, &reports);
     }
-    let report = pipeline::prune(input, output, &options, progress.as_ref(), cancelled)?;
-    if let Some(path) = &args.json {
-        report::write_json(path, &report)?;
-    }
-    if let Some(path) = &args.report {
-        report::html::write(path, std::slice::from_ref(&report))?;
+    let to_output = args.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
+    let json = args.json.as_ref().filter(|_| !to_output);
+    let page = |report: &Report| Ok(report::html::page(std::slice::from_ref(report)));
+    let json = json.map(|path| pipeline::Beside {
+        what: "--json",
+        path,
+        content: &report::json,
+    });
+    let page = args.report.as_ref().map(|path| pipeline::Beside {
+        what: "--report",
+        path,
+        content: &page,
+    });
+    let beside: Vec<_> = json.into_iter().chain(page).collect();
+    let report = pipeline::prune_beside(input, output, &beside, &options, progress.as_ref(), cancelled)?;
+    if to_output {
+        report::write_json("-".as_ref(), &report)?;
     }
     say(args, |style| {
         report::terminal::summary(&report, style, args.talk.verbose > 0)
@@ -130,22 +142,30 @@ fn tell_all(args: &PruneArgs, reports: &[Report]) -> Result<()> {
 /// Prints what is for people, beside JSON that may go to standard output.
 fn say(args: &PruneArgs, text: impl Fn(Style) -> String) -> Result<()> {
     match (&args.json, args.talk.quiet) {
-        (_, true) => Ok(()),
+        (_, true) => {}
         (Some(path), _) if path.as_os_str() == "-" => {
-            eprint!("{}", text(Style::of(std::io::stderr().is_terminal())));
-            Ok(())
+            complain(&text(Style::of(std::io::stderr().is_terminal())));
         }
-        _ => print(text(Style::of(std::io::stdout().is_terminal())).as_bytes()),
+        _ => print(text(Style::of(std::io::stdout().is_terminal())))?,
+    }
+    Ok(())
+}
+
+/// Prints to standard output. A reader that has seen enough, as `head` has, is no
+/// error.
+fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write", "standard output".as_ref(), e))
+        }
+        _ => Ok(()),
     }
 }
 
-/// Writes to standard output; a reader who has seen enough (`| head`) is no error.
-fn print(text: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|e| Error::io("cannot write", Path::new("standard output"), e)),
-    }
+/// Prints to standard error, if that takes anything.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn calibrate(args: &CalibrateArgs, cancelled: &AtomicBool) -> Result<()> {
@@ -156,7 +176,7 @@ fn calibrate(args: &CalibrateArgs, cancelled: &AtomicBool) -> Result<()> {
     match (args.json, args.talk.quiet) {
         (true, _) => report::write_json("-".as_ref(), &told),
         (_, true) => Ok(()),
-        _ => print(told.text().as_bytes()),
+        _ => print(told.text()),
     }
 }
 
@@ -165,7 +185,7 @@ fn merge(args: &MergeArgs) -> Result<()> {
     if args.json {
         return report::write_json("-".as_ref(), &told);
     }
-    print(told.text().as_bytes())
+    print(told.text())
 }
 
 fn inspect(args: &InspectArgs) -> Result<()> {
@@ -181,7 +201,7 @@ fn inspect(args: &InspectArgs) -> Result<()> {
     if args.json {
         report::write_json("-".as_ref(), &found)
     } else {
-        print(found.text().as_bytes())
+        print(found.text())
     }
 }
 
@@ -207,7 +227,7 @@ fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
         );
     }
     text += &format!("{} samples\n", comparison.samples);
-    print(text.as_bytes())
+    print(&text)
 }
 
 fn measure(args: &BenchArgs) -> Result<()> {
@@ -227,5 +247,5 @@ fn measure(args: &BenchArgs) -> Result<()> {
     if args.json {
         return report::write_json("-".as_ref(), &found);
     }
-    print(found.text().as_bytes())
+    print(found.text())
 }

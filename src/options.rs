@@ -76,7 +76,7 @@ pub enum Target {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// Damage at four levels per group.
+    /// Damage at three levels per group.
     #[default]
     Normal,
     /// Damage at eight levels, on three times the samples.
@@ -87,7 +87,7 @@ impl Effort {
     /// Fractions of a group's units that are removed to measure it.
     pub fn levels(self) -> &'static [f64] {
         match self {
-            Effort::Normal => &[0.3, 0.55, 0.8, 1.0],
+            Effort::Normal => &[0.5, 0.85, 1.0],
             Effort::High => &[0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1.0],
         }
     }

@@ -133,6 +133,12 @@ fn step(index: &mut [usize], shape: &[usize]) {
     }
 }
 
+/// Whether a tensor of this shape has at most so many elements.
+pub(super) fn at_most(shape: &[usize], most: usize) -> bool {
+    let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    count.is_some_and(|count| count <= most)
+}
+
 /// The shape that two broadcast to.
 pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());

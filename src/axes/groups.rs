@@ -72,6 +72,10 @@ struct Class {
     nodes: BTreeSet<NodeId>,
 }
 
+/// More units are a file made to exhaust memory: each takes a place in masks and
+/// curves. The largest models have some hundred thousand in a group.
+const MOST_UNITS: usize = 1 << 24;
+
 pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
     let classes = classes(analysis, graph);
     let rank: BTreeMap<NodeId, usize> = graph.order.iter().enumerate().map(|(i, n)| (*n, i)).collect();
@@ -97,11 +101,15 @@ pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
     for (leaf, mut class) in found {
         let units = analysis.space.factor_size(leaf);
         let prefix = names::prefix(graph, &class.nodes, &class.sources);
-        if let Some(freeze) = analysis.space.frozen(leaf) {
+        let why = match analysis.space.frozen(leaf) {
+            Some(freeze) => Some(freeze.describe(graph)),
+            None => (units > MOST_UNITS).then(|| format!("it has more than {MOST_UNITS} units")),
+        };
+        if let Some(why) = why {
             frozen.push(FrozenAxis {
                 name: prefix,
                 units,
-                why: freeze.describe(graph),
+                why,
             });
             continue;
         }

@@ -112,8 +112,16 @@ impl<'a> Op<'a> {
         self.input(index).is_some_and(|v| self.a.facts(v).table)
     }
 
-    /// Sets the dimensions of an output.
+    /// Sets the dimensions of an output; those of more axes than any real tensor has
+    /// are not followed.
     pub fn set(&mut self, index: usize, dims: Vec<Dim>) {
+        const MOST_AXES: usize = 64;
+        if dims.len() > MOST_AXES {
+            for dim in &dims {
+                self.freeze(dim, "it is one of too many axes");
+            }
+            return;
+        }
         if let Some(Some(id)) = self.node().outputs.get(index) {
             self.a.facts[id.0 as usize].dims = Some(dims);
         }

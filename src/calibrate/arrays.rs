@@ -70,12 +70,15 @@ macro_rules! same_type {
     };
 }
 
-/// The product of `shape`, or an error above [`MAX_ELEMENTS`].
+/// The product of `shape`, or an error above [`MAX_ELEMENTS`]. Axes without entries
+/// count as one there: the sizes of the others are multiplied elsewhere.
 pub(crate) fn elements(shape: &[usize]) -> Result<usize> {
     shape
         .iter()
+        .filter(|&&d| d != 0)
         .try_fold(1usize, |n, &d| n.checked_mul(d))
         .filter(|&n| n <= MAX_ELEMENTS)
+        .map(|n| if shape.contains(&0) { 0 } else { n })
         .ok_or_else(|| Error::input(format!("shape {shape:?} has more than {MAX_ELEMENTS} elements")))
 }
 

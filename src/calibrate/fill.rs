@@ -124,6 +124,10 @@ impl Template {
     }
 }
 
+/// Values of one input that are made up, at most: above, a declared size is taken for
+/// a mistake before memory is asked for.
+const MOST_MADE: usize = 1 << 26;
+
 /// Makes the tensors of inputs.
 pub(crate) struct Filler<'a> {
     pub(crate) layout: &'a Layout,
@@ -154,6 +158,12 @@ impl Filler<'_> {
     fn values(&self, input: &Input, shape: Vec<usize>, random: &mut Random) -> Result<Tensor> {
         let elem = input.spec.elem;
         let n = arrays::elements(&shape)?;
+        if n > MOST_MADE {
+            return Err(Error::input(format!(
+                "its shape {shape:?} takes {n} values, more than are made up: give real inputs with --data, \
+                 or smaller axes with --shape where the graph leaves them open"
+            )));
+        }
         let overflow = || Error::input(format!("the values do not fit {elem:?}"));
         match input.role {
             Role::TokenIds => {

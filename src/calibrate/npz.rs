@@ -12,10 +12,17 @@ use zip::write::SimpleFileOptions;
 
 use super::arrays;
 use crate::error::{Error, Result, ResultExt};
+use crate::files::Staged;
 use crate::tensor::{Data, Elem, Tensor};
 
 /// Longest header of an array that is read; NumPy's own are below 1 KiB.
 const MAX_HEADER: usize = 64 * 1024;
+
+/// An array of this size is read whatever it was packed into, ...
+const LARGE: u64 = 1 << 28;
+/// ... a larger one only if it is at most this many times as large as that; deflate
+/// reaches 1032.
+const MAX_RATIO: u64 = 100;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
@@ -135,6 +142,19 @@ impl Archive {
             )));
         };
         let mut file = self.entry(name, &entry)?;
+        let packed = file.compressed_size();
+        let kept = match (wanted, header.shape.first()) {
+            (Some(wanted), Some(total)) if !header.fortran_order => {
+                let row = header.bytes()? / (*total as u64).max(1);
+                row.saturating_mul(wanted.len() as u64)
+            }
+            _ => header.bytes()?,
+        };
+        if kept > LARGE.max(packed.saturating_mul(MAX_RATIO)) {
+            return Err(Error::input(format!(
+                "{place} has {packed} bytes and would take {kept}: it looks made to exhaust memory"
+            )));
+        }
         read_header(&mut file).context(|| place.clone())?;
         let tensor = match wanted {
             Some(wanted) if !header.fortran_order && !header.shape.is_empty() => {
@@ -178,17 +198,29 @@ pub fn read_npy(path: &Path) -> Result<Tensor> {
 
 /// Writes one array to the `.npy` file at `path`, as [`write()`] does.
 pub fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
-    let failed = |e: std::io::Error| Error::io("cannot write", path, e);
-    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-    write_array(&mut file, tensor).map_err(failed)?;
-    file.flush().map_err(failed)
+    let mut staged = Staged::default();
+    staged.file(path, |file| write_npy_to(file, tensor))?;
+    staged.commit()
 }
 
-/// Writes `arrays` to `path` uncompressed, as `numpy.savez` does. bfloat16,
-/// which NumPy does not have, is written as float32.
+pub(crate) fn write_npy_to(file: &mut File, tensor: &Tensor) -> std::io::Result<()> {
+    let mut file = BufWriter::new(file);
+    write_array(&mut file, tensor)?;
+    file.flush()
+}
+
+/// Writes `arrays` to `path` uncompressed, as `numpy.savez` does; the file appears
+/// whole or not at all. bfloat16, which NumPy does not have, is written as float32.
 pub fn write<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
-    let failed = |e: std::io::Error| Error::io("cannot write", path, e);
-    let file = File::create(path).map_err(failed)?;
+    let mut staged = Staged::default();
+    staged.file(path, |file| write_to(file, arrays))?;
+    staged.commit()
+}
+
+pub(crate) fn write_to<'a>(
+    file: &mut File,
+    arrays: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+) -> std::io::Result<()> {
     let mut zip = zip::ZipWriter::new(BufWriter::new(file));
     // The same arrays give the same bytes: no time stamps.
     let options = SimpleFileOptions::default()
@@ -196,12 +228,10 @@ pub fn write<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Ten
         .last_modified_time(zip::DateTime::default())
         .large_file(true);
     for (name, tensor) in arrays {
-        zip.start_file(format!("{name}.npy"), options)
-            .map_err(|e| failed(e.into()))?;
-        write_array(&mut zip, tensor).map_err(failed)?;
+        zip.start_file(format!("{name}.npy"), options)?;
+        write_array(&mut zip, tensor)?;
     }
-    let mut file = zip.finish().map_err(|e| failed(e.into()))?;
-    file.flush().map_err(failed)
+    zip.finish()?.flush()
 }
 
 fn cut_short(e: std::io::Error) -> Error {

@@ -19,6 +19,10 @@ use crate::error::{Error, Result, ResultExt};
 use crate::onnx::proto;
 use crate::tensor::{Feeds, Tensor};
 
+/// Values of all synthetic samples together, at most (or those of one sample): a
+/// gigabyte of floats.
+const MOST_MADE: usize = 1 << 28;
+
 /// One input of the model, with one row along the batch axis, cut to its own
 /// length.
 ///
@@ -468,8 +472,18 @@ impl Reader<'_> {
         // A dozen lengths vary enough, and leave batches of equal length to be made.
         let lengths: Vec<usize> = (0..12).map(|i| least + (most - least) * i / 11).collect();
 
+        let mut notes = self.synthetic_notes(&template, least, most);
         let mut samples = Vec::with_capacity(options.samples.min(1 << 16));
+        let mut made = 0usize;
         for i in 0..options.samples {
+            if made > MOST_MADE {
+                notes.push(format!(
+                    "{i} of {} samples were made: they have {made} values together, and more would fill \
+                     the memory",
+                    options.samples
+                ));
+                break;
+            }
             let mut sizes = Sizes::default();
             for input in &self.layout.inputs {
                 if let Some(shape) = self.shapes.get(&input.spec.name) {
@@ -485,6 +499,7 @@ impl Reader<'_> {
             for input in &self.layout.inputs {
                 let tensor = filler.make(input, &sizes, &mut random)?;
                 sizes.learn(input, &tensor.shape);
+                made = made.saturating_add(tensor.len());
                 feeds.insert(input.spec.name.clone(), tensor);
             }
             samples.push(Sample {
@@ -495,7 +510,7 @@ impl Reader<'_> {
         Ok(Samples {
             samples,
             origin: Origin::Synthetic { seed: options.seed },
-            notes: self.synthetic_notes(&template, least, most),
+            notes,
         })
     }
 

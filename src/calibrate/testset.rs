@@ -8,8 +8,12 @@ use prost::Message as _;
 
 use super::arrays;
 use crate::error::{Error, Result, ResultExt};
+use crate::files;
 use crate::onnx::proto;
 use crate::tensor::{Data, Elem, Tensor};
+
+/// The most that a protobuf message may have, by its specification.
+const MAX_FILE: u64 = i32::MAX as u64;
 
 /// The data sets in `folder`: itself, or its `test_data_set_*` folders in the
 /// order of their numbers. Empty when there are none.
@@ -44,7 +48,7 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<(String, Tensor)>> {
         if !path.is_file() {
             return Ok(tensors);
         }
-        let bytes = std::fs::read(&path).map_err(|e| Error::io("cannot read", &path, e))?;
+        let bytes = files::read(&path, MAX_FILE)?;
         let proto = proto::TensorProto::decode(bytes.as_slice()).map_err(|e| {
             Error::input(format!(
                 "{} is not a tensor in protobuf form: {e}",

@@ -7,6 +7,11 @@ use tokenizers::{Encoding, PaddingDirection, PostProcessor as _, Tokenizer as In
 use super::fill::Template;
 use super::text::Text;
 use crate::error::{Error, Result};
+use crate::files;
+use crate::unwind::caught;
+
+/// Larger files are no tokenizers.
+const MAX_FILE: u64 = 1 << 30;
 
 /// A tokenizer that cuts at a length and does not pad.
 pub(crate) struct Tokenizer {
@@ -32,14 +37,14 @@ impl Tokenizer {
         } else {
             path.to_owned()
         };
-        let bytes = std::fs::read(&file).map_err(|e| Error::io("cannot read", &file, e))?;
+        let bytes = files::read(&file, MAX_FILE)?;
         let bad = |e: tokenizers::Error| {
             Error::input(format!(
                 "{} is not a tokenizer.json of the Hugging Face tokenizers library: {e}",
                 file.display()
             ))
         };
-        let mut inner = Inner::from_bytes(&bytes).map_err(bad)?;
+        let mut inner = guarded(|| Inner::from_bytes(&bytes))?.map_err(bad)?;
         let (pad_id, pads_left) = match inner.get_padding() {
             Some(padding) => (
                 padding.pad_id,
@@ -58,7 +63,7 @@ impl Tokenizer {
         };
         inner.with_padding(None);
         // A pair takes the most special tokens.
-        let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        let special = guarded(|| inner.get_post_processor().map_or(0, |p| p.added_tokens(true)))?;
         if max_length <= special {
             return Err(Error::input(format!(
                 "--max-length {max_length} leaves no room: the tokenizer adds {special} special tokens"
@@ -82,10 +87,10 @@ impl Tokenizer {
     /// The ids of `text`.
     pub(crate) fn encode(&self, text: &Text) -> Result<Tokens> {
         let first = text.first.as_str();
-        let encoding = match &text.second {
+        let encoding = guarded(|| match &text.second {
             Some(second) => self.inner.encode((first, second.as_str()), true),
             None => self.inner.encode(first, true),
-        };
+        })?;
         let encoding = encoding.map_err(|e| Error::input(format!("the tokenizer fails on a text: {e}")))?;
         Ok(Tokens {
             ids: encoding.get_ids().to_vec(),
@@ -134,7 +139,7 @@ impl Tokenizer {
             .map(|(id, _)| id)
             .collect();
         avoid.sort_unstable();
-        let around = self.inner.encode("a", true).ok();
+        let around = guarded(|| self.inner.encode("a", true)).ok().and_then(|a| a.ok());
         let (prefix, suffix) = around.as_ref().map(around_text).unwrap_or_default();
         let vocabulary = Some(self.inner.get_vocab_size(true)).filter(|n| *n > 0);
         Template {
@@ -144,6 +149,11 @@ impl Tokenizer {
             vocabulary,
         }
     }
+}
+
+/// The library panics on some files that are not what it expects.
+fn guarded<T>(f: impl FnOnce() -> T) -> Result<T> {
+    caught(f).map_err(|message| Error::input(format!("the tokenizers library panicked: {message}")))
 }
 
 fn around_text(encoding: &Encoding) -> (Vec<u32>, Vec<u32>) {

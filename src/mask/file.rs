@@ -16,11 +16,12 @@ mod layers;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Mask;
 use crate::axes::{Analysis, Kind, PruneGroup};
 use crate::calibrate::npz;
+use crate::files::{self, Staged};
 use crate::tensor::Tensor;
 use crate::{Error, Result, ResultExt, provenance};
 
@@ -29,6 +30,9 @@ pub const SCHEMA: u32 = 1;
 
 /// The arrays, with the kind of unit each is about.
 const ARRAYS: [(&str, Kind); 2] = [("head_mask", Kind::Heads), ("neuron_mask", Kind::Neurons)];
+
+/// The largest model's mask is far smaller, and so is a report.
+const MAX_FILE: u64 = 1 << 28;
 
 /// A mask as JSON.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -123,12 +127,23 @@ pub fn read(path: &Path, analysis: &Analysis, open: &BTreeMap<usize, usize>) -> 
 /// A mask that does not fit the model or that the form cannot hold, a file that
 /// cannot be written.
 pub fn write(path: &Path, analysis: &Analysis, mask: &Mask) -> Result<Vec<String>> {
+    let mut staged = Staged::default();
+    let notes = stage(path, analysis, mask, &mut staged)?;
+    staged.commit()?;
+    Ok(notes)
+}
+
+/// The same up to the point where the files get their names, so that they appear
+/// together with others.
+///
+/// # Errors
+/// As [`write()`].
+pub fn stage(path: &Path, analysis: &Analysis, mask: &Mask, staged: &mut Staged) -> Result<Vec<String>> {
     let place = || format!("the mask {}", path.display());
     mask.check(analysis).context(place)?;
     let mut notes = Vec::new();
     match Form::of(path).context(place)? {
-        Form::Json => std::fs::write(path, json(analysis, mask)?)
-            .map_err(|e| Error::io("cannot write the mask", path, e))?,
+        Form::Json => staged.bytes(path, json(analysis, mask)?.as_bytes())?,
         Form::Onnx => {
             return Err(Error::input(
                 "a mask is not written as a model: name a .json or .npz file",
@@ -137,25 +152,40 @@ pub fn write(path: &Path, analysis: &Analysis, mask: &Mask) -> Result<Vec<String
         }
         Form::Npz => {
             let arrays = to_arrays(analysis, mask, &ARRAYS, &mut notes).context(place)?;
-            npz::write(path, arrays.iter().map(|(name, array)| (*name, array)))?;
+            let arrays = arrays.iter().map(|(name, array)| (*name, array));
+            staged.file(path, |file| npz::write_to(file, arrays))?;
         }
         Form::Npy(name) => {
             let only: Vec<_> = ARRAYS.into_iter().filter(|(n, _)| *n == name).collect();
             for (_, array) in to_arrays(analysis, mask, &only, &mut notes).context(place)? {
-                npz::write_npy(path, &array)?;
+                staged.file(path, |file| npz::write_npy_to(file, &array))?;
             }
         }
         Form::Folder => {
             for (name, array) in to_arrays(analysis, mask, &ARRAYS, &mut notes).context(place)? {
-                npz::write_npy(&path.join(format!("{name}.npy")), &array)?;
+                staged.file(&path.join(format!("{name}.npy")), |file| {
+                    npz::write_npy_to(file, &array)
+                })?;
             }
         }
     }
     Ok(notes)
 }
 
+/// The files that [`write()`] may write to.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    match Form::of(path) {
+        Ok(Form::Folder) => ARRAYS
+            .iter()
+            .map(|(name, _)| path.join(format!("{name}.npy")))
+            .collect(),
+        _ => vec![path.to_owned()],
+    }
+}
+
 fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io("cannot read the mask", path, e))
+    let bytes = files::read(path, MAX_FILE).context(|| "cannot read the mask".into())?;
+    String::from_utf8(bytes).map_err(|_| Error::input(format!("{} is not UTF-8", path.display())))
 }
 
 fn arrays_of(path: &Path) -> Result<BTreeMap<String, Tensor>> {

@@ -79,6 +79,14 @@ impl Mask {
     }
 }
 
+/// An axis of more entries is of no real model; a list of them would fill the memory.
+const LONGEST: usize = 1 << 25;
+
+/// Whether so many entries are worth listing.
+fn sane(outer: usize, inner: usize) -> Option<()> {
+    (outer.checked_mul(inner)? <= LONGEST).then_some(())
+}
+
 /// Units that stay, per factor that shrinks.
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
@@ -100,13 +108,14 @@ impl Kept {
     }
 
     /// The flat indices along a dimension that stay, ascending; `None` for
-    /// symbolic dimensions.
+    /// symbolic dimensions and for those of an absurd size.
     pub fn indices(&self, space: &Space, dim: &Dim) -> Option<Vec<usize>> {
         let mut at = vec![0usize];
         for term in &space.resolve(dim).0 {
             let (size, keep): (usize, Vec<usize>) = match term {
                 Term::Factor(f) => {
                     let size = space.factor_size(*f);
+                    sane(size, 1)?;
                     (
                         size,
                         self.units.get(f).cloned().unwrap_or_else(|| (0..size).collect()),
@@ -118,11 +127,12 @@ impl Kept {
                     let mut offset = 0;
                     for part in parts {
                         keep.extend(self.indices(space, part)?.into_iter().map(|i| i + offset));
-                        offset += space.size(part)?;
+                        offset = offset.checked_add(space.size(part)?)?;
                     }
                     (offset, keep)
                 }
             };
+            sane(at.len(), keep.len())?;
             at = at
                 .iter()
                 .flat_map(|p| keep.iter().map(move |k| p * size + k))
@@ -132,13 +142,14 @@ impl Kept {
     }
 
     /// For each flat index along a dimension whose only shrinking factor is
-    /// `leaf`: the unit it belongs to.
+    /// `leaf`: the unit it belongs to. `None` as for [`Kept::indices`].
     pub fn unit_of_index(space: &Space, dim: &Dim, leaf: FactorId) -> Option<Vec<Option<usize>>> {
         let mut at: Vec<Option<usize>> = vec![None];
         for term in &space.resolve(dim).0 {
             let inner: Vec<Option<usize>> = match term {
                 Term::Factor(f) => {
                     let size = space.factor_size(*f);
+                    sane(size, 1)?;
                     (0..size).map(|i| (*f == leaf).then_some(i)).collect()
                 }
                 Term::Symbol(_) => return None,
@@ -146,10 +157,12 @@ impl Kept {
                     let mut all = Vec::new();
                     for part in parts {
                         all.extend(Self::unit_of_index(space, part, leaf)?);
+                        sane(all.len(), 1)?;
                     }
                     all
                 }
             };
+            sane(at.len(), inner.len())?;
             at = at
                 .iter()
                 .flat_map(|p| inner.iter().map(move |k| p.or(*k)))

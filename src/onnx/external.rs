@@ -122,7 +122,7 @@ struct SideFiles {
 impl SideFiles {
     fn of(model: &Path) -> Result<Self> {
         let resolve = |path: &Path| path.canonicalize().map_err(|e| Error::io("cannot find", path, e));
-        let folder = super::save::folder_of(model);
+        let folder = crate::files::folder_of(model);
         let mut allowed = vec![resolve(&folder)?];
         allowed.extend(resolve(model)?.parent().map(Path::to_owned));
         Ok(SideFiles {

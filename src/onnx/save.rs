@@ -11,12 +11,10 @@
 //! next free one is used (`model.onnx.data`, `model.onnx.1.data`, ...). So at any
 //! moment, also when the process is killed, the old model finds its old data.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use tempfile::NamedTempFile;
 
 use super::label::quoted;
 use super::layout::Layout;
@@ -25,6 +23,7 @@ use super::proto::{ModelProto, tensor_proto::DataLocation};
 use super::visit::{self, Role};
 use super::{external, map, write};
 use crate::error::{Error, Result};
+use crate::files::{Staged, entry, folder_of};
 
 /// The most that a protobuf message may have, by its specification.
 const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
@@ -83,31 +82,37 @@ pub struct Saved {
 /// several hard links, only this directory entry is replaced: other names of the
 /// same file, an input among them, keep the old content.
 pub fn save(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<Saved> {
+    let (staged, saved) = stage(proto, path, options)?;
+    staged.commit()?;
+    Ok(saved)
+}
+
+/// The same up to the point where the files get their names, so that others can
+/// appear together with them.
+pub fn stage(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<(Staged, Saved)> {
     let target = Target::new(path)?;
     let (mut model, layout) = laid_out(proto, options)?;
-    let side = match layout.is_empty() {
-        true => None,
-        false => {
-            let side = target.side_file(&layout)?;
-            layout.name(&mut model, &side.name)?;
-            Some(side)
-        }
-    };
+    let mut staged = Staged::default();
+    let mut files = Vec::new();
+    if !layout.is_empty() {
+        let name = target.side_file(&layout, &mut staged)?;
+        layout.name(&mut model, &name)?;
+        files.push((target.folder.join(name), layout.length()));
+    }
     if too_large(&model) {
         return Err(Error::input(format!(
             "the model needs {} bytes besides what can go to a side file, more than protobuf's 2 GiB",
             model.encoded_len(),
         )));
     }
-    let old = target.old_side_files(options);
-    let saved = target.write(&model, side)?;
-    for file in old {
-        if saved.files.iter().all(|(path, _)| *path != file) {
-            // Saved already; a file too many is not worth an error.
-            let _ = std::fs::remove_file(file);
+    for file in target.old_side_files(options) {
+        if files.iter().all(|(path, _)| *path != file) {
+            staged.remove(file);
         }
     }
-    Ok(saved)
+    let length = staged.file(path, |file| write::write(&model, file))?;
+    files.insert(0, (path.to_owned(), length));
+    Ok((staged, Saved { files }))
 }
 
 /// The bytes that [`save`] writes to `path`, model and side file together,
@@ -157,27 +162,10 @@ fn refuse_external(model: &mut ModelProto) -> Result<()> {
     })
 }
 
-/// The folder of a file; `.` for a bare name.
-pub(super) fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
 /// Where a model goes.
 struct Target {
     path: PathBuf,
     folder: PathBuf,
-}
-
-/// The side file of a model about to be saved.
-struct Side {
-    /// File name, in the folder of the model.
-    name: String,
-    length: u64,
-    /// The content, synced; `None` when a file of this name and content is there.
-    temporary: Option<NamedTempFile>,
 }
 
 impl Target {
@@ -203,54 +191,18 @@ impl Target {
         })
     }
 
-    /// Writes both files and gives them their names. Dropping the temporary
-    /// files, as every early return does, removes them.
-    fn write(&self, model: &ModelProto, side: Option<Side>) -> Result<Saved> {
-        let fail = |e| Error::io("cannot write", &self.path, e);
-        let mut file = self.temporary()?;
-        let length = write::write(model, file.as_file_mut()).map_err(fail)?;
-        file.as_file().sync_all().map_err(fail)?;
-
-        let mut files = vec![(self.path.clone(), length)];
-        let mut placed = None;
-        if let Some(side) = side {
-            let path = self.folder.join(&side.name);
-            if let Some(temporary) = side.temporary {
-                temporary
-                    .persist_noclobber(&path)
-                    .map_err(|e| Error::io("cannot write", &path, e.error))?;
-                placed = Some(path.clone());
-            }
-            files.push((path, side.length));
-        }
-        if let Err(e) = file.persist(&self.path) {
-            if let Some(path) = placed {
-                let _ = std::fs::remove_file(path);
-            }
-            return Err(fail(e.error));
-        }
-        sync_folder(&self.folder);
-        Ok(Saved { files })
-    }
-
-    /// Writes the side file under a temporary name, and finds the name it will
-    /// have: `model.onnx.data`, or the next one that is free.
-    fn side_file(&self, layout: &Layout) -> Result<Side> {
+    /// Writes the side file, and returns the name it will have: `model.onnx.data`,
+    /// or the next one that is free. A file of this name and content is used as it
+    /// is.
+    fn side_file(&self, layout: &Layout, staged: &mut Staged) -> Result<String> {
         let names = self.side_names()?;
         for name in names.take(MAX_SIDE_FILES) {
             let path = self.folder.join(&name);
             let found = match path.symlink_metadata() {
                 Ok(found) => found,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    let mut file = self.temporary()?;
-                    let fail = |e| Error::io("cannot write", &path, e);
-                    layout.write(file.as_file_mut()).map_err(fail)?;
-                    file.as_file().sync_all().map_err(fail)?;
-                    return Ok(Side {
-                        name,
-                        length: layout.length(),
-                        temporary: Some(file),
-                    });
+                    staged.fresh(&path, |file| layout.write(file))?;
+                    return Ok(name);
                 }
                 Err(e) => return Err(Error::io("cannot write", &path, e)),
             };
@@ -258,11 +210,7 @@ impl Target {
                 && found.len() == layout.length()
                 && map::open(&path).is_ok_and(|bytes| layout.equals(&bytes));
             if same {
-                return Ok(Side {
-                    name,
-                    length: layout.length(),
-                    temporary: None,
-                });
+                return Ok(name);
             }
         }
         Err(Error::input(format!(
@@ -291,10 +239,6 @@ impl Target {
     /// name that only its own have. None of the inputs, and none at all when the
     /// input itself is replaced.
     fn old_side_files(&self, options: &SaveOptions) -> Vec<PathBuf> {
-        let entry = |path: &Path| {
-            let folder = folder_of(path).canonicalize().ok()?;
-            Some(folder.join(path.file_name()?))
-        };
         let target = entry(&self.path);
         let in_place = options.inputs.iter().any(|input| entry(input) == target);
         if options.inputs.is_empty() || in_place || !self.path.is_file() {
@@ -329,26 +273,5 @@ impl Target {
             Err(_) => false,
         });
         files
-    }
-
-    fn temporary(&self) -> Result<NamedTempFile> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".onnx-prune-").suffix(".tmp");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // As any new file; the umask takes away what it should.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        builder
-            .tempfile_in(&self.folder)
-            .map_err(|e| Error::io("cannot create a file in", &self.folder, e))
-    }
-}
-
-/// Makes the renames durable. Not every system can; the content is synced anyway.
-fn sync_folder(folder: &Path) {
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
     }
 }

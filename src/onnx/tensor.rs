@@ -9,6 +9,8 @@ use crate::tensor::{Data, Elem, Tensor};
 
 /// More axes than this are a mistake or an attack.
 pub(super) const MAX_RANK: usize = 64;
+/// More elements than any file can hold; their bytes still fit 63 bits.
+const MAX_ELEMENTS: u64 = 1 << 59;
 
 /// Decodes a tensor, from `raw_data` or from the field of its type.
 ///
@@ -82,9 +84,23 @@ fn count(t: &TensorProto) -> Result<u64> {
     if t.dims.contains(&0) {
         return Ok(0);
     }
-    t.dims
-        .iter()
-        .try_fold(1u64, |product, dim| product.checked_mul(dim.unsigned_abs()))
+    product(t)
+}
+
+/// [`check`] of a tensor of a model: an empty one may not have other sizes that are
+/// too large to be multiplied, which is done in many places.
+pub(super) fn sound(t: &TensorProto) -> Result<()> {
+    product(t)?;
+    check(t)
+}
+
+/// The product of the sizes that are not 0.
+fn product(t: &TensorProto) -> Result<u64> {
+    let sizes = t.dims.iter().filter(|dim| **dim != 0);
+    sizes
+        .map(|dim| dim.unsigned_abs())
+        .try_fold(1u64, u64::checked_mul)
+        .filter(|product| *product <= MAX_ELEMENTS)
         .ok_or_else(|| Error::input(format!("its shape {:?} has too many elements", t.dims)))
 }
 

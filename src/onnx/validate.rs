@@ -62,7 +62,7 @@ impl<'a> Body<'a> {
             }
         }
         for tensor in &graph.initializer {
-            tensor::check(tensor).context(|| format!("initializer {}", quoted(tensor.name())))?;
+            tensor::sound(tensor).context(|| format!("initializer {}", quoted(tensor.name())))?;
         }
         let sparse_name =
             |sparse: &'a SparseTensorProto| sparse.values.as_ref().map_or("", |values| values.name());
@@ -192,7 +192,7 @@ impl<'a> Scope<'a> {
     fn check_attribute(&self, attribute: &AttributeProto) -> Result<HashSet<String>> {
         for tensor in attribute.t.iter().chain(&attribute.tensors) {
             if *tensor != TensorProto::default() {
-                tensor::check(tensor).context(|| format!("tensor {}", quoted(tensor.name())))?;
+                tensor::sound(tensor).context(|| format!("tensor {}", quoted(tensor.name())))?;
             }
         }
         for sparse in attribute
@@ -363,5 +363,5 @@ fn check_sparse(sparse: &SparseTensorProto) -> Result<()> {
         .values
         .iter()
         .chain(&sparse.indices)
-        .try_for_each(tensor::check)
+        .try_for_each(tensor::sound)
 }

@@ -3,6 +3,7 @@
 mod cheaper;
 mod clock;
 mod fold;
+mod guard;
 mod limits;
 mod ready;
 mod run;
@@ -12,7 +13,7 @@ mod timing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use cheaper::Cheaper;
 pub use run::{Built, Run};
@@ -22,6 +23,7 @@ pub use timing::Measured;
 use crate::axes::{self, Analysis};
 use crate::budget::{Allocation, Cost, Ranking, Sizes};
 use crate::calibrate::{self as inputs, DataOptions};
+use crate::files::Staged;
 use crate::graph::{self, Graph};
 use crate::mask::{self, Mask};
 use crate::onnx::{self, proto};
@@ -83,10 +85,21 @@ pub fn sizes(options: &Options) -> Sizes {
     }
 }
 
+/// A file that is made from the report and appears together with the model.
+pub struct Beside<'a> {
+    /// What it is, for errors.
+    pub what: &'a str,
+    /// Where it goes.
+    pub path: &'a Path,
+    /// Its content.
+    pub content: &'a dyn Fn(&Report) -> Result<String>,
+}
+
 /// Prunes `input` into `output`.
 ///
 /// # Errors
-/// As [`Error`] lists them; on any error there is no output file.
+/// As [`Error`] lists them; on any error there is no output file, and an older one
+/// is as it was.
 pub fn prune(
     input: &Path,
     output: &Path,
@@ -94,25 +107,60 @@ pub fn prune(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Report> {
+    prune_beside(input, output, &[], options, progress, cancelled)
+}
+
+/// Prunes `input` into `output` and writes what belongs to it; all files appear or
+/// none.
+///
+/// # Errors
+/// As [`prune`].
+pub fn prune_beside(
+    input: &Path,
+    output: &Path,
+    beside: &[Beside],
+    options: &Options,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<Report> {
+    let more = beside.iter().map(|b| (b.what, b.path));
+    let outputs: Vec<(&str, &Path)> = [("the output", output)].into_iter().chain(more).collect();
+    guard::before(&[input], &outputs, options)?;
     let mut run = Run::start(input, options, progress, cancelled)?;
-    if let Some(bound) = options.max_drop {
-        let (allocation, built, tried) = run.search(bound)?;
-        let mut report = finish(&mut run, output, &allocation, built)?;
-        report.tried = tried;
-        return Ok(report);
-    }
-    if !options.limits.is_empty() {
-        let met = limits::meet(&mut run, output)?;
-        let mut report = finish_timed(&mut run, output, &met.allocation, met.built, met.measured)?;
-        report.limits = met.got;
-        return Ok(report);
-    }
-    let allocation = match &options.mask {
-        Some(path) => run.import(path)?,
-        None => run.allocate(options.flops)?,
+    guard::side_files(&run.loaded, &outputs, options)?;
+    let (report, model) = match (options.max_drop, &options.limits[..]) {
+        (Some(bound), _) => {
+            let (allocation, built, tried) = run.search(bound)?;
+            let (mut report, model) = stage(&mut run, output, &allocation, built, None)?;
+            report.tried = tried;
+            (report, model)
+        }
+        (None, []) => {
+            let allocation = match &options.mask {
+                Some(path) => run.import(path)?,
+                None => run.allocate(options.flops)?,
+            };
+            let built = run.build(&allocation.mask)?;
+            stage(&mut run, output, &allocation, built, None)?
+        }
+        (None, _) => {
+            let met = limits::meet(&mut run, output)?;
+            let (mut report, model) = stage(&mut run, output, &met.allocation, met.built, met.measured)?;
+            report.limits = met.got;
+            (report, model)
+        }
     };
-    let built = run.build(&allocation.mask)?;
-    finish(&mut run, output, &allocation, built)
+    let mut staged = Staged::default();
+    for b in beside {
+        staged.bytes(b.path, (b.content)(&report)?.as_bytes())?;
+    }
+    // The model comes last: where it is new, all is.
+    staged.append(model);
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    staged.commit()?;
+    Ok(report)
 }
 
 /// Prunes `input` to several budgets from one calibration. The files are named
@@ -134,7 +182,11 @@ pub fn sweep(
             "--sweep {bad}: fractions to keep are above 0 and at most 1"
         )));
     }
+    let names: Vec<PathBuf> = budgets.iter().map(|flops| of_budget(output, *flops)).collect();
+    let outputs: Vec<(&str, &Path)> = names.iter().map(|name| ("the output", name.as_path())).collect();
+    guard::before(&[input], &outputs, options)?;
     let mut run = Run::start(input, options, progress, cancelled)?;
+    guard::side_files(&run.loaded, &outputs, options)?;
     budgets
         .iter()
         .map(|flops| {
@@ -180,6 +232,12 @@ pub fn several(
         }
         outputs.push(output);
     }
+    let given: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let made: Vec<(&str, &Path)> = outputs.iter().map(|o| ("the output", o.as_path())).collect();
+    if !options.dry_run {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot create", folder, e))?;
+    }
+    guard::before(&given, &made, options)?;
     let mut local = options.clone();
     if local.reconstruction() == Reconstruct::Sequential {
         local.reconstruct = Reconstruct::Local;
@@ -189,6 +247,7 @@ pub fn several(
         .map(|input| Run::open(input, &local, progress, cancelled))
         .collect::<Result<Vec<_>>>()?;
     for run in &mut runs {
+        guard::side_files(&run.loaded, &made, options)?;
         run.calibrate()?;
     }
     let mut statistics: Vec<_> = runs
@@ -218,9 +277,6 @@ pub fn several(
             options.method.name(),
         )?
     };
-    if !options.dry_run {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot create", folder, e))?;
-    }
     let tied = classes.iter().filter(|c| c.is_tied()).count();
     let mut reports = Vec::new();
     for ((run, allocation), output) in runs.iter_mut().zip(&joint.files).zip(&outputs) {
@@ -256,17 +312,20 @@ fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<several::File<'r>> {
 /// # Errors
 /// The engine's; a file that cannot be written.
 pub fn finish(run: &mut Run, output: &Path, allocation: &Allocation, built: Built) -> Result<Report> {
-    finish_timed(run, output, allocation, built, None)
+    let (report, staged) = stage(run, output, allocation, built, None)?;
+    staged.commit()?;
+    Ok(report)
 }
 
-/// [`finish`] for a model that was timed before.
-fn finish_timed(
+/// The same up to the point where the files get their names; `measured` for a model
+/// that was timed before.
+fn stage(
     run: &mut Run,
     output: &Path,
     allocation: &Allocation,
     built: Built,
     measured: Option<Measured>,
-) -> Result<Report> {
+) -> Result<(Report, Staged)> {
     let options = run.options;
     let latency = match measured {
         None if options.timing => timing::reported(run, &built)?,
@@ -277,14 +336,17 @@ fn finish_timed(
     let kernels = verify::kernels(&run.engine, whole, &built.model)?;
     run.clock.lap("measuring");
     let mut exported = Vec::new();
-    if let (Some(path), false) = (&options.export_mask, options.dry_run) {
-        exported = mask::file::write(path, &run.loaded.analysis, &allocation.mask)?;
+    let mut staged = Staged::default();
+    let mut written = None;
+    if !options.dry_run {
+        if let Some(path) = &options.export_mask {
+            exported = mask::file::stage(path, &run.loaded.analysis, &allocation.mask, &mut staged)?;
+        }
+        let save = save_options(&run.loaded.file, options);
+        let (model, saved) = onnx::stage(&built.model, output, &save)?;
+        staged.append(model);
+        written = Some(saved.files.iter().map(|(_, bytes)| bytes).sum());
     }
-    let written = if options.dry_run {
-        None
-    } else {
-        Some(write(&run.loaded.file, &built.model, output, options)?)
-    };
     run.clock.lap("writing");
 
     let mut notes = run.loaded.notes.clone();
@@ -314,7 +376,7 @@ fn finish_timed(
     let (file, analysis) = (&run.loaded.file, &run.loaded.analysis);
     let input = file.path.as_deref().unwrap_or("".as_ref());
     let asked = options.mask.is_none() && options.max_drop.is_none();
-    Ok(Report {
+    let report = Report {
         schema: report::SCHEMA,
         tool: provenance::tool(),
         command: command(
@@ -326,7 +388,7 @@ fn finish_timed(
         input: file.path.as_deref().unwrap_or("".as_ref()).display().to_string(),
         input_sha256: run.sha256.clone(),
         output: written.as_ref().map(|_| output.display().to_string()),
-        options: described(options),
+        options: described(options, allocation.budget.asked),
         engine: Some(run.engine.info().clone()),
         calibration,
         budget: allocation.budget,
@@ -351,7 +413,8 @@ fn finish_timed(
         seconds: run.clock.stages(),
         engine_seconds: run.engine.seconds(),
         notes,
-    })
+    };
+    Ok((report, staged))
 }
 
 /// With the hashes of all files that were read.
@@ -372,11 +435,6 @@ fn save_options(file: &onnx::Model, options: &Options) -> onnx::SaveOptions {
         save.external = onnx::External::Always;
     }
     save
-}
-
-fn write(file: &onnx::Model, pruned: &proto::ModelProto, output: &Path, options: &Options) -> Result<u64> {
-    let saved = onnx::save(pruned, output, &save_options(file, options))?;
-    Ok(saved.files.iter().map(|(_, bytes)| bytes).sum())
 }
 
 fn size(cost: &Cost, mask: &Mask, file: &onnx::Model, written: Option<u64>) -> Size {
@@ -429,13 +487,14 @@ fn groups(
         .collect()
 }
 
-fn described(options: &Options) -> BTreeMap<String, serde_json::Value> {
+/// `flops` is the fraction that a file of a family was made for.
+fn described(options: &Options, flops: f64) -> BTreeMap<String, serde_json::Value> {
     let mut out = BTreeMap::new();
     let mut put = |name: &str, value: serde_json::Value| {
         out.insert(name.to_string(), value);
     };
     put("method", options.method.name().into());
-    put("flops", options.flops.into());
+    put("flops", flops.into());
     put("align", options.align.into());
     put("lossless", options.lossless.into());
     put("fold_constant", options.fold_constant.into());

@@ -71,6 +71,8 @@ pub struct Run<'a> {
     /// SHA-256 of the input, side files included.
     pub sha256: String,
     pub(super) clock: Clock,
+    /// The fraction that was last allocated for.
+    asked: f64,
     progress: &'a dyn Progress,
     cancelled: &'a AtomicBool,
 }
@@ -132,6 +134,7 @@ impl<'a> Run<'a> {
             engine,
             chosen,
             cheaper: None,
+            asked: options.flops,
             samples,
             held_out,
             weights: Weights::new(),
@@ -395,6 +398,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Unmet`] when the budget cannot be reached.
     pub fn allocate(&mut self, flops: f64) -> Result<Allocation> {
+        self.asked = flops;
         let align = self.alignment();
         let (cost, analysis) = (self.cost(), &self.loaded.analysis);
         let (rankings, method) = (&self.ranked.rankings, self.options.method.name());
@@ -581,7 +585,7 @@ impl<'a> Run<'a> {
         provenance::stamp(
             &mut sliced,
             &self.sha256,
-            &super::described(self.options),
+            &super::described(self.options, self.asked),
             &self.loaded.analysis,
             mask,
         )?;

@@ -74,12 +74,12 @@ pub fn inspect(
         .map(|(at, g)| {
             let mut gone = Mask::default();
             gone.kept.insert(at, vec![false; g.units]);
-            let own = flops - cost.macs(&gone);
+            let own = flops.saturating_sub(cost.macs(&gone));
             GroupInfo {
                 name: g.name.clone(),
                 kind: g.kind,
                 units: g.units,
-                parameters: parameters - cost.parameters(&gone),
+                parameters: parameters.saturating_sub(cost.parameters(&gone)),
                 flops: own,
                 flops_share: own as f64 / flops.max(1) as f64,
                 default: g.kind.is_default(),

@@ -17,7 +17,7 @@ use crate::budget::Budget;
 use crate::rebuild::Fitted;
 use crate::runtime::EngineInfo;
 use crate::verify::{Comparison, Equality, Kernels};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Version of the JSON report's layout.
 pub const SCHEMA: u32 = 1;
@@ -177,19 +177,33 @@ pub struct FrozenReport {
     pub why: String,
 }
 
-/// Writes any report as JSON; `-` is standard output.
+/// Any report as JSON.
+///
+/// # Errors
+/// A value that JSON cannot hold.
+pub fn json(report: &impl Serialize) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(report)
+        .map_err(|e| Error::input(format!("the report cannot be written as JSON: {e}")))?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// Writes any report as JSON; `-` is standard output. A file appears whole or not
+/// at all.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(report)
-        .map_err(|e| Error::input(format!("the report cannot be written as JSON: {e}")))?;
-    text.push('\n');
+    let text = json(report)?;
     if path.as_os_str() == "-" {
         use std::io::Write;
-        return std::io::stdout()
-            .write_all(text.as_bytes())
-            .map_err(|e| Error::io("cannot write", Path::new("standard output"), e));
+        return match std::io::stdout().write_all(text.as_bytes()) {
+            // A reader that has seen enough is no error.
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::io("cannot write", Path::new("standard output"), e))
+            }
+            _ => Ok(()),
+        };
     }
-    std::fs::write(path, text).map_err(|e| Error::io("cannot write", path, e))
+    files::write(path, text.as_bytes())
 }

@@ -224,7 +224,8 @@ fn binary(known: &mut Known, node: NodeId, reads: &[usize]) -> Result<Outcome> {
         // A stored operand may be larger than what vanished: then it runs.
         return settle(known, node, made.filter(|m| m.len() <= a.len().max(b.len())));
     }
-    let &[read] = reads else {
+    // An operator of two operands that is given more is for the engine to refuse.
+    let &[read @ (0 | 1)] = reads else {
         return Ok(Outcome::Runs);
     };
     let constant = input(known, node, read)?;

@@ -10,6 +10,9 @@ use crate::onnx::proto;
 use crate::tensor::{Data, Elem, Tensor};
 use crate::{Error, Result};
 
+/// Entries of a mask, at most.
+const MOST_VALUES: usize = 1 << 25;
+
 /// Inserts the masks.
 ///
 /// # Errors
@@ -51,6 +54,12 @@ pub fn masked(
                         graph.label(node)
                     )));
                 };
+                if values.len().checked_mul(size).is_none_or(|n| n > MOST_VALUES) {
+                    return Err(Error::input(format!(
+                        "the axes of node {} that shrink are too long for a mask",
+                        graph.label(node)
+                    )));
+                }
                 shape[axis] = size;
                 let mut row = vec![0.0f32; size];
                 indices.iter().for_each(|i| row[*i] = 1.0);

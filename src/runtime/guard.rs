@@ -1,30 +1,14 @@
 //! A panic inside an engine is an error of that engine.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::error::{Error, Result};
+use crate::unwind::caught;
 
 /// Runs `f`, which calls into `engine`.
 ///
 /// What `f` was changing when it panicked must not be used again, or must be
 /// sound in any state: the callers rebuild it or drop it.
 pub(super) fn guard<T>(engine: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| {
-        Err(Error::engine(format!(
-            "{engine} panicked: {}",
-            message(payload.as_ref())
-        )))
-    })
-}
-
-/// The text of a panic.
-fn message(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
+    caught(f).unwrap_or_else(|message| Err(Error::engine(format!("{engine} panicked: {message}"))))
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ def pipeline():
     digits = fixtures / "digits-vit"
     said = run(
         optimum_pipeline, "--onnx", digits / "model.onnx", "--data", digits / "calibration.npz",
-        "--test", digits / "test.npz", "--label", "labels", "--flops", "0.5", "--samples", "128", "--out", folder / "p",
+        "--test", digits / "test.npz", "--label", "labels", "--flops", "0.4", "--samples", "128", "--out", folder / "p",
     )  # fmt: skip
     rows = cells(said)
     assert [r[0] for r in rows] == ["dense", "pruned", "pruned, int8"], said

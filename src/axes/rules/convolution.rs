@@ -63,6 +63,21 @@ pub(super) fn conv(op: &mut Op) -> Option<()> {
     Some(())
 }
 
+/// How often a filter of `k` entries fits; `None` for numbers of no real model.
+fn steps(n: usize, k: usize, pads: [i64; 2], dilation: i64, stride: i64) -> Option<usize> {
+    let padded = i64::try_from(n)
+        .ok()?
+        .checked_add(pads[0])?
+        .checked_add(pads[1])?;
+    let reach = i64::try_from(k)
+        .ok()?
+        .checked_sub(1)?
+        .checked_mul(dilation)?
+        .checked_add(1)?;
+    let last = padded.checked_sub(reach)?.checked_div(stride)?;
+    usize::try_from(last.checked_add(1)?).ok()
+}
+
 /// Sizes after the convolution, computed where everything is known.
 fn spatial(op: &mut Op, x: &[Dim], w: &[Dim]) -> Vec<Dim> {
     let rank = x.len() - 2;
@@ -80,9 +95,8 @@ fn spatial(op: &mut Op, x: &[Dim], w: &[Dim]) -> Vec<Dim> {
         let sizes = (op.a.space.size(&x[axis + 2]), op.a.space.size(&w[axis + 2]));
         let length = match sizes {
             (Some(n), Some(k)) if explicit && strides[axis] > 0 => {
-                let padded = n as i64 + pads[axis] + pads[axis + rank];
-                let reach = dilations[axis].saturating_mul(k as i64 - 1) + 1;
-                usize::try_from((padded - reach) / strides[axis] + 1).ok()
+                let ends = [pads[axis], pads[axis + rank]];
+                steps(n, k, ends, dilations[axis], strides[axis])
             }
             _ => None,
         };

@@ -75,7 +75,7 @@ fn integers(op: &mut Op, inputs: &[usize]) {
     let shape = operands
         .iter()
         .try_fold(Vec::new(), |shape, e| elements::broadcast(&shape, &e.shape))
-        .filter(|s| operands.len() == inputs.len() && s.iter().product::<usize>() <= MOST);
+        .filter(|s| operands.len() == inputs.len() && elements::at_most(s, MOST));
     let spread: Option<Vec<Elements>> = shape.and_then(|s| operands.iter().map(|e| e.expanded(&s)).collect());
     let Some(spread) = spread else {
         for index in tracked {

@@ -2,6 +2,7 @@
 
 use crate::axes::align::{self, Entry};
 use crate::axes::dim::Dim;
+use crate::axes::elements;
 use crate::axes::int::Int;
 use crate::axes::op::Op;
 
@@ -178,7 +179,7 @@ pub(super) fn expand(op: &mut Op) -> Option<()> {
     }
     if op.ints(0).is_some() {
         let sizes: Option<Vec<usize>> = out.iter().map(|d| op.a.space.size(d)).collect();
-        let small = sizes.filter(|s| s.iter().product::<usize>() <= MOST_COPIES);
+        let small = sizes.filter(|s| elements::at_most(s, MOST_COPIES));
         let copied = op.elements(0).zip(small).and_then(|(e, s)| e.expanded(&s));
         op.set_elements(0, copied);
     }

@@ -9,6 +9,9 @@ pub(super) fn concat(op: &mut Op) -> Option<()> {
     let count = op.node().inputs.len();
     let operands: Vec<Vec<Dim>> = (0..count).map(|i| op.dims(i)).collect::<Option<_>>()?;
     let rank = operands.first()?.len();
+    if operands.iter().any(|dims| dims.len() != rank) {
+        return None;
+    }
     let axis = op.axis(op.node().int("axis", 0), rank)?;
     concat_ints(op, axis, &operands);
     let mut out = operands[0].clone();
@@ -113,7 +116,10 @@ pub(super) fn split(op: &mut Op) -> Option<()> {
                 .collect()
         }
     };
-    if lengths.iter().sum::<usize>() != total || lengths.len() != outputs {
+    let all = lengths
+        .iter()
+        .try_fold(0usize, |n, length| n.checked_add(*length));
+    if all != Some(total) || lengths.len() != outputs {
         return None;
     }
     if let Some(ints) = op.ints(0) {

@@ -1,0 +1,504 @@
+//! Files that appear together or not at all.
+//!
+//! Everything is written to temporary files in the folders of the targets and
+//! synced; [`Staged::commit`] then renames them, in the order in which they were
+//! added. A rename replaces the directory entry, never the content of the file
+//! behind it: other names of an old file, and maps of it, keep what they have.
+//! When one of several renames fails, those before it are taken back. A process
+//! that is killed between two renames leaves whole files, the later ones old.
+//!
+//! Temporary files are locked while their process lives. [`Staged`] removes those
+//! that nobody holds a lock on from the folders it writes to: leftovers of
+//! processes that were killed.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result};
+
+const PREFIX: &str = ".onnx-prune-";
+const SUFFIX: &str = ".tmp";
+/// Younger files are never taken for leftovers: there is a moment between
+/// creating a file and locking it.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The folder of a file; `.` for a bare name.
+pub fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Reads a file that is expected to be small: a regular one of at most `most` bytes.
+///
+/// # Errors
+/// Names the path.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let failed = |e| Error::io("cannot read", path, e);
+    // Before opening: opening a named pipe would wait for a writer.
+    let found = path.metadata().map_err(failed)?;
+    let wrong = |why: String| Err(Error::input(format!("{} {why}", path.display())));
+    if !found.is_file() {
+        return wrong("is not a regular file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(most.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > most {
+        return wrong(format!("has more than {most} bytes, which no such file needs"));
+    }
+    Ok(bytes)
+}
+
+/// Writes one file: it appears whole or not at all. A path that leads to a device
+/// or a pipe is written to as it is.
+///
+/// # Errors
+/// Names the path.
+pub fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let mut staged = Staged::default();
+    staged.bytes(path, content)?;
+    staged.commit()
+}
+
+/// Whether `path` could be written: tried before a long run, not after it.
+///
+/// # Errors
+/// A folder that is missing or that cannot be written to, a path that is a folder.
+pub fn writable(path: &Path) -> Result<()> {
+    target(path)?;
+    if is_device(path) {
+        return Ok(());
+    }
+    temporary(&folder_of(path), path).map(drop)
+}
+
+/// Refuses outputs that are one of the inputs, under any name (the same path, a
+/// hard link, a symlink), or that are each other. Each comes with what it is.
+///
+/// # Errors
+/// Names both.
+pub fn apart(outputs: &[(&str, &Path)], inputs: &[(&str, &Path)]) -> Result<()> {
+    for (at, (what, path)) in outputs.iter().enumerate() {
+        if let Some((input, other)) = inputs.iter().find(|(_, other)| same(path, other)) {
+            return Err(Error::input(format!(
+                "{what} {} is the same file as {input} {}, which is never changed: give another path",
+                path.display(),
+                other.display()
+            )));
+        }
+        let twin = outputs[..at]
+            .iter()
+            .find(|(_, other)| !is_device(path) && (entry(path) == entry(other) || same(path, other)));
+        if let Some((other, _)) = twin {
+            return Err(Error::input(format!(
+                "{what} and {other} would both be written to {}: give another path",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether both lead to one file that is there.
+fn same(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        if let (Ok(a), Ok(b)) = (a.metadata(), b.metadata()) {
+            return a.is_file() && a.dev() == b.dev() && a.ino() == b.ino();
+        }
+    }
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// The directory entry that a path names, whether there is a file or not.
+pub fn entry(path: &Path) -> Option<PathBuf> {
+    Some(folder_of(path).canonicalize().ok()?.join(path.file_name()?))
+}
+
+/// Something that is there and is neither a regular file nor a folder.
+fn is_device(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Refuses what does not name a file.
+fn target(path: &Path) -> Result<()> {
+    if path.file_name().is_none() {
+        return Err(Error::input(format!("{} does not name a file", path.display())));
+    }
+    if path.is_dir() {
+        return Err(Error::input(format!(
+            "cannot write {}: it is a folder",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Files that are written but do not have their names yet. Dropping it removes
+/// them.
+#[derive(Debug, Default)]
+pub struct Staged {
+    parts: Vec<Part>,
+    /// What goes once everything is in place.
+    old: Vec<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Part {
+    content: Content,
+    path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Replaces what has its name.
+    File(NamedTempFile),
+    /// Is an error where something has its name.
+    Fresh(NamedTempFile),
+    /// For a device or a pipe, which cannot be replaced.
+    Device(Vec<u8>),
+}
+
+impl Staged {
+    /// Writes the file that will be at `path`.
+    ///
+    /// # Errors
+    /// What `write` fails with, a folder that cannot be written to, a path that is
+    /// a folder or a device.
+    pub fn file<T>(&mut self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
+        target(path)?;
+        if is_device(path) {
+            return Err(Error::input(format!(
+                "cannot write {}: it is not a regular file",
+                path.display()
+            )));
+        }
+        let (file, made) = filled(path, write)?;
+        self.add(Content::File(file), path);
+        Ok(made)
+    }
+
+    /// The same, for a path that must still be free when it gets its name.
+    ///
+    /// # Errors
+    /// As [`Staged::file`].
+    pub fn fresh<T>(&mut self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
+        let (file, made) = filled(path, write)?;
+        self.add(Content::Fresh(file), path);
+        Ok(made)
+    }
+
+    /// Writes the content of a file that will be at `path`, or of the device that
+    /// is there.
+    ///
+    /// # Errors
+    /// As [`Staged::file`].
+    pub fn bytes(&mut self, path: &Path, content: &[u8]) -> Result<()> {
+        if is_device(path) {
+            self.add(Content::Device(content.to_vec()), path);
+            return Ok(());
+        }
+        self.file(path, |file| file.write_all(content))
+    }
+
+    /// Removes a file once everything is in place.
+    pub fn remove(&mut self, path: PathBuf) {
+        self.old.push(path);
+    }
+
+    /// All of the other's files after those that are here.
+    pub fn append(&mut self, other: Staged) {
+        self.parts.extend(other.parts);
+        self.old.extend(other.old);
+    }
+
+    fn add(&mut self, content: Content, path: &Path) {
+        self.parts.push(Part {
+            content,
+            path: path.to_owned(),
+        });
+    }
+
+    /// Gives all files their names.
+    ///
+    /// # Errors
+    /// Names the path that failed; what was there before is there again.
+    pub fn commit(self) -> Result<()> {
+        let mut undo: Vec<Undo> = Vec::new();
+        let mut folders: Vec<PathBuf> = Vec::new();
+        let mut placed: Vec<PathBuf> = Vec::new();
+        for part in self.parts {
+            match place(part.content, &part.path) {
+                Ok(one) => undo.extend(one),
+                Err(e) => {
+                    for one in undo.into_iter().rev() {
+                        one.take_back();
+                    }
+                    return Err(Error::io("cannot write", &part.path, e));
+                }
+            }
+            let folder = folder_of(&part.path);
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+            placed.extend(entry(&part.path));
+        }
+        for folder in &folders {
+            sync_folder(folder);
+        }
+        for file in self.old {
+            // Saved already; a file too many is not worth an error.
+            if entry(&file).is_some_and(|file| !placed.contains(&file)) {
+                let _ = std::fs::remove_file(file);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How to take back a rename.
+enum Undo {
+    /// Nothing had this name.
+    Remove(PathBuf),
+    /// Another name of the file that had it.
+    Restore(NamedTempFile<()>, PathBuf),
+}
+
+impl Undo {
+    fn take_back(self) {
+        match self {
+            Undo::Remove(path) => drop(std::fs::remove_file(path)),
+            Undo::Restore(old, path) => drop(old.persist(path)),
+        }
+    }
+}
+
+fn place(content: Content, path: &Path) -> io::Result<Option<Undo>> {
+    match content {
+        Content::Device(content) => {
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(path)?
+                .write_all(&content)?;
+            Ok(None)
+        }
+        Content::Fresh(file) => {
+            file.persist_noclobber(path).map_err(|e| e.error)?;
+            Ok(Some(Undo::Remove(path.to_owned())))
+        }
+        Content::File(file) => {
+            let undo = match path.symlink_metadata() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Some(Undo::Remove(path.to_owned())),
+                // Not every file system has hard links; without one there is no way back.
+                _ => builder()
+                    .make_in(folder_of(path), |other| std::fs::hard_link(path, other))
+                    .ok()
+                    .map(|old| Undo::Restore(old, path.to_owned())),
+            };
+            file.persist(path).map_err(|e| e.error)?;
+            Ok(undo)
+        }
+    }
+}
+
+fn builder() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // As any new file; the umask takes away what it should.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder
+}
+
+/// A temporary file for `path`, in its folder.
+fn temporary(folder: &Path, path: &Path) -> Result<NamedTempFile> {
+    remove_leftovers(folder);
+    let file = builder().tempfile_in(folder).map_err(|e| {
+        let shown = path.display();
+        Error::io(
+            &format!("cannot write {shown}: no file can be made in"),
+            folder,
+            e,
+        )
+    })?;
+    // Where a file system has no locks, leftovers stay.
+    let _ = file.as_file().try_lock();
+    Ok(file)
+}
+
+/// The same, written and synced.
+fn filled<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<(NamedTempFile, T)> {
+    let mut file = temporary(&folder_of(path), path)?;
+    let fail = |e| Error::io("cannot write", path, e);
+    let made = write(file.as_file_mut()).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    Ok((file, made))
+}
+
+/// Removes temporary files of processes that are no more.
+fn remove_leftovers(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for found in entries.flatten() {
+        let name = found.file_name();
+        let ours = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        if !ours {
+            continue;
+        }
+        // Of the entry itself: a symlink of this name is not ours.
+        let settled = found.metadata().is_ok_and(|m| {
+            let age = m.modified().ok().and_then(|at| at.elapsed().ok());
+            m.is_file() && age.is_some_and(|age| age > SETTLED)
+        });
+        if settled
+            && let Ok(file) = File::open(found.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_file(found.path());
+        }
+    }
+}
+
+/// Makes the renames durable. Not every system can; the content is synced anyway.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_rename_that_fails_takes_those_before_it_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("old"), "old").unwrap();
+        let mut staged = Staged::default();
+        staged.bytes(&at("old"), b"new").unwrap();
+        staged.bytes(&at("none"), b"new").unwrap();
+        staged.fresh(&at("taken"), |f| f.write_all(b"new")).unwrap();
+        staged.bytes(&at("last"), b"new").unwrap();
+        std::fs::write(at("taken"), "someone else's").unwrap();
+        let error = staged.commit().unwrap_err().chain();
+        assert!(error.contains("taken"), "{error}");
+        assert_eq!(listing(folder.path()), ["old", "taken"]);
+        assert_eq!(std::fs::read(at("old")).unwrap(), b"old");
+        assert_eq!(std::fs::read(at("taken")).unwrap(), b"someone else's");
+    }
+
+    #[test]
+    fn what_is_staged_appears_only_when_it_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("gone"), "").unwrap();
+        std::fs::write(at("a"), "old").unwrap();
+        let stage = || {
+            let mut staged = Staged::default();
+            staged.bytes(&at("a"), b"a").unwrap();
+            let mut more = Staged::default();
+            more.bytes(&at("b"), b"b").unwrap();
+            staged.append(more);
+            staged.remove(at("gone"));
+            // A file that was just written is never an old one.
+            staged.remove(at("b"));
+            staged
+        };
+        drop(stage());
+        assert_eq!(listing(folder.path()), ["a", "gone"]);
+        assert_eq!(std::fs::read(at("a")).unwrap(), b"old");
+        stage().commit().unwrap();
+        assert_eq!(listing(folder.path()), ["a", "b"]);
+        assert_eq!(std::fs::read(at("a")).unwrap(), b"a");
+    }
+
+    #[test]
+    fn only_what_nobody_holds_is_a_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |n: &str| folder.path().join(format!("{PREFIX}{n}{SUFFIX}"));
+        let old = std::time::SystemTime::now() - 3 * SETTLED;
+        let mut held = Vec::new();
+        for n in ["dead", "alive", "young"] {
+            let file = File::create(name(n)).unwrap();
+            if n != "young" {
+                file.set_modified(old).unwrap();
+            }
+            if n == "alive" {
+                file.lock().unwrap();
+                held.push(file);
+            }
+        }
+        File::create(folder.path().join("other.tmp"))
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+        write(&folder.path().join("a"), b"").unwrap();
+        let left = listing(folder.path());
+        assert_eq!(left.len(), 4, "{left:?}");
+        assert!(!name("dead").exists() && name("alive").exists() && name("young").exists());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn the_same_file_under_any_name_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("in"), "").unwrap();
+        std::fs::write(at("other"), "").unwrap();
+        std::fs::hard_link(at("in"), at("hard")).unwrap();
+        std::os::unix::fs::symlink("in", at("soft")).unwrap();
+        let inputs = at("in");
+        for name in ["in", "hard", "soft", "./in"] {
+            let error = apart(&[("the output", &at(name))], &[("the input", &inputs)]).unwrap_err();
+            assert!(
+                error.chain().contains("is the same file as the input"),
+                "{}",
+                error.chain()
+            );
+        }
+        for name in ["other", "none"] {
+            apart(&[("the output", &at(name))], &[("the input", &inputs)]).unwrap();
+        }
+        let both = [("the output", at("new")), ("--json", at("./new"))];
+        let both: Vec<(&str, &Path)> = both.iter().map(|(what, path)| (*what, path.as_path())).collect();
+        assert!(apart(&both, &[]).is_err());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_device_is_written_to_and_not_replaced() {
+        writable("/dev/null".as_ref()).unwrap();
+        write("/dev/null".as_ref(), b"gone").unwrap();
+        assert!(is_device("/dev/null".as_ref()));
+        assert!(Staged::default().file("/dev/null".as_ref(), |_| Ok(())).is_err());
+    }
+}
