@@ -1,6 +1,7 @@
 //! The straight line from a file to a smaller file.
 
 mod clock;
+mod finite;
 mod guard;
 mod limits;
 mod run;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::clock::Clock;
 use super::split::{apart, is_guard, split, spread, with_held_out};
-use super::{Loaded, load, sizes};
+use super::{Loaded, finite, load, sizes};
 use crate::axes;
 use crate::budget::{self, Allocation, Cost, Ranking};
 use crate::calibrate::{self, Samples, Statistics, Timings};
@@ -109,6 +109,7 @@ impl<'a> Run<'a> {
         options.check()?;
         let mut clock = Clock::start();
         let mut loaded = load(input, options.axes)?;
+        finite::check(&loaded)?;
         let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
         if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
             loaded.graph = graph::build(&model)?;
