@@ -1,4 +1,5 @@
 //! Parses, calls the library, prints the error chain, sets the exit code.
+#![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;

@@ -182,6 +182,21 @@ fn arrange(input: &Input, shape: &[usize]) -> Result<(Rows, Option<usize>)> {
     }
 }
 
+/// A NaN in the data would be one in every activation. Infinities are let pass: masks
+/// that are added are made of them.
+fn without_nan(tensor: Tensor) -> Result<Tensor> {
+    let nan = match tensor.elem().is_float() {
+        true => tensor.to_f32().iter().position(|v| v.is_nan()),
+        false => None,
+    };
+    match nan {
+        Some(at) => Err(Error::input(format!(
+            "it holds NaN, first in value {at} of what is read: leave such samples out"
+        ))),
+        None => Ok(tensor),
+    }
+}
+
 /// Reads one array of a source.
 type Load<'a> = Box<dyn FnMut(&str, Rows) -> Result<Tensor> + 'a>;
 
@@ -225,6 +240,7 @@ impl Plan {
             let name = &input.spec.name;
             let tensor = load(array, *rows)
                 .and_then(|tensor| arrays::cast(tensor, input.spec.elem))
+                .and_then(without_nan)
                 .context(|| format!("array '{array}' for graph input '{name}'"))?;
             for (i, (sample, &row)) in samples.iter_mut().zip(wanted).enumerate() {
                 let own = match rows {

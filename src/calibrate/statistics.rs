@@ -258,7 +258,8 @@ impl SiteStatistics {
         for (sum, (s, d)) in self.shifted_sum.iter_mut().zip(s.iter().zip(&d)) {
             *sum += s + t * d;
         }
-        self.tokens += other.tokens;
+        // A stored number may be anything.
+        self.tokens = self.tokens.saturating_add(other.tokens);
         self.total += other.total;
         Ok(())
     }
@@ -406,8 +407,8 @@ impl Statistics {
         for ((site, own), theirs) in self.sites.iter_mut().zip(other.sites.values()) {
             own.merge(theirs).context(|| format!("site '{site}'"))?;
         }
-        self.samples += other.samples;
-        self.tokens += other.tokens;
+        self.samples = self.samples.saturating_add(other.samples);
+        self.tokens = self.tokens.saturating_add(other.tokens);
         Ok(())
     }
 }

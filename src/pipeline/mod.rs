@@ -2,6 +2,7 @@
 
 mod cheaper;
 mod clock;
+mod finite;
 mod fold;
 mod guard;
 mod limits;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Loaded, load};
+use super::{Loaded, finite, load};
 use crate::calibrate::SiteProbe;
 use crate::options::Options;
 use crate::sites::{self, Chosen};
@@ -17,6 +17,7 @@ pub(super) struct Ready {
 /// Reads a model and chooses its groups.
 pub(super) fn ready(input: &Path, options: &Options) -> Result<Ready> {
     let mut loaded = load(input, options.axes)?;
+    finite::check(&loaded)?;
     let mut chosen = sites::choose(&loaded.model, &loaded.graph, &loaded.analysis, options)?;
     if let Some(model) = sites::own_biases(&loaded.model, &loaded.graph, &chosen)? {
         loaded.graph = graph::build(&model)?;

@@ -226,12 +226,24 @@ pub fn constant(model: &proto::ModelProto, graph: &Graph, value: ValueId) -> Res
 /// other readers keep the old one.
 ///
 /// # Errors
-/// A model without a graph.
+/// A model without a graph, values that are infinite or NaN in the constant's type.
 pub fn put(model: &mut proto::ModelProto, graph: &Graph, places: &[Place], tensor: &Tensor) -> Result<()> {
     let proto = model
         .graph
         .as_mut()
         .ok_or_else(|| Error::input("the model has no graph"))?;
+    // What fits float32 may not fit float16.
+    if let Some(place) = places.first()
+        && tensor.elem().is_float()
+        && tensor.to_f32().iter().any(|v| !v.is_finite())
+    {
+        return Err(Error::input(format!(
+            "the re-fitted values of '{}' overflow {:?}: give --reconstruct none, a larger --damp or more \
+             samples",
+            graph.value(place.value).name,
+            tensor.elem()
+        )));
+    }
     let mut names: Vec<(ValueId, String)> = Vec::new();
     for place in places {
         let v = graph.value(place.value);

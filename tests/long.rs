@@ -1,0 +1,234 @@
+//! Long runs: memory stays flat, and a calibration that was stopped goes on.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use onnx_prune::calibrate::{self, Kept, Samples, Statistics, npz};
+use onnx_prune::options::Options;
+use onnx_prune::progress::{Progress, Quiet};
+use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::tensor::Tensor;
+use onnx_prune::{Error, Result, axes, graph, onnx, sites};
+
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(path)
+}
+
+const LENGTH: usize = 8;
+
+/// An archive with samples of eight tokens.
+fn tokens(path: &Path, samples: usize) {
+    let ids: Vec<i64> = (0..samples * LENGTH).map(|i| 5 + (i * 7 % 53) as i64).collect();
+    let ids = Tensor::i64(vec![samples, LENGTH], ids);
+    let mask = Tensor::i64(vec![samples, LENGTH], vec![1; samples * LENGTH]);
+    npz::write(path, [("input_ids", &ids), ("attention_mask", &mask)]).unwrap();
+}
+
+/// The most memory that a run over so many samples has, in KiB; `None` where it is
+/// not known.
+fn peak(samples: usize) -> Option<u64> {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data.npz");
+    tokens(&data, samples);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_onnx-prune"))
+        .arg(fixture("text-language/model.onnx"))
+        .arg(folder.path().join("out.onnx"))
+        .args([
+            "--engine",
+            "tract",
+            "--threads",
+            "1",
+            "--quiet",
+            "--method",
+            "wanda",
+        ])
+        .arg("--data")
+        .arg(&data)
+        .args(["--samples", &samples.to_string()])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let mut most = None;
+    let ended = loop {
+        let found = std::fs::read_to_string(&status).ok().and_then(|text| {
+            let line = text.lines().find(|l| l.starts_with("VmHWM:"))?.to_owned();
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        most = most.max(found);
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(ended.success());
+    most
+}
+
+/// What the samples themselves take is all that grows: two tensors of eight numbers
+/// with their names, some hundred bytes. Their activations have 40 KiB each.
+fn flat(few: usize, many: usize) {
+    let (Some(before), Some(after)) = (peak(few), peak(many)) else {
+        println!("skipped: the peak of memory is not known here");
+        return;
+    };
+    println!("{few} samples: {before} KiB, {many} samples: {after} KiB");
+    let each = after.saturating_sub(before) as f64 / (many - few) as f64;
+    assert!(each < 4.0, "{each:.2} KiB more for each sample");
+}
+
+#[test]
+fn memory_stays_flat() {
+    flat(500, 4_000);
+}
+
+/// Takes a minute or more: `cargo nextest run --test long --run-ignored all`.
+#[test]
+#[ignore = "takes minutes"]
+fn memory_stays_flat_over_fifty_thousand_samples() {
+    flat(2_000, 50_000);
+}
+
+/// Stops a run after so many samples.
+struct StopAfter<'a> {
+    seen: AtomicUsize,
+    most: usize,
+    cancelled: &'a AtomicBool,
+}
+
+impl Progress for StopAfter<'_> {
+    fn start(&self, _what: &str, _total: u64) {}
+
+    fn step(&self, n: u64) {
+        let seen = self.seen.fetch_add(n as usize, Ordering::Relaxed) + n as usize;
+        self.cancelled.store(seen >= self.most, Ordering::Relaxed);
+    }
+
+    fn finish(&self) {}
+}
+
+struct Fixture {
+    engine: Box<dyn Engine>,
+    model: onnx::proto::ModelProto,
+    probes: Vec<calibrate::SiteProbe>,
+    samples: Samples,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let options = EngineOptions {
+            engine: EngineChoice::Tract,
+            threads: Some(1),
+            ..EngineOptions::default()
+        };
+        let model = onnx::load(&fixture("text-language/model.onnx")).unwrap().proto;
+        let graph = graph::build(&model).unwrap();
+        let analysis = axes::analyse(&graph, axes::Options::default());
+        let chosen = sites::choose(&model, &graph, &analysis, &Options::default()).unwrap();
+        let probes = chosen
+            .iter()
+            .flat_map(|c| &c.sites)
+            .filter_map(|s| s.probe.clone());
+        let data = calibrate::DataOptions {
+            samples: 50,
+            seq: 8,
+            ..calibrate::DataOptions::default()
+        };
+        Fixture {
+            engine: runtime::choose(&options).unwrap(),
+            probes: probes.collect(),
+            samples: calibrate::read_samples(&model, &data).unwrap(),
+            model,
+        }
+    }
+
+    fn run(&self, kept: Kept, progress: &dyn Progress, cancelled: &AtomicBool) -> Result<Statistics> {
+        calibrate::collect_kept(
+            kept,
+            self.engine.as_ref(),
+            &self.model,
+            &self.probes,
+            &Default::default(),
+            &self.samples,
+            4,
+            progress,
+            cancelled,
+        )
+        .map(|(statistics, _)| statistics)
+    }
+}
+
+#[test]
+fn a_calibration_that_was_stopped_goes_on() {
+    let fixture = Fixture::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (at_once, in_parts) = (folder.path().join("a"), folder.path().join("b"));
+    let never = AtomicBool::new(false);
+    let kept = |path| Kept {
+        path,
+        key: "the model and the samples",
+        every: 12,
+    };
+    let whole = fixture.run(kept(&at_once), &Quiet, &never).unwrap();
+    assert_eq!(whole.samples, 50);
+    // Stopped again and again; each time something more is there.
+    let mut stops = 0;
+    let parts = loop {
+        let cancelled = AtomicBool::new(false);
+        let stop = StopAfter {
+            seen: AtomicUsize::new(0),
+            most: 17,
+            cancelled: &cancelled,
+        };
+        match fixture.run(kept(&in_parts), &stop, &cancelled) {
+            Ok(statistics) => break statistics,
+            Err(Error::Interrupted) => stops += 1,
+            Err(error) => panic!("{}", error.chain()),
+        }
+        assert!(stops < 10, "it does not go on");
+    };
+    assert!(stops >= 3, "it was stopped {stops} times");
+    // Bit for bit: the same parts in the same order.
+    assert!(parts == whole);
+    assert!(std::fs::read(&at_once).unwrap() == std::fs::read(&in_parts).unwrap());
+    // All is there: nothing is run again.
+    let again = fixture
+        .run(kept(&at_once), &Quiet, &AtomicBool::new(true))
+        .unwrap();
+    assert!(again == whole);
+}
+
+#[test]
+fn statistics_of_something_else_are_not_gone_on_from() {
+    let fixture = Fixture::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("statistics");
+    let never = AtomicBool::new(false);
+    let kept = |key, every| Kept {
+        path: &path,
+        key,
+        every,
+    };
+    fixture.run(kept("one", 25), &Quiet, &never).unwrap();
+    let stored = std::fs::read(&path).unwrap();
+    let error = fixture
+        .run(kept("other", 25), &Quiet, &never)
+        .unwrap_err()
+        .chain();
+    assert!(error.contains("of another model"), "{error}");
+    let fewer = Samples {
+        samples: fixture.samples.samples[..30].to_vec(),
+        ..fixture.samples.clone()
+    };
+    let fewer = Fixture {
+        samples: fewer,
+        ..Fixture::new()
+    };
+    let error = fewer.run(kept("one", 25), &Quiet, &never).unwrap_err().chain();
+    assert!(error.contains("of 50 samples"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), stored);
+}
