@@ -91,7 +91,8 @@ fn a_clean_environment_with_the_wheel_alone_prunes() {
             "--compatibility",
             "linux",
         ])
-        .args(["--out", &wheels])
+        // The features of the tests, so that nothing is compiled again.
+        .args(["--features", "tract,ort", "--out", &wheels])
         .current_dir(root());
     // Cargo's own variables for this test would make it compile everything again.
     for (name, _) in std::env::vars_os() {

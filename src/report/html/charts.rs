@@ -201,7 +201,7 @@ fn short_label(label: &str) -> String {
         Some((path, last)) if operator.is_some_and(|op| last.starts_with(op)) => path,
         _ => name,
     };
-    tail(plain, 27)
+    tail(plain, 25)
 }
 
 fn between(axis: &Decades, a: f64, b: f64) -> String {
