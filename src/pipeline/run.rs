@@ -264,6 +264,12 @@ impl<'a> Run<'a> {
             return self.take_statistics(path);
         }
         let probes = probes(&self.chosen);
+        if probes.is_empty() {
+            return Err(Error::NothingPrunable(
+                "nothing in this model can be ranked: the weights behind all heads and neurons are quantised in blocks or computed"
+                    .into(),
+            ));
+        }
         let collect = |samples: &Samples| {
             calibrate::collect(
                 &self.engine,
