@@ -34,25 +34,33 @@ pub fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
+/// Opens a regular file; opening a named pipe would wait for a writer.
+///
+/// # Errors
+/// Names the path.
+pub fn open(path: &Path) -> Result<File> {
+    let failed = |e| Error::io("cannot read", path, e);
+    if !path.metadata().map_err(failed)?.is_file() {
+        return Err(Error::input(format!("{} is not a regular file", path.display())));
+    }
+    File::open(path).map_err(failed)
+}
+
 /// Reads a file that is expected to be small: a regular one of at most `most` bytes.
 ///
 /// # Errors
 /// Names the path.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let failed = |e| Error::io("cannot read", path, e);
-    // Before opening: opening a named pipe would wait for a writer.
-    let found = path.metadata().map_err(failed)?;
-    let wrong = |why: String| Err(Error::input(format!("{} {why}", path.display())));
-    if !found.is_file() {
-        return wrong("is not a regular file".into());
-    }
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(most.saturating_add(1))
+    open(path)?
+        .take(most.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(failed)?;
+        .map_err(|e| Error::io("cannot read", path, e))?;
     if bytes.len() as u64 > most {
-        return wrong(format!("has more than {most} bytes, which no such file needs"));
+        return Err(Error::input(format!(
+            "{} has more than {most} bytes, which no such file needs",
+            path.display()
+        )));
     }
     Ok(bytes)
 }
@@ -491,6 +499,27 @@ mod tests {
         let both = [("the output", at("new")), ("--json", at("./new"))];
         let both: Vec<(&str, &Path)> = both.iter().map(|(what, path)| (*what, path.as_path())).collect();
         assert!(apart(&both, &[]).is_err());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn only_regular_files_of_some_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("a"), "12345").unwrap();
+        assert_eq!(read(&at("a"), 5).unwrap(), b"12345");
+        assert!(
+            read(&at("a"), 4)
+                .unwrap_err()
+                .chain()
+                .contains("more than 4 bytes")
+        );
+        let made = std::process::Command::new("mkfifo").arg(at("pipe")).status();
+        assert!(made.unwrap().success());
+        for path in [at("pipe"), "/dev/zero".into(), folder.path().to_owned()] {
+            let error = read(&path, 5).unwrap_err().chain();
+            assert!(error.contains("is not a regular file"), "{error}");
+        }
     }
 
     #[test]

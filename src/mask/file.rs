@@ -173,8 +173,8 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
 }
 
 fn text(path: &Path) -> Result<String> {
-    String::from_utf8(files::read(path, MAX_FILE)?)
-        .map_err(|_| Error::input(format!("{} is not UTF-8", path.display())))
+    let bytes = files::read(path, MAX_FILE).context(|| "cannot read the mask".to_owned())?;
+    String::from_utf8(bytes).map_err(|_| Error::input(format!("{} is not UTF-8", path.display())))
 }
 
 fn arrays_of(path: &Path) -> Result<BTreeMap<String, Tensor>> {
