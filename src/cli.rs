@@ -203,9 +203,10 @@ pub struct PruneArgs {
     /// Ridge of obs and re-fitting, as a fraction of the mean variance.
     #[arg(long, value_name = "X", default_value_t = crate::score::DEFAULT_DAMP, hide_short_help = true)]
     pub damp: f64,
-    /// Samples that damage is measured on.
-    #[arg(long, value_name = "N", default_value_t = 128, hide_short_help = true)]
-    pub probe: usize,
+    /// Samples that damage is measured on. Without it: as many as take a few dense
+    /// passes over all samples, 24 to 128.
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub probe: Option<usize>,
     /// Re-fit only the layers that lose inputs, not the ones between them.
     #[arg(long, hide_short_help = true)]
     pub refit_sinks_only: bool,

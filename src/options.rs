@@ -158,8 +158,9 @@ pub struct Options {
     pub external_data: bool,
     /// Ridge of obs and of re-fitting, as a fraction of the mean diagonal.
     pub damp: f64,
-    /// Samples that damage is measured on.
-    pub probe: usize,
+    /// Samples that damage is measured on; none asks for as many as take a few
+    /// dense passes over all samples.
+    pub probe: Option<usize>,
     /// Whether sequential re-fitting also fits the layers that keep all inputs.
     pub refit_all: bool,
     /// KCM's kernel width.
@@ -200,7 +201,7 @@ impl Default for Options {
             dry_run: false,
             external_data: false,
             damp: crate::score::DEFAULT_DAMP,
-            probe: 128,
+            probe: None,
             refit_all: true,
             kcm_sigma: 1.0,
             kcm_alpha: 0.01,

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 /// Rows per run.
 const ROWS: usize = 16;
 /// Bytes of recorded values that are held at once.
-const HELD: usize = 1 << 30;
+const HELD: usize = 1 << 29;
 
 /// A model with what belongs to it.
 #[derive(Clone, Copy)]

@@ -58,7 +58,9 @@ fn opened_and_closed_is_the_same_model() {
     for path in quantised_cases() {
         let file = onnx::load(&path.join("model.onnx")).unwrap();
         let model = onnx::inline_functions(&file.proto).unwrap();
-        let (opened, closed) = quantised::open(&model).unwrap().expect("it has quantised weights");
+        let (opened, closed) = quantised::open(&model)
+            .unwrap()
+            .expect("it has quantised weights");
         assert!(bytes(&opened, true) > 2 * bytes(&model, true), "{}", name(&path));
         let back = closed.close(&opened).unwrap();
         onnx::validate(&back).unwrap();
@@ -92,8 +94,14 @@ fn prune(path: &Path, reconstruct: Reconstruct) -> (onnx_prune::report::Report, 
         ..Options::default()
     };
     options.data.samples = 32;
-    let report = pipeline::prune(&path.join("model.onnx"), &out, &options, &Quiet, &AtomicBool::new(false))
-        .unwrap_or_else(|e| panic!("{}: {}", name(path), e.chain()));
+    let report = pipeline::prune(
+        &path.join("model.onnx"),
+        &out,
+        &options,
+        &Quiet,
+        &AtomicBool::new(false),
+    )
+    .unwrap_or_else(|e| panic!("{}: {}", name(path), e.chain()));
     (report, onnx::load(&out).unwrap().proto)
 }
 
@@ -108,7 +116,11 @@ fn a_pruned_model_is_quantised_and_fitted() {
         let (sliced, plain) = prune(&path, Reconstruct::None);
         for (report, pruned) in [(&fitted, &model), (&sliced, &plain)] {
             assert!(report.budget.got <= 0.6 && report.equality.as_ref().unwrap().passed);
-            assert!(bytes(pruned, false) < bytes(&file.proto, false), "{}", name(&path));
+            assert!(
+                bytes(pruned, false) < bytes(&file.proto, false),
+                "{}",
+                name(&path)
+            );
             // No weight stays a float: biases do, where they were or scales are new.
             assert!(
                 bytes(pruned, true) < bytes(&file.proto, true) + 8192,

@@ -18,7 +18,7 @@ fn fixture(path: &str) -> PathBuf {
 fn options(flops: f64) -> Options {
     Options {
         flops,
-        probe: 16,
+        probe: Some(16),
         data: DataOptions {
             data: vec![fixture("digits-vit/calibration.npz")],
             samples: 48,

@@ -30,8 +30,15 @@ use crate::{Error, Result, damage, evaluate, provenance, rewrite};
 
 /// Samples on which sliced and masked are compared.
 const EQUALITY_SAMPLES: usize = 8;
-/// Samples that the importance of positions is measured on.
+/// Most and least samples that the importance of positions is measured on, and the
+/// dense passes over all samples that this may cost.
 const POSITION_SAMPLES: usize = 24;
+const LEAST_POSITION: usize = 8;
+const POSITION_PASSES: f64 = 1.0;
+/// The same for the damage that groups do.
+const PROBE: usize = 128;
+const LEAST_PROBE: usize = 24;
+const DAMAGE_PASSES: f64 = 4.5;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// Rows per run while calibrating.
@@ -209,6 +216,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// How many samples a measurement of all groups runs: as many as make `passes`
+    /// dense passes over all samples, within bounds, or what was asked for. Every
+    /// group runs half of the network on average, once for each of its `1 / share`
+    /// changes.
+    fn probed(&self, share: f64, passes: f64, most: usize, least: usize) -> usize {
+        let per_sample = 0.5 * self.chosen.len() as f64 / share;
+        let within = passes * self.samples.samples.len() as f64 / per_sample.max(1.0);
+        let count = match self.options.probe {
+            Some(asked) => asked.min(if most < PROBE { most } else { usize::MAX }),
+            None => (within as usize).clamp(least, most),
+        };
+        count * self.options.effort.samples()
+    }
+
     /// The model as it was read, with quantised weights where it has some: what the
     /// result is judged by.
     pub fn dense(&self) -> &proto::ModelProto {
@@ -249,7 +270,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         if self.measures() {
-            let count = POSITION_SAMPLES.min(self.options.probe) * self.options.effort.samples();
+            let count = self.probed(1.0 / 3.0, POSITION_PASSES, POSITION_SAMPLES, LEAST_POSITION);
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
             let measured = importance::measure(self.subject(), &mut probe, &self.chosen, self.progress);
@@ -313,7 +334,11 @@ impl<'a> Run<'a> {
         )?;
         self.clock.lap("ranking");
         if self.measures() {
-            let few = spread(&self.samples, self.options.probe * self.options.effort.samples());
+            let levels = self.options.effort.levels().len() as f64;
+            let few = spread(
+                &self.samples,
+                self.probed(1.0 / levels, DAMAGE_PASSES, PROBE, LEAST_PROBE),
+            );
             let curves = self
                 .ranked
                 .rankings

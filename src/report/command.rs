@@ -120,7 +120,9 @@ impl Line {
         self.flag("--uniform-kv", options.axes.uniform_kv);
         self.flag("--external-data", options.external_data);
         self.value("--damp", options.damp, defaults.damp);
-        self.value("--probe", options.probe, defaults.probe);
+        if let Some(probe) = options.probe {
+            self.value("--probe", probe, 0);
+        }
         self.flag("--refit-sinks-only", !options.refit_all);
         self.value("--kcm-sigma", options.kcm_sigma, defaults.kcm_sigma);
         self.value("--kcm-alpha", options.kcm_alpha, defaults.kcm_alpha);
