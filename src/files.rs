@@ -34,25 +34,33 @@ pub fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
+/// Opens a regular file; opening a named pipe would wait for a writer.
+///
+/// # Errors
+/// Names the path.
+pub fn open(path: &Path) -> Result<File> {
+    let failed = |e| Error::io("cannot read", path, e);
+    if !path.metadata().map_err(failed)?.is_file() {
+        return Err(Error::input(format!("{} is not a regular file", path.display())));
+    }
+    File::open(path).map_err(failed)
+}
+
 /// Reads a file that is expected to be small: a regular one of at most `most` bytes.
 ///
 /// # Errors
 /// Names the path.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let failed = |e| Error::io("cannot read", path, e);
-    // Before opening: opening a named pipe would wait for a writer.
-    let found = path.metadata().map_err(failed)?;
-    let wrong = |why: String| Err(Error::input(format!("{} {why}", path.display())));
-    if !found.is_file() {
-        return wrong("is not a regular file".into());
-    }
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(most.saturating_add(1))
+    open(path)?
+        .take(most.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(failed)?;
+        .map_err(|e| Error::io("cannot read", path, e))?;
     if bytes.len() as u64 > most {
-        return wrong(format!("has more than {most} bytes, which no such file needs"));
+        return Err(Error::input(format!(
+            "{} has more than {most} bytes, which no such file needs",
+            path.display()
+        )));
     }
     Ok(bytes)
 }
@@ -382,123 +390,5 @@ fn remove_leftovers(folder: &Path) {
 fn sync_folder(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn listing(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_rename_that_fails_takes_those_before_it_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("old"), "old").unwrap();
-        let mut staged = Staged::default();
-        staged.bytes(&at("old"), b"new").unwrap();
-        staged.bytes(&at("none"), b"new").unwrap();
-        staged.fresh(&at("taken"), |f| f.write_all(b"new")).unwrap();
-        staged.bytes(&at("last"), b"new").unwrap();
-        std::fs::write(at("taken"), "someone else's").unwrap();
-        let error = staged.commit().unwrap_err().chain();
-        assert!(error.contains("taken"), "{error}");
-        assert_eq!(listing(folder.path()), ["old", "taken"]);
-        assert_eq!(std::fs::read(at("old")).unwrap(), b"old");
-        assert_eq!(std::fs::read(at("taken")).unwrap(), b"someone else's");
-    }
-
-    #[test]
-    fn what_is_staged_appears_only_when_it_is_committed() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("gone"), "").unwrap();
-        std::fs::write(at("a"), "old").unwrap();
-        let stage = || {
-            let mut staged = Staged::default();
-            staged.bytes(&at("a"), b"a").unwrap();
-            let mut more = Staged::default();
-            more.bytes(&at("b"), b"b").unwrap();
-            staged.append(more);
-            staged.remove(at("gone"));
-            // A file that was just written is never an old one.
-            staged.remove(at("b"));
-            staged
-        };
-        drop(stage());
-        assert_eq!(listing(folder.path()), ["a", "gone"]);
-        assert_eq!(std::fs::read(at("a")).unwrap(), b"old");
-        stage().commit().unwrap();
-        assert_eq!(listing(folder.path()), ["a", "b"]);
-        assert_eq!(std::fs::read(at("a")).unwrap(), b"a");
-    }
-
-    #[test]
-    fn only_what_nobody_holds_is_a_leftover() {
-        let folder = tempfile::tempdir().unwrap();
-        let name = |n: &str| folder.path().join(format!("{PREFIX}{n}{SUFFIX}"));
-        let old = std::time::SystemTime::now() - 3 * SETTLED;
-        let mut held = Vec::new();
-        for n in ["dead", "alive", "young"] {
-            let file = File::create(name(n)).unwrap();
-            if n != "young" {
-                file.set_modified(old).unwrap();
-            }
-            if n == "alive" {
-                file.lock().unwrap();
-                held.push(file);
-            }
-        }
-        File::create(folder.path().join("other.tmp"))
-            .unwrap()
-            .set_modified(old)
-            .unwrap();
-        write(&folder.path().join("a"), b"").unwrap();
-        let left = listing(folder.path());
-        assert_eq!(left.len(), 4, "{left:?}");
-        assert!(!name("dead").exists() && name("alive").exists() && name("young").exists());
-    }
-
-    #[test]
-    #[cfg(unix)]
-    fn the_same_file_under_any_name_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("in"), "").unwrap();
-        std::fs::write(at("other"), "").unwrap();
-        std::fs::hard_link(at("in"), at("hard")).unwrap();
-        std::os::unix::fs::symlink("in", at("soft")).unwrap();
-        let inputs = at("in");
-        for name in ["in", "hard", "soft", "./in"] {
-            let error = apart(&[("the output", &at(name))], &[("the input", &inputs)]).unwrap_err();
-            assert!(
-                error.chain().contains("is the same file as the input"),
-                "{}",
-                error.chain()
-            );
-        }
-        for name in ["other", "none"] {
-            apart(&[("the output", &at(name))], &[("the input", &inputs)]).unwrap();
-        }
-        let both = [("the output", at("new")), ("--json", at("./new"))];
-        let both: Vec<(&str, &Path)> = both.iter().map(|(what, path)| (*what, path.as_path())).collect();
-        assert!(apart(&both, &[]).is_err());
-    }
-
-    #[test]
-    #[cfg(unix)]
-    fn a_device_is_written_to_and_not_replaced() {
-        writable("/dev/null".as_ref()).unwrap();
-        write("/dev/null".as_ref(), b"gone").unwrap();
-        assert!(is_device("/dev/null".as_ref()));
-        assert!(Staged::default().file("/dev/null".as_ref(), |_| Ok(())).is_err());
     }
 }

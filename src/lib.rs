@@ -91,6 +91,7 @@ pub mod probe;
 pub mod progress;
 pub mod provenance;
 pub mod pruner;
+pub mod quantised;
 pub mod rank;
 pub mod rebuild;
 pub mod report;

@@ -41,6 +41,14 @@ pub fn rank(
     let mut heads_left = false;
     for c in chosen {
         let group = &analysis.groups[c.group];
+        if c.sites.iter().any(|s| s.weight.is_none()) {
+            ranked.notes.push(format!(
+                "'{}' stays whole: its weight is quantised in blocks or computed, so its units cannot be ranked (--mask with --reconstruct none can still remove some)",
+                group.name
+            ));
+            ranked.rankings.push(Ranking::Whole);
+            continue;
+        }
         let weight = side_by_side(model, graph, c, &group.name)?;
         let ranking = match options.method {
             Method::Obs => {

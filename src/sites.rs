@@ -206,7 +206,7 @@ pub fn side_by_side(
     let mut seen = Vec::new();
     for site in &chosen.sites {
         let weight = site.weight.as_ref().ok_or_else(|| {
-            Error::input(format!("the weight of '{name}' is quantised or computed; only --method magnitude with --reconstruct none could prune it"))
+            Error::input(format!("the weight of '{name}' is quantised in blocks or computed: its units cannot be ranked"))
         })?;
         if !seen.contains(&weight.place.value) {
             seen.push(weight.place.value);

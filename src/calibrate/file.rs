@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use safetensors::tensor::{Dtype, Metadata, View};
 
 use super::statistics::{SiteStatistics, Statistics};
 use crate::error::{Error, Result, ResultExt};
+use crate::files;
 
 /// The version that is written; others are refused.
 const VERSION: u32 = 2;
@@ -128,7 +128,7 @@ pub fn load(path: &Path) -> Result<Stored> {
 
 fn load_inner(path: &Path) -> Result<Stored> {
     let io = |e| Error::io("cannot read", path, e);
-    let mut file = BufReader::new(File::open(path).map_err(io)?);
+    let mut file = BufReader::new(files::open(path)?);
     let size = file.get_ref().metadata().map_err(io)?.len();
     let foreign = || Error::input("it is not a file of statistics");
 

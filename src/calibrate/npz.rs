@@ -12,7 +12,7 @@ use zip::write::SimpleFileOptions;
 
 use super::arrays;
 use crate::error::{Error, Result, ResultExt};
-use crate::files::Staged;
+use crate::files::{self, Staged};
 use crate::tensor::{Data, Elem, Tensor};
 
 /// Longest header of an array that is read; NumPy's own are below 1 KiB.
@@ -58,7 +58,7 @@ pub struct Archive {
 impl Archive {
     /// Opens the archive and reads the headers of its arrays.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+        let file = files::open(path)?;
         let zip = ZipArchive::new(BufReader::new(file))
             .map_err(|e| Error::input(format!("{} is not a readable .npz archive: {e}", path.display())))?;
         let mut archive = Self {
@@ -182,7 +182,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 
 /// The array in the `.npy` file at `path`.
 pub fn read_npy(path: &Path) -> Result<Tensor> {
-    let file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+    let file = files::open(path)?;
     let mut reader = BufReader::new(file);
     let (header, _) = read_header(&mut reader).context(|| path.display().to_string())?;
     let tensor = whole(&mut reader, &header).context(|| path.display().to_string())?;

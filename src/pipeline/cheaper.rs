@@ -33,12 +33,18 @@ pub struct Cheaper {
 }
 
 impl Cheaper {
-    /// `None` where nothing can be done, or the groups would not be the same.
+    /// `dense` is the model as it was read: where activations are quantised by the
+    /// range of all positions, float weights must not hide that. `None` where
+    /// nothing can be done, or the groups would not be the same.
     ///
     /// # Errors
     /// A graph that is not well-formed.
-    pub(super) fn find(loaded: &Loaded, options: axes::Options) -> Result<Option<Self>> {
-        let (model, passes) = lossless::apply(&loaded.model)?;
+    pub(super) fn find(
+        dense: &proto::ModelProto,
+        loaded: &Loaded,
+        options: axes::Options,
+    ) -> Result<Option<Self>> {
+        let (model, passes) = lossless::apply(dense)?;
         if passes.is_empty() {
             return Ok(None);
         }

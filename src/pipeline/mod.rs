@@ -333,7 +333,7 @@ fn stage(
         measured => measured,
     };
     let held = run.held_out(&built)?;
-    let whole = run.cheaper.as_ref().map_or(&run.loaded.model, |c| &c.model);
+    let whole = run.cheaper.as_ref().map_or(run.dense(), |c| &c.model);
     let kernels = verify::kernels(&run.engine, whole, &built.model)?;
     run.clock.lap("measuring");
     let mut exported = Vec::new();

@@ -19,6 +19,7 @@ use crate::onnx::{self, proto};
 use crate::options::{Method, Options, Reconstruct};
 use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
+use crate::quantised::Closed;
 use crate::rank::{self, Ranked};
 use crate::rebuild::{self, Fitted};
 use crate::runtime::{self, Engine, Metered, SessionOptions};
@@ -73,6 +74,8 @@ pub struct Run<'a> {
     pub(super) clock: Clock,
     /// The fraction that was last allocated for.
     asked: f64,
+    /// The model with quantised weights, and how to get back to it.
+    closed: Option<(proto::ModelProto, Closed)>,
     progress: &'a dyn Progress,
     cancelled: &'a AtomicBool,
 }
@@ -122,7 +125,11 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         options.check()?;
         let mut clock = Clock::start();
-        let Ready { loaded, chosen } = ready(input, options)?;
+        let Ready {
+            loaded,
+            closed,
+            chosen,
+        } = ready(input, options)?;
         let sha256 = loaded.file.sha256()?;
         clock.lap("analysis");
         let engine = Metered::new(runtime::choose(&options.engine)?);
@@ -134,6 +141,7 @@ impl<'a> Run<'a> {
             engine,
             chosen,
             cheaper: None,
+            closed,
             asked: options.flops,
             samples,
             held_out,
@@ -172,10 +180,10 @@ impl<'a> Run<'a> {
     /// Applies the lossless passes; where they break a fused attention kernel, the
     /// measured latency decides.
     fn make_cheaper(&mut self) -> Result<()> {
-        let Some(cheaper) = Cheaper::find(&self.loaded, self.options.axes)? else {
+        let Some(cheaper) = Cheaper::find(self.dense(), &self.loaded, self.options.axes)? else {
             return Ok(());
         };
-        if let Some((before, after)) = cheaper.lost_kernels(&self.engine, &self.loaded.model)? {
+        if let Some((before, after)) = cheaper.lost_kernels(&self.engine, self.dense())? {
             let lost = format!("the lossless passes leave {after} of {before} fused attention kernels");
             let Ok(batch) = timing::inputs(self) else {
                 self.loaded.notes.push(format!(
@@ -183,7 +191,7 @@ impl<'a> Run<'a> {
                 ));
                 return Ok(());
             };
-            let speedup = cheaper.speedup(&self.engine, &self.loaded.model, &batch.feeds)?;
+            let speedup = cheaper.speedup(&self.engine, self.dense(), &batch.feeds)?;
             let better = speedup.median > 1.0;
             self.loaded.notes.push(format!(
                 "{lost}; with them the dense model is {:.3} times as fast (quartiles {:.3} to {:.3}): they are {}",
@@ -199,6 +207,14 @@ impl<'a> Run<'a> {
         self.cheaper = Some(cheaper);
         self.clock.lap("lossless");
         Ok(())
+    }
+
+    /// The model as it was read, with quantised weights where it has some: what the
+    /// result is judged by.
+    pub fn dense(&self) -> &proto::ModelProto {
+        self.closed
+            .as_ref()
+            .map_or(&self.loaded.model, |(model, _)| model)
     }
 
     /// To what multiples neurons are kept.
@@ -248,6 +264,12 @@ impl<'a> Run<'a> {
             return self.take_statistics(path);
         }
         let probes = probes(&self.chosen);
+        if probes.is_empty() {
+            return Err(Error::NothingPrunable(
+                "nothing in this model can be ranked: the weights behind all heads and neurons are quantised in blocks or computed"
+                    .into(),
+            ));
+        }
         let collect = |samples: &Samples| {
             calibrate::collect(
                 &self.engine,
@@ -575,6 +597,10 @@ impl<'a> Run<'a> {
             self.cancelled,
         )?;
         equality.require()?;
+        let sliced = match &self.closed {
+            Some((_, closed)) => closed.close(&sliced)?,
+            None => sliced,
+        };
         let (mut sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
         self.clock.lap("equality");
         if let Some(reason) = failed {
@@ -642,7 +668,7 @@ impl<'a> Run<'a> {
     pub fn held_out(&mut self, built: &Built) -> Result<Comparison> {
         let compared = compare(
             &self.engine,
-            &self.loaded.model,
+            self.dense(),
             &built.model,
             &self.held_out,
             &built.interface,

@@ -84,7 +84,7 @@ pub fn calibrate(
     cancelled: &AtomicBool,
 ) -> Result<StatisticsReport> {
     options.check()?;
-    let Ready { loaded, chosen } = ready(input, options)?;
+    let Ready { loaded, chosen, .. } = ready(input, options)?;
     let engine = runtime::choose(&options.engine)?;
     let samples: Samples = calibrate::read_samples(&loaded.model, &options.data)?;
     let probes = probes(&chosen);

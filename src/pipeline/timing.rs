@@ -97,7 +97,7 @@ pub(super) fn prices(run: &mut Run, inputs: &Feeds) -> Result<Prices> {
     };
     let mut prices = table.prices(analysis, &chosen)?;
     if run.cheaper.is_some() {
-        let whole = bench::paired(&run.engine, model, Some(&run.loaded.model), inputs, RUNS)?;
+        let whole = bench::paired(&run.engine, model, Some(run.dense()), inputs, RUNS)?;
         if let Some(speedup) = whole.speedup {
             prices.full = (speedup.median * table.whole.median * 1e6).round() as u64;
         }
@@ -128,7 +128,7 @@ fn measured(run: &Run, built: &Built, batch: &ExactBatch, runs: impl Fn(f64) -> 
     let engine = &run.engine;
     let own = built.interface.feeds(&batch.feeds)?;
     let open = |model: &proto::ModelProto| engine.session(model, &SessionOptions::default());
-    let (mut pruned, mut dense) = (open(&built.model)?, open(&run.loaded.model)?);
+    let (mut pruned, mut dense) = (open(&built.model)?, open(run.dense())?);
     let started = Instant::now();
     pruned.run(&own)?;
     dense.run(&batch.feeds)?;
