@@ -79,7 +79,7 @@ def main() -> None:
     judge = Judge(arguments, tokenizer)
     pruned, small = arguments.out / "pruned.onnx", arguments.out / "pruned-int8.onnx"
 
-    # Prune first: quantised weights can be sliced, but not re-fitted.
+    # Prune first: weights are re-fitted best before they are rounded.
     report = onnx_prune.prune(
         dense,
         pruned,
