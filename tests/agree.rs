@@ -13,7 +13,7 @@ use common::{engine, feeds, name};
 
 /// Largest difference of two engines in float32, relative to the largest value: each
 /// adds in an order of its own.
-const CLOSE_ENGINES_F32: f64 = 1e-4;
+const CLOSE_ENGINES_F32: f64 = 1e-5;
 
 fn cases() -> Vec<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/zoo");
@@ -89,5 +89,5 @@ fn both_engines_agree() {
         }
     }
     assert!(apart.is_empty(), "{}", apart.join("\n"));
-    assert!(taken >= 10, "the built-in engine takes {taken} cases only");
+    assert!(taken >= 16, "the built-in engine takes {taken} cases only");
 }
