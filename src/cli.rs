@@ -204,7 +204,7 @@ pub struct PruneArgs {
     #[arg(long, value_name = "X", default_value_t = crate::score::DEFAULT_DAMP, hide_short_help = true)]
     pub damp: f64,
     /// Samples that damage is measured on. Without it: as many as take a few dense
-    /// passes over all samples, 24 to 128.
+    /// passes over all samples, 8 to 128.
     #[arg(long, value_name = "N", hide_short_help = true)]
     pub probe: Option<usize>,
     /// Re-fit only the layers that lose inputs, not the ones between them.

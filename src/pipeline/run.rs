@@ -33,11 +33,11 @@ const EQUALITY_SAMPLES: usize = 8;
 /// Most and least samples that the importance of positions is measured on, and the
 /// dense passes over all samples that this may cost.
 const POSITION_SAMPLES: usize = 24;
-const LEAST_POSITION: usize = 8;
+const LEAST_POSITION: usize = 4;
 const POSITION_PASSES: f64 = 1.0;
 /// The same for the damage that groups do.
 const PROBE: usize = 128;
-const LEAST_PROBE: usize = 24;
+const LEAST_PROBE: usize = 8;
 const DAMAGE_PASSES: f64 = 4.5;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;

@@ -73,6 +73,26 @@ pub fn parts(model: &proto::ModelProto, graph: &Graph, sites: &[Site]) -> Result
 }
 
 impl Part {
+    /// The same without the matrix: what waits for its turn need not hold it.
+    #[must_use]
+    pub fn unloaded(self) -> Self {
+        Self {
+            matrix: Mat::new(),
+            ..self
+        }
+    }
+
+    /// The same with its matrix.
+    ///
+    /// # Errors
+    /// Data that does not match the shape.
+    pub fn loaded(&self, model: &proto::ModelProto, graph: &Graph) -> Result<Self> {
+        Ok(Self {
+            matrix: self.weight.read(model, graph)?,
+            ..self.clone()
+        })
+    }
+
     /// Whether every sink has a bias that can take up a shift of the mean.
     pub fn has_bias(&self) -> bool {
         self.sites.iter().all(|s| s.bias.is_some())

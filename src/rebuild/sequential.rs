@@ -85,6 +85,7 @@ pub fn sequential(
     let mut cut = Cut::start(graph);
     for (at, stop) in stops.iter().enumerate() {
         progress.step(1);
+        let stop = &stop.loaded(subject)?;
         let own: Vec<ValueId> = stop.reads().collect();
         let next = cut.until(graph, analysis, &own);
         let later: Vec<ValueId> = stops[at + 1..].iter().flat_map(Stop::reads).collect();
@@ -122,6 +123,13 @@ pub fn sequential(
             }
         }
         cut = next;
+        for done in stops[..at].iter().filter(|s| cut.is_done(s.sink.node)) {
+            for boundary in done.part.boundaries() {
+                let name = &graph.value(boundary.value).name;
+                dense_fed.remove(name);
+                pruned_fed.remove(name);
+            }
+        }
         let name = || format!("re-fitting '{}'", stop.part.sites[0].name);
         let (local, without) = match stop.fit {
             Some(fit) => (fits[fit].clone(), without_guard[fit].clone()),

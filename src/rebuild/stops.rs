@@ -14,6 +14,7 @@ use crate::probe::Subject;
 use crate::sites::{Chosen, Site};
 
 /// A layer to fit.
+#[derive(Clone)]
 pub(super) struct Stop {
     /// What is fitted.
     pub(super) part: Part,
@@ -31,6 +32,14 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// With the weights, which a stop of a plan does not hold.
+    pub(super) fn loaded(&self, subject: Subject) -> Result<Self> {
+        Ok(Self {
+            part: self.part.loaded(subject.model, subject.graph)?,
+            ..self.clone()
+        })
+    }
+
     pub(super) fn reads(&self) -> impl Iterator<Item = ValueId> {
         std::iter::once(self.sink.activation).chain(self.residual)
     }
@@ -73,7 +82,7 @@ pub(super) fn plan(
                     .get(&part.sites[0].name)
                     .copied()
                     .unwrap_or(PositionWeights::EVEN),
-                part,
+                part: part.unloaded(),
                 sink: sink.clone(),
             });
         }
@@ -154,7 +163,7 @@ fn unpruned(subject: Subject, chosen: &[Chosen], positions: &Weights) -> Result<
             .and_then(|c| c.sites.first())
             .and_then(|s| positions.get(&s.name));
         stops.push(Stop {
-            part,
+            part: part.unloaded(),
             sink,
             rows: (0..rows).collect(),
             fit: None,
