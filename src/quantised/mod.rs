@@ -9,7 +9,7 @@
 //! [`open`] makes the model on the right, which a run ranks, fits and slices like
 //! any other; [`Closed::close`] puts the integers back. A weight whose values the
 //! old scales still hold exactly (it was only sliced) keeps them, so with
-//! `--reconstruct none` all integers are the old ones; a re-fitted one gets new
+//! `--reconstruct none` all values are the old ones; a re-fitted one gets new
 //! scales of the same kind, per tensor or per axis, symmetric or not.
 //!
 //! Weights in blocks, packed into less than a byte, or inside of fused operators
