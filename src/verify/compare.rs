@@ -6,7 +6,7 @@ use super::Interface;
 use crate::calibrate::{Batch, Samples, batches, input_specs};
 use crate::onnx::proto;
 use crate::runtime::Session;
-use crate::tensor::Tensor;
+use crate::tensor::{Feeds, Tensor};
 use crate::{Error, Result};
 
 /// Rows per run of [`compare`]: with the batches of this many rows, a recorded
@@ -131,20 +131,33 @@ pub fn compare(
     interface: &Interface,
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
+    let names = b.outputs().to_vec();
+    over(model, samples, &names, cancelled, |feeds| {
+        let y = b.run(feeds)?;
+        if interface.is_same() {
+            return Ok((a.run(feeds)?, y));
+        }
+        let x = a.run(&interface.feeds(feeds)?)?;
+        Ok((x, interface.outputs(&names, y)?))
+    })
+}
+
+/// Runs both of a pair on every batch of the samples.
+fn over(
+    model: &proto::ModelProto,
+    samples: &Samples,
+    names: &[String],
+    cancelled: &AtomicBool,
+    mut both: impl FnMut(&Feeds) -> Result<(Vec<Tensor>, Vec<Tensor>)>,
+) -> Result<Comparison> {
     let specs = input_specs(model)?;
-    let mut differences = Differences::new(b.outputs());
+    let mut differences = Differences::new(names);
     for batch in batches(samples, &specs, ROWS)? {
         if cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         let batch = batch?;
-        let mut y = b.run(&batch.feeds)?;
-        let x = if interface.is_same() {
-            a.run(&batch.feeds)?
-        } else {
-            y = interface.outputs(b.outputs(), y)?;
-            a.run(&interface.feeds(&batch.feeds)?)?
-        };
+        let (x, y) = both(&batch.feeds)?;
         differences.add(&batch, &x, &y)?;
     }
     Ok(differences.finish())
@@ -163,18 +176,11 @@ pub fn compare_alike(
     interface: &Interface,
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
-    let specs = input_specs(model)?;
-    let mut differences = Differences::new(b.outputs());
-    for batch in batches(samples, &specs, ROWS)? {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        let batch = batch?;
-        let feeds = interface.feeds(&batch.feeds)?;
-        let (x, y) = (a.run(&feeds)?, b.run(&feeds)?);
-        differences.add(&batch, &x, &y)?;
-    }
-    Ok(differences.finish())
+    let names = b.outputs().to_vec();
+    over(model, samples, &names, cancelled, |feeds| {
+        let feeds = interface.feeds(feeds)?;
+        Ok((a.run(&feeds)?, b.run(&feeds)?))
+    })
 }
 
 /// Differences of two models' outputs, batch by batch.
