@@ -68,6 +68,9 @@ pub enum Target {
     Heads,
     /// Feed-forward neurons.
     Neurons,
+    /// Query heads, the same ones in every key/value group of a layer, which all
+    /// stay: instead of heads.
+    Queries,
 }
 
 /// How much time allocation may take.
@@ -226,7 +229,12 @@ impl Options {
         if self.targets.is_empty() {
             return Err(Error::input("--targets is empty: give heads, neurons or both"));
         }
-        if self.method == Method::Kcm && self.targets == [Target::Heads] {
+        if self.targets.contains(&Target::Heads) && self.targets.contains(&Target::Queries) {
+            return Err(Error::input(
+                "--targets: heads (whole key/value groups) and queries (query heads within each group) cannot both be pruned in one run; run twice",
+            ));
+        }
+        if self.method == Method::Kcm && !self.targets.contains(&Target::Neurons) {
             return Err(Error::input(
                 "kcm ranks feed-forward neurons only, as published; for heads use --method obs",
             ));

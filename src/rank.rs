@@ -77,7 +77,7 @@ pub fn rank(
                 };
                 Ranking::Curve(score::obs::obs(&site, &obs).context(|| format!("group '{}'", group.name))?)
             }
-            Method::Kcm if group.kind == Kind::Heads => {
+            Method::Kcm if group.kind != Kind::Neurons => {
                 heads_left = true;
                 Ranking::Whole
             }

@@ -54,6 +54,7 @@ pub fn choose(
     let wanted = |g: &PruneGroup| {
         let kind = match g.kind {
             Kind::Heads => options.targets.contains(&Target::Heads),
+            Kind::Repeats => options.targets.contains(&Target::Queries),
             Kind::Neurons => options.targets.contains(&Target::Neurons),
             _ => false,
         };

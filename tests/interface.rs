@@ -1,12 +1,13 @@
-//! `--change-interface`: caches shrink, and a run with it holds from end to end.
+//! What a run may be told to prune besides heads and neurons: caches in the
+//! interface, query heads within key/value groups.
 
 mod common;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::axes;
-use onnx_prune::options::Options;
+use onnx_prune::axes::{self, Kind};
+use onnx_prune::options::{Options, Target};
 use onnx_prune::progress::Quiet;
 use onnx_prune::runtime::{self, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::Feeds;
@@ -114,4 +115,41 @@ fn caches_shrink_only_when_asked() {
         run(&small, &feeds);
     }
     assert!(seen > 0, "no case with a cache");
+}
+
+#[test]
+fn query_heads_go_evenly_and_their_groups_stay() {
+    if common::engine().is_none() {
+        return;
+    }
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zoo/qwen3-dyn23");
+    let model = case.join("model.onnx");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("small.onnx");
+    let queries = Options {
+        targets: vec![Target::Queries],
+        min_units: 1,
+        ..options(false)
+    };
+    let cancelled = AtomicBool::new(false);
+    let report = pipeline::prune(&model, &out, &queries, &Quiet, &cancelled)
+        .unwrap_or_else(|e| panic!("{}", e.chain()));
+    assert!(report.equality.unwrap().passed && report.budget.got <= 0.6);
+    assert!(!report.groups.is_empty());
+    for group in &report.groups {
+        assert_eq!(group.kind, Kind::Repeats, "{}", group.name);
+        assert!(
+            !group.kept.is_empty() && group.kept.len() < group.units,
+            "{}",
+            group.name
+        );
+    }
+    run(&out, &feeds(&case, 0));
+
+    let both = Options {
+        targets: vec![Target::Heads, Target::Queries],
+        ..options(false)
+    };
+    let error = pipeline::prune(&model, &out, &both, &Quiet, &cancelled).unwrap_err();
+    assert!(error.to_string().contains("cannot both be pruned"), "{error}");
 }

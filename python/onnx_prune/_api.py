@@ -13,7 +13,7 @@ from ._program import Progress, run
 
 Method = Literal["obs", "kcm", "wanda", "magnitude"]
 Reconstruct = Literal["auto", "none", "local", "sequential", "rescale"]
-Target = Literal["heads", "neurons"]
+Target = Literal["heads", "neurons", "queries"]
 Engine = Literal["auto", "ort", "tract"]
 Device = Literal["auto", "cpu", "cuda"]
 
