@@ -62,6 +62,12 @@ fn a_sweep_gives_a_family_of_files() {
     }
     assert!(!out.exists());
 
+    // One file cannot hold the masks of all.
+    let mask = folder.path().join("mask.json");
+    let words = ["--sweep", "0.8,0.5", "--export-mask", mask.to_str().unwrap()];
+    let (refused, _) = digits(&out, &words);
+    assert!(refused.status.code() == Some(2) && !mask.exists(), "{refused:?}");
+
     // One budget of the family is what a run for it alone gives.
     let alone = folder.path().join("alone.onnx");
     let (output, _) = digits(&alone, &["--flops", "0.5"]);

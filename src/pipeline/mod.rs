@@ -183,6 +183,11 @@ pub fn sweep(
             "--sweep {bad}: fractions to keep are above 0 and at most 1"
         )));
     }
+    if options.export_mask.is_some() {
+        return Err(Error::input(
+            "--export-mask names one file, a sweep has many masks: each file that it writes holds its own (--mask OUT.onnx reads it)",
+        ));
+    }
     let names: Vec<PathBuf> = budgets.iter().map(|flops| of_budget(output, *flops)).collect();
     let outputs: Vec<(&str, &Path)> = names.iter().map(|name| ("the output", name.as_path())).collect();
     guard::before(&[input], &outputs, options)?;
