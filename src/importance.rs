@@ -32,6 +32,10 @@ pub type Weights = BTreeMap<String, PositionWeights>;
 /// that are not read still tell how the units vary together, and regularise.
 const FLOOR: f64 = 0.02;
 
+/// Changes that are run for each group: at the first, the last and the inner
+/// positions.
+pub const CHANGES: usize = 3;
+
 /// By what the spread is multiplied.
 const SHRINK: f32 = 0.5;
 

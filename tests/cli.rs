@@ -1,7 +1,9 @@
 //! The command line end to end, on the trained models in `fixtures/`, with the
 //! built-in engine.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::process::{Command, Output};
 
 use onnx_prune::calibrate::npz;
@@ -9,25 +11,13 @@ use onnx_prune::onnx;
 use onnx_prune::runtime::{self, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 
-fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(path)
-}
+use common::{fixture, text};
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_onnx-prune"))
         .args(args)
         .output()
         .unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// Accuracy on the labelled digits, in the built-in engine.

@@ -3,6 +3,8 @@
 
 #![cfg(unix)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
@@ -14,19 +16,7 @@ use onnx_prune::onnx::{self, External, SaveOptions};
 use onnx_prune::{axes, graph, mask};
 use rand::{RngExt, SeedableRng};
 
-fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(path)
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
+use common::{fixture, text};
 
 /// What is in a folder: names, and for regular files their content.
 type Listing = BTreeMap<String, Vec<u8>>;

@@ -1,6 +1,8 @@
 //! Numbers that are none, and data of which there is next to nothing: a sound
 //! result or an error that names the place.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,19 +12,7 @@ use onnx_prune::onnx::proto::{ModelProto, TensorProto};
 use onnx_prune::onnx::{self, SaveOptions};
 use onnx_prune::tensor::Tensor;
 
-fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(path)
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
+use common::{fixture, text};
 
 fn run(model: &Path, out: &Path, extra: &[&str]) -> Output {
     let given = |option: &str| extra.contains(&option);

@@ -1,6 +1,8 @@
 //! What a pruned model says about itself is enough to make it again.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::calibrate::DataOptions;
@@ -10,9 +12,7 @@ use onnx_prune::progress::Quiet;
 use onnx_prune::runtime::{EngineChoice, EngineOptions};
 use onnx_prune::{pipeline, provenance};
 
-fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
-}
+use common::fixture;
 
 fn options() -> Options {
     Options {

@@ -1,7 +1,9 @@
 //! The HTML report: everything that it promises is there, it needs nothing else,
 //! and names from a model cannot break it.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::calibrate::DataOptions;
@@ -11,9 +13,7 @@ use onnx_prune::report::{Report, html};
 use onnx_prune::runtime::{EngineChoice, EngineOptions};
 use onnx_prune::{onnx, pipeline};
 
-fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
-}
+use common::fixture;
 
 fn options(flops: f64) -> Options {
     Options {

@@ -1,7 +1,8 @@
 //! Lossless passes, constant units and latency budgets in whole runs, in the
 //! built-in engine.
 
-use std::path::PathBuf;
+mod common;
+
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Kind};
@@ -13,11 +14,7 @@ use onnx_prune::runtime::{EngineChoice, EngineOptions};
 use onnx_prune::tensor::Tensor;
 use onnx_prune::{Error, graph, onnx, pipeline};
 
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
-}
+use common::fixture;
 
 fn digits() -> Options {
     let mut options = Options {

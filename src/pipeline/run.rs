@@ -1,6 +1,7 @@
 //! The stages of a run, from a file to rankings once, and from a budget or a mask
 //! to a smaller model as often as wanted.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -30,14 +31,12 @@ use crate::{Error, Result, damage, evaluate, provenance, rewrite};
 
 /// Samples on which sliced and masked are compared.
 const EQUALITY_SAMPLES: usize = 8;
-/// Most and least samples that the importance of positions is measured on, and the
-/// dense passes over all samples that this may cost.
-const POSITION_SAMPLES: usize = 24;
-const LEAST_POSITION: usize = 4;
+/// Samples that the importance of positions is measured on, and the dense passes
+/// over all samples that this may cost.
+const POSITION_SAMPLES: RangeInclusive<usize> = 4..=24;
 const POSITION_PASSES: f64 = 1.0;
 /// The same for the damage that groups do.
-const PROBE: usize = 128;
-const LEAST_PROBE: usize = 8;
+const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
 const DAMAGE_PASSES: f64 = 4.5;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
@@ -216,17 +215,21 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// How many samples a measurement of all groups runs: as many as make `passes`
-    /// dense passes over all samples, within bounds, or what was asked for. Every
-    /// group runs half of the network on average, once for each of its `1 / share`
-    /// changes.
-    fn probed(&self, share: f64, passes: f64, most: usize, least: usize) -> usize {
-        let per_sample = 0.5 * self.chosen.len() as f64 / share;
-        let within = passes * self.samples.samples.len() as f64 / per_sample.max(1.0);
-        let count = match self.options.probe {
-            Some(asked) => asked.min(if most < PROBE { most } else { usize::MAX }),
-            None => (within as usize).clamp(least, most),
-        };
+    /// How many samples a measurement of all groups runs: `asked`, or as many as
+    /// make `passes` dense passes over all samples, within bounds. Every group runs
+    /// half of the network on average, once for each of its `changes`.
+    fn probed(
+        &self,
+        asked: Option<usize>,
+        changes: usize,
+        passes: f64,
+        bounds: RangeInclusive<usize>,
+    ) -> usize {
+        let count = asked.unwrap_or_else(|| {
+            let per_sample = 0.5 * (self.chosen.len() * changes) as f64;
+            let within = passes * self.samples.samples.len() as f64 / per_sample.max(1.0);
+            (within as usize).clamp(*bounds.start(), *bounds.end())
+        });
         count * self.options.effort.samples()
     }
 
@@ -270,7 +273,9 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         if self.measures() {
-            let count = self.probed(1.0 / 3.0, POSITION_PASSES, POSITION_SAMPLES, LEAST_POSITION);
+            let most = *POSITION_SAMPLES.end();
+            let asked = self.options.probe.map(|n| n.min(most));
+            let count = self.probed(asked, importance::CHANGES, POSITION_PASSES, POSITION_SAMPLES);
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
             let measured = importance::measure(self.subject(), &mut probe, &self.chosen, self.progress);
@@ -334,11 +339,9 @@ impl<'a> Run<'a> {
         )?;
         self.clock.lap("ranking");
         if self.measures() {
-            let levels = self.options.effort.levels().len() as f64;
-            let few = spread(
-                &self.samples,
-                self.probed(1.0 / levels, DAMAGE_PASSES, PROBE, LEAST_PROBE),
-            );
+            let levels = self.options.effort.levels().len();
+            let count = self.probed(self.options.probe, levels, DAMAGE_PASSES, PROBE_SAMPLES);
+            let few = spread(&self.samples, count);
             let curves = self
                 .ranked
                 .rankings
@@ -477,12 +480,10 @@ impl<'a> Run<'a> {
         let mut mask = allocation.mask.clone();
         fold::constant_units(&self.loaded.analysis, &self.chosen, &self.statistics, &mut mask);
         if mask != allocation.mask {
-            let asked = allocation.budget.asked;
-            let floor = allocation.budget.floor;
-            let damage = std::mem::take(&mut allocation.damage);
-            *allocation = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
-            allocation.damage = damage;
-            (allocation.budget.asked, allocation.budget.floor) = (asked, floor);
+            let priced = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
+            allocation.mask = priced.mask;
+            allocation.budget.got = priced.budget.got;
+            allocation.budget.whole_after = priced.budget.whole_after;
         }
     }
 

@@ -2,10 +2,25 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use onnx_prune::calibrate::npz;
 use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
+
+/// A file of the fixtures.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+}
+
+/// All that a program printed.
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
 
 /// The folders with cases that are there.
 pub fn zoos() -> Vec<PathBuf> {
