@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use faer::Mat;
 use onnx_prune::calibrate::file::{self, Stored};
 use onnx_prune::calibrate::{
-    Origin, Sample, Samples, SiteProbe, SiteStatistics, Statistics, Timings, collect,
+    Origin, Padding, Sample, Samples, SiteProbe, SiteStatistics, Statistics, Timings, collect,
 };
 use onnx_prune::onnx::proto;
 use onnx_prune::progress::{Progress, Quiet};
@@ -428,6 +428,7 @@ fn samples(count: usize, pad_to: Option<usize>) -> Samples {
         samples,
         origin: Origin::Synthetic { seed: 0 },
         notes: Vec::new(),
+        padding: Padding::No,
     }
 }
 

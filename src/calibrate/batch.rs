@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::arrays;
 use super::layout::{Axis, Layout, Stream};
+use super::padding::{self, Padding};
 use super::samples::{Sample, Samples};
 use super::spec::InputSpec;
 use crate::error::{Error, Result, ResultExt};
@@ -44,7 +45,8 @@ pub struct Batches<'a> {
     groups: std::vec::IntoIter<Vec<usize>>,
 }
 
-/// Groups `samples` so that every batch has samples of equal shapes.
+/// Groups `samples` so that every batch has samples of equal shapes, or, where
+/// padding is [`Padding::Harmless`], of nearly equal lengths.
 ///
 /// Batches of the longest samples have at most `max_rows` rows, those of shorter
 /// ones as many more as keep the size of their inputs below that (at most eight
@@ -52,6 +54,14 @@ pub struct Batches<'a> {
 /// first; a sample's place in a batch is its place among its equals.
 pub fn batches<'a>(samples: &'a Samples, specs: &[InputSpec], max_rows: usize) -> Result<Batches<'a>> {
     let layout = Layout::new(specs);
+    if let Padding::Harmless(_) = samples.padding {
+        let groups = padding::groups(&layout, samples, max_rows);
+        return Ok(Batches {
+            samples,
+            layout,
+            groups: groups.into_iter(),
+        });
+    }
     let mut groups: BTreeMap<Shapes<'_>, Vec<usize>> = BTreeMap::new();
     for (i, sample) in samples.samples.iter().enumerate() {
         let key = Shapes::of(&layout, sample).context(|| format!("sample {i}"))?;
@@ -130,6 +140,11 @@ impl Batches<'_> {
             return Err(Error::input("an empty batch"));
         };
         let size = self.layout.fixed_batch.unwrap_or(rows.len()).max(rows.len());
+        let pad = match self.samples.padding {
+            Padding::Harmless(token) => Some(token),
+            _ => None,
+        };
+        let longest = members.iter().map(|s| padding::length(&self.layout, s)).max();
         let mut feeds = Feeds::new();
         let mut tokens = None;
         for input in &self.layout.inputs {
@@ -137,12 +152,18 @@ impl Batches<'_> {
             let own = |sample: &Sample| sample.feeds.get(name).cloned();
             let tensor = match input.batch_axis() {
                 Some(axis) => {
-                    let parts: Vec<&Tensor> = members
+                    let parts = members
                         .iter()
                         .chain(std::iter::repeat_n(last, size - rows.len()))
-                        .filter_map(|s| s.feeds.get(name))
-                        .collect();
-                    arrays::concat(&parts, axis).context(|| format!("graph input '{name}'"))?
+                        .filter_map(|s| s.feeds.get(name));
+                    let joined = match (pad, longest) {
+                        (Some(token), Some(longest)) => parts
+                            .map(|t| padding::filled(input, t, longest, token))
+                            .collect::<Result<Vec<_>>>()
+                            .and_then(|parts| arrays::concat(&parts.iter().collect::<Vec<_>>(), axis)),
+                        _ => arrays::concat(&parts.collect::<Vec<_>>(), axis),
+                    };
+                    joined.context(|| format!("graph input '{name}'"))?
                 }
                 None => {
                     own(first).ok_or_else(|| Error::input(format!("nothing for graph input '{name}'")))?
@@ -156,14 +177,24 @@ impl Batches<'_> {
         }
         // Without tokens each row counts as one position.
         let positions = tokens.unwrap_or(1);
-        let partial = rows.len() < size || members.iter().any(|s| s.token_mask.is_some());
+        let whole = |s: &&Sample| {
+            s.token_mask.is_none()
+                && (pad.is_none() || padding::length(&self.layout, s) == longest.unwrap_or_default())
+        };
+        let partial = rows.len() < size || !members.iter().all(whole);
         let token_mask = partial.then(|| {
             let mut mask = Vec::with_capacity(size.saturating_mul(positions));
             for sample in &members {
-                match &sample.token_mask {
-                    Some(own) if own.len() == positions => mask.extend(own),
+                let before = mask.len();
+                match (&sample.token_mask, pad) {
+                    (Some(own), _) if own.len() == positions || pad.is_some() => mask.extend(own),
+                    (_, Some(_)) => {
+                        let own = padding::length(&self.layout, sample).min(positions);
+                        mask.extend(std::iter::repeat_n(true, own));
+                    }
                     _ => mask.extend(std::iter::repeat_n(true, positions)),
                 }
+                mask.resize(before + positions, false);
             }
             mask.resize(size.saturating_mul(positions), false);
             mask

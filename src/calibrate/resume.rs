@@ -56,6 +56,7 @@ pub fn collect_kept(
             samples: samples.samples.iter().skip(done).take(every).cloned().collect(),
             origin: samples.origin.clone(),
             notes: Vec::new(),
+            padding: samples.padding,
         };
         let (found, took) = collect(
             engine, model, probes, weights, &part, max_rows, progress, cancelled,

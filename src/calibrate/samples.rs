@@ -8,6 +8,7 @@ use super::arrays;
 use super::draw::{Purpose, Random, Reservoir, subset};
 use super::fill::{FALLBACK_VOCABULARY, Filler, Sizes, Template};
 use super::layout::{Axis, Input, Layout, Role, Stream};
+use super::padding::Padding;
 use super::source::Source;
 use super::spec::{InputDim, input_specs};
 use super::tables::Tables;
@@ -63,6 +64,8 @@ pub struct Samples {
     pub origin: Origin,
     /// What the user should know, a sentence each.
     pub notes: Vec<String>,
+    /// Whether shorter ones may be filled up, to share a batch.
+    pub padding: Padding,
 }
 
 impl Samples {
@@ -77,6 +80,7 @@ impl Samples {
             samples: feeds.into_iter().map(sample).collect(),
             origin: Origin::Given,
             notes: Vec::new(),
+            padding: Padding::No,
         }
     }
 }
@@ -392,6 +396,7 @@ impl Reader<'_> {
             finish.add(feeds, token_mask)?;
         }
         let mut samples = finish.into_samples(notes);
+        samples.padding = Padding::for_texts(&self.layout, tokenizer.pad_id);
         if self.layout.ids(Stream::Decoder).is_some() && ids.stream != Stream::Decoder {
             samples
                 .notes
@@ -511,6 +516,7 @@ impl Reader<'_> {
             samples,
             origin: Origin::Synthetic { seed: options.seed },
             notes,
+            padding: Padding::No,
         })
     }
 
@@ -693,6 +699,7 @@ impl<'a> Finish<'a> {
                 paths: self.reader.options.data.clone(),
             },
             notes,
+            padding: Padding::No,
         }
     }
 }
