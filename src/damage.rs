@@ -12,27 +12,30 @@
 //! | Fractions of units removed, samples | 60% | 50% |
 //! |---|---|---|
 //! | 0.3, 0.55, 0.8, 1; 128 | 0.0071 | 0.0146 |
-//! | 0.5, 0.85, 1; 128 (the default) | 0.0072 | 0.0143 |
+//! | 0.5, 0.85, 1; 128 | 0.0071 | 0.0142 |
+//! | 0.5, 0.85, 1; 64 (the default) | 0.0073 | 0.0146 |
 //! | 0.55, 1; 128 | 0.0093 | 0.0194 |
 //! | 0.55, 1; 256 | 0.0093 | 0.0180 |
 //!
 //! What lies between half and all of a group matters, and more samples do not make
-//! up for it.
+//! up for it. The weights at each level are those that the elimination has left at
+//! that point ([`crate::score::obs::Level`]).
 
+use crate::budget::Ranking;
 use crate::calibrate::Statistics;
 use crate::options::Options;
 use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
-use crate::rank::pooled;
+use crate::rank::{Ranked, pooled, removed};
 use crate::rebuild::parts;
 use crate::score::{Curve, Site};
 use crate::sites::Chosen;
-use crate::solve::Levels;
+use crate::solve::{Levels, Refit};
 use crate::tensor::Feeds;
 use crate::verify::Comparison;
 use crate::{Error, Result, ResultExt};
 
-/// Replaces the local errors of the curves by measured damage.
+/// The curves of `ranked` with measured damage in place of the local errors.
 ///
 /// # Errors
 /// The engine's; an interrupt.
@@ -40,13 +43,16 @@ pub fn measure(
     subject: Subject,
     probe: &mut Probe,
     chosen: &[Chosen],
-    mut curves: Vec<Option<Curve>>,
+    ranked: &Ranked,
     statistics: &Statistics,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Vec<Option<Curve>>> {
     let levels_of = options.effort.levels();
     progress.start("damage", (chosen.len() * levels_of.len()) as u64);
+    let mut curves: Vec<Option<Curve>> = (ranked.rankings.iter().cloned())
+        .map(Ranking::into_curve)
+        .collect();
     let mut unread = vec![true; chosen.len()];
     probe.each(chosen, |at, after| {
         unread[at] = false;
@@ -61,39 +67,53 @@ pub fn measure(
             .iter()
             .map(|part| pooled(&part.sites, statistics))
             .collect::<Result<Vec<_>>>()?;
-        let sites: Vec<(faer::Mat<f64>, Vec<f64>, f64)> = statistics
-            .iter()
-            .map(|s| (s.covariance(), s.mean(), s.total()))
-            .collect();
-        let levels = fitted
-            .iter()
-            .zip(&sites)
-            .map(|(part, (sigma, mean, tokens))| {
-                let site = Site {
-                    sigma,
-                    mean,
-                    tokens: *tokens,
-                    weight: &part.matrix,
-                    units: c.units.clone(),
-                };
-                Levels::new(&site, &curve.order, options.damp, part.has_bias())
-            })
-            .collect::<Result<Vec<_>>>()
-            .context(name)?;
+        let removed = removed(levels_of, group.units, c.least);
         let mut points = vec![(0usize, 0.0f64)];
-        for level in levels_of {
-            progress.step(1);
-            let removed = ((level * group.units as f64).round() as usize).min(group.units - c.least);
-            if points.iter().any(|(k, _)| *k >= removed) {
-                continue;
-            }
+        let mut measure = |removed: usize, refits: Vec<Refit>| -> Result<()> {
             let rows = c.units.kept_rows(&curve.kept(removed));
             let mut changed = Feeds::new();
-            for (part, levels) in fitted.iter().zip(&levels) {
-                let fit = part.fit(&rows, levels.at(removed)?);
-                changed.extend(fit.feeds(subject.graph));
+            for (part, refit) in fitted.iter().zip(refits) {
+                changed.extend(part.fit(&rows, refit).feeds(subject.graph));
             }
             points.push((removed, damage(&after.with_weights(changed)?)));
+            Ok(())
+        };
+        let known = ranked.levels.get(at).map(Vec::as_slice).unwrap_or_default();
+        if let ([part], [statistics], true) = (&fitted[..], &statistics[..], known.len() == removed.len()) {
+            let mean = statistics.mean();
+            for level in known {
+                progress.step(1);
+                let rows = c.units.kept_rows(&curve.kept(level.removed));
+                measure(
+                    level.removed,
+                    vec![part.refit(&rows, level.weight.clone(), &mean)],
+                )?;
+            }
+        } else {
+            let sites: Vec<(faer::Mat<f64>, Vec<f64>, f64)> = statistics
+                .iter()
+                .map(|s| (s.covariance(), s.mean(), s.total()))
+                .collect();
+            let levels = fitted
+                .iter()
+                .zip(&sites)
+                .map(|(part, (sigma, mean, tokens))| {
+                    let site = Site {
+                        sigma,
+                        mean,
+                        tokens: *tokens,
+                        weight: &part.matrix,
+                        units: c.units.clone(),
+                    };
+                    Levels::new(&site, &curve.order, options.damp, part.has_bias())
+                })
+                .collect::<Result<Vec<_>>>()
+                .context(name)?;
+            for removed in removed {
+                progress.step(1);
+                let refits = levels.iter().map(|l| l.at(removed)).collect::<Result<_>>()?;
+                measure(removed, refits)?;
+            }
         }
         follow(curve, points)
     })?;

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::axes::{Analysis, Sink};
 use crate::calibrate::{Batch, Rows, Samples, Strides, batches, input_specs};
 use crate::graph::{Graph, ValueId};
+use crate::lossless;
 use crate::onnx::proto;
 use crate::rebuild::weights;
 use crate::runtime::{Engine, Session, SessionOptions};
-use crate::segment::{Boundary, Cut, Runner, Stream};
+use crate::segment::{Boundary, Cut, Runner, Stream, piece};
 use crate::sites::Chosen;
 use crate::tensor::{Feeds, Tensor};
 use crate::verify::{Comparison, Differences};
@@ -146,10 +147,15 @@ impl<'a> Probe<'a> {
             }
         }
         let reads = stream.boundary(crossing)?;
+        let inputs: Vec<Boundary> = reads.iter().chain(&constants).copied().collect();
+        let part = piece(model, graph, &inputs, &self.outputs)?;
+        // What the outputs do not read need not be computed, whatever the result
+        // of the run will do.
+        let part = lossless::apply(&part).map_or(part, |(cheaper, _)| cheaper);
         Ok(After {
             probe: self,
             chosen,
-            runner: Runner::new(engine, model, graph, &reads, &constants, &self.outputs)?,
+            runner: Runner::of(engine, &part, graph, &reads, &self.outputs)?,
             stream,
             fed,
         })

@@ -6,6 +6,7 @@ use crate::calibrate::{SiteStatistics, Statistics};
 use crate::graph::Graph;
 use crate::onnx::proto;
 use crate::options::{Method, Options};
+use crate::score::obs::Level;
 use crate::score::{self, Site};
 use crate::sites::{Chosen, side_by_side};
 use crate::{Error, Result, ResultExt};
@@ -15,13 +16,32 @@ use crate::{Error, Result, ResultExt};
 pub struct Ranked {
     /// Per chosen group.
     pub rankings: Vec<Ranking>,
+    /// Its weight at the levels that were asked for, where one sink reads it.
+    pub levels: Vec<Vec<Level>>,
     /// Iterations that kcm ran, per group it ranked.
     pub iterations: Vec<(String, usize)>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
 
-/// Ranks the units of every chosen group.
+/// Bytes of weights at levels that are held at once; what is beyond is fitted
+/// again where it is needed.
+const HELD: usize = 1 << 28;
+
+/// How many units of a group are gone at each fraction, ascending.
+pub fn removed(fractions: &[f64], units: usize, least: usize) -> Vec<usize> {
+    let most = units.saturating_sub(least);
+    let mut removed: Vec<usize> = fractions
+        .iter()
+        .map(|level| ((level * units as f64).round() as usize).min(most))
+        .filter(|removed| *removed > 0)
+        .collect();
+    removed.dedup();
+    removed
+}
+
+/// Ranks the units of every chosen group; of `obs`, the weights that are left when
+/// the `fractions` of its units are gone come with it.
 ///
 /// # Errors
 /// Statistics that are missing or not finite, a weight that is not a matrix.
@@ -32,14 +52,18 @@ pub fn rank(
     chosen: &[Chosen],
     statistics: &Statistics,
     options: &Options,
+    fractions: &[f64],
 ) -> Result<Ranked> {
     let mut ranked = Ranked {
         rankings: Vec::with_capacity(chosen.len()),
+        levels: Vec::with_capacity(chosen.len()),
         iterations: Vec::new(),
         notes: Vec::new(),
     };
     let mut heads_left = false;
+    let mut held = 0;
     for c in chosen {
+        let mut levels = Vec::new();
         let group = &analysis.groups[c.group];
         if c.sites.iter().any(|s| s.weight.is_none()) {
             ranked.notes.push(format!(
@@ -47,6 +71,7 @@ pub fn rank(
                 group.name
             ));
             ranked.rankings.push(Ranking::Whole);
+            ranked.levels.push(levels);
             continue;
         }
         let weight = side_by_side(model, graph, c, &group.name)?;
@@ -75,7 +100,18 @@ pub fn rank(
                     damp: options.damp,
                     ..Default::default()
                 };
-                Ranking::Curve(score::obs::obs(&site, &obs).context(|| format!("group '{}'", group.name))?)
+                let at = match &c.sites[..] {
+                    [_] if held < HELD => removed(fractions, group.units, c.least),
+                    _ => Vec::new(),
+                };
+                let (curve, found) =
+                    score::obs::obs_at(&site, &obs, &at).context(|| format!("group '{}'", group.name))?;
+                held += found
+                    .iter()
+                    .map(|l| l.weight.nrows() * l.weight.ncols() * size_of::<f64>())
+                    .sum::<usize>();
+                levels = found;
+                Ranking::Curve(curve)
             }
             Method::Kcm if group.kind != Kind::Neurons => {
                 heads_left = true;
@@ -104,6 +140,7 @@ pub fn rank(
             Method::Magnitude => relative(&score::baselines::magnitude(&weight, &c.units)?),
         };
         ranked.rankings.push(ranking);
+        ranked.levels.push(levels);
     }
     if heads_left {
         ranked

@@ -5,7 +5,7 @@ use faer::Mat;
 use faer::linalg::solvers::Solve;
 use onnx_prune::score::baselines::{magnitude, wanda};
 use onnx_prune::score::kcm::{KcmOptions, Normalise, Parts, gaussian_kernel, kcm, representatives};
-use onnx_prune::score::obs::{ObsOptions, obs};
+use onnx_prune::score::obs::{ObsOptions, obs, obs_at};
 use onnx_prune::score::{Curve, Site, Units, curve_of_order, order_of_scores};
 use onnx_prune::solve::{Levels, local, rescale};
 use rand::{Rng, RngExt, SeedableRng};
@@ -238,6 +238,29 @@ fn errors_inside_a_block_follow_the_exact_curve() {
     let exact = curve_of_order(&layer.site(), &curve.order, DAMP).unwrap();
     for (removed, (a, b)) in curve.error.iter().zip(&exact.error).enumerate() {
         close(*a, *b, 2e-3, &format!("after {removed}"));
+    }
+}
+
+#[test]
+fn what_elimination_leaves_of_the_weights_is_the_local_fit() {
+    for (seed, units) in [(21, Units::single(96)), (22, interleaved(12, 4))] {
+        let layer = Layer::random(seed, 300, units, 20);
+        let options = ObsOptions {
+            damp: DAMP,
+            ..ObsOptions::default()
+        };
+        let all = layer.units.len();
+        let asked = [all / 3, all / 2, all];
+        let (curve, levels) = obs_at(&layer.site(), &options, &asked).unwrap();
+        assert_eq!(levels.iter().map(|l| l.removed).collect::<Vec<_>>(), asked);
+        for level in levels {
+            let rows = layer.units.kept_rows(&curve.kept(level.removed));
+            let refit = local(&layer.site(), &rows, DAMP, true).unwrap();
+            let size = refit.weight.norm_max().max(1e-9);
+            assert_eq!(level.weight.shape(), refit.weight.shape());
+            let off = (&level.weight - &refit.weight).norm_max();
+            assert!(off < 1e-4 * size, "{} gone: {off} of {size}", level.removed);
+        }
     }
 }
 

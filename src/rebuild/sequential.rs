@@ -10,55 +10,44 @@
 //! Left out, per site: weights that several sinks read, quantised ones, and sinks
 //! whose input and output rows do not correspond.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
-use faer::Mat;
-
+use super::local::Local;
 use super::part::Fit;
+use super::ridges::fit;
 use super::stops::{Stop, plan};
 use super::sums::sums;
-use crate::calibrate::{Batch, Samples, batches, input_specs};
-use crate::graph::{Graph, ValueId};
+use crate::calibrate::{Batch, Samples, Statistics, batches, input_specs};
+use crate::graph::ValueId;
 use crate::importance::Weights;
-use crate::mask::Mask;
 use crate::probe::Subject;
 use crate::progress::Progress;
+use crate::runtime::Engine;
 use crate::segment::{Boundary, Cut, Runner, Stream};
-use crate::sites::Chosen;
-use crate::solve::{Normal, Refit};
 use crate::tensor::Feeds;
 use crate::{Result, ResultExt};
 
 /// Rows per run.
 const ROWS: usize = 16;
-/// Ridges that are tried, as fractions of the mean variance.
-const RIDGES: [f64; 2] = [0.2, 2.0];
 
 /// Layers that keep all inputs are fitted where these have drifted by more than
 /// this fraction of their variance.
 const DRIFT: f64 = 0.02;
 
-/// Local fits to start from, in the same order.
-pub struct Priors {
-    /// On all samples.
-    pub all: Vec<Fit>,
-    /// Without the samples that choose the ridge.
-    pub without_guard: Vec<Fit>,
-}
-
-/// Replaces local fits by sequential ones where they are better; `priors` are those
-/// of [`super::local`] for `mask`. `is_guard` tells by index which samples choose
-/// the ridge; `others` asks for the layers that keep all their inputs too.
+/// Re-fits every pruned site, sequentially where that is better than the local
+/// fit of `local` on `statistics`; these are without the samples that choose the ridge,
+/// which `is_guard` tells by index; `others` asks for the layers that keep all their
+/// inputs too.
 ///
 /// # Errors
 /// The engine's, an interrupt.
 #[allow(clippy::too_many_arguments)]
 pub fn sequential(
-    subject: Subject,
-    chosen: &[Chosen],
-    mask: &Mask,
-    priors: Priors,
+    engine: &dyn Engine,
+    local: Local,
+    statistics: &Statistics,
     positions: &Weights,
     samples: &Samples,
     is_guard: fn(usize) -> bool,
@@ -66,29 +55,37 @@ pub fn sequential(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Fit>> {
-    let Subject {
+    let Local {
+        model,
+        graph,
+        analysis,
+        chosen,
+        mask,
+        ..
+    } = local;
+    let subject = Subject {
         engine,
         model,
         graph,
         analysis,
-    } = subject;
-    let Priors {
-        all: mut fits,
-        without_guard,
-    } = priors;
-    let stops = plan(subject, chosen, mask, &fits, positions, others)?;
+    };
+    let mut fits = Fits {
+        local: local.fits(statistics)?,
+        others: Vec::new(),
+    };
+    let halts = plan(subject, chosen, mask, positions, others)?;
     let (mut dense_fed, mut pruned_fed) = (Feeds::new(), Feeds::new());
     let batches: Vec<Batch> = batches(samples, &input_specs(model)?, ROWS)?.collect::<Result<_>>()?;
-    progress.start("re-fitting", stops.len() as u64);
+    progress.start("re-fitting", halts.len() as u64);
     let mut dense = Stream::start(graph, &batches);
     let mut pruned: Option<Stream> = None;
     let mut cut = Cut::start(graph);
-    for (at, stop) in stops.iter().enumerate() {
+    for (at, halt) in halts.iter().enumerate() {
         progress.step(1);
-        let stop = &stop.loaded(subject)?;
-        let own: Vec<ValueId> = stop.reads().collect();
+        let halt: Vec<Stop> = halt.iter().map(|s| s.loaded(subject)).collect::<Result<_>>()?;
+        let own: Vec<ValueId> = halt.iter().flat_map(Stop::reads).collect();
         let next = cut.until(graph, analysis, &own);
-        let later: Vec<ValueId> = stops[at + 1..].iter().flat_map(Stop::reads).collect();
+        let later: Vec<ValueId> = halts[at + 1..].iter().flatten().flat_map(Stop::reads).collect();
         let keep: BTreeSet<ValueId> = next
             .crossing(graph, analysis, &later)
             .into_iter()
@@ -101,8 +98,9 @@ pub fn sequential(
         let held = held.unwrap_or_default();
         let gives: Vec<ValueId> = keep.difference(&held).copied().collect();
         let reads = dense.boundary(&cut.crossing(graph, analysis, &gives))?;
-        let within: Vec<Boundary> = stops[..at]
+        let within: Vec<Boundary> = halts[..at]
             .iter()
+            .flatten()
             .filter(|s| next.is_done(s.sink.node) && !cut.is_done(s.sink.node))
             .flat_map(|s| s.part.boundaries())
             .collect();
@@ -123,42 +121,72 @@ pub fn sequential(
             }
         }
         cut = next;
-        for done in stops[..at].iter().filter(|s| cut.is_done(s.sink.node)) {
+        for done in halts[..at].iter().flatten().filter(|s| cut.is_done(s.sink.node)) {
             for boundary in done.part.boundaries() {
                 let name = &graph.value(boundary.value).name;
                 dense_fed.remove(name);
                 pruned_fed.remove(name);
             }
         }
-        let name = || format!("re-fitting '{}'", stop.part.sites[0].name);
-        let (local, without) = match stop.fit {
-            Some(fit) => (fits[fit].clone(), without_guard[fit].clone()),
-            None => (stop.part.unchanged(), stop.part.unchanged()),
-        };
-        // Before anything is pruned the local fit is the best there is.
+        let first = &halt[0];
         let better = match &pruned {
+            // Before anything is pruned the local fit is the best there is.
             None => None,
-            Some(pruned) if stop.fit.is_none() && drift(stop, &dense, pruned) < DRIFT => None,
-            Some(pruned) => {
-                let streams = [&dense, pruned];
-                fit(stop, graph, &batches, streams, [&local, &without], is_guard).context(name)?
+            Some(pruned) if first.fit.is_none() && drift(first, &dense, pruned) < DRIFT => None,
+            Some(pruned) => sums(&halt, graph, &batches, [&dense, pruned], is_guard)?,
+        };
+        let mut new = match better {
+            None => Vec::new(),
+            Some(sums) => {
+                let name = || format!("re-fitting '{}'", first.part.sites[0].name);
+                fit(&halt, sums, &fits).context(name)?
             }
         };
-        let changed = better.is_some();
-        let new = better.unwrap_or(local);
-        pruned_fed.extend(new.feeds(graph));
-        match stop.fit {
-            Some(fit) => fits[fit] = new,
-            None if changed => fits.push(new),
-            None => {}
+        new.resize(halt.len(), None);
+        for (stop, better) in halt.iter().zip(new) {
+            match better {
+                Some(better) => {
+                    pruned_fed.extend(better.feeds(graph));
+                    fits.replace(stop, better);
+                }
+                None => pruned_fed.extend(fits.now(stop).feeds(graph)),
+            }
+            dense_fed.extend(stop.part.constants(graph));
         }
-        dense_fed.extend(stop.part.constants(graph));
         if pruned.is_none() {
             pruned = Some(dense.clone());
         }
     }
     progress.finish();
-    Ok(fits)
+    Ok(fits.local.into_iter().flatten().chain(fits.others).collect())
+}
+
+/// The fits so far.
+pub(super) struct Fits {
+    /// Per chosen group and part of it.
+    local: Vec<Vec<Fit>>,
+    /// Of layers that keep all their inputs.
+    others: Vec<Fit>,
+}
+
+impl Fits {
+    /// The fit that stands; the layer itself, where it keeps all its inputs.
+    pub(super) fn now(&self, stop: &Stop) -> Cow<'_, Fit> {
+        match stop.fit.and_then(|(at, part)| self.local.get(at)?.get(part)) {
+            Some(fit) => Cow::Borrowed(fit),
+            None => Cow::Owned(stop.part.unchanged()),
+        }
+    }
+
+    fn replace(&mut self, stop: &Stop, better: Fit) {
+        match stop
+            .fit
+            .and_then(|(at, part)| self.local.get_mut(at)?.get_mut(part))
+        {
+            Some(fit) => *fit = better,
+            None => self.others.push(better),
+        }
+    }
 }
 
 /// How far the input of a layer is from the dense model's, as a fraction of its
@@ -174,66 +202,4 @@ fn drift(stop: &Stop, dense: &Stream, pruned: &Stream) -> f64 {
     let spread: f64 = a.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum();
     let change: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
     change / spread.max(f64::MIN_POSITIVE)
-}
-
-fn fit(
-    stop: &Stop,
-    graph: &Graph,
-    batches: &[Batch],
-    streams: [&Stream; 2],
-    [local, without]: [&Fit; 2],
-    is_guard: fn(usize) -> bool,
-) -> Result<Option<Fit>> {
-    let Some(sums) = sums(stop, graph, batches, streams, is_guard)? else {
-        return Ok(None);
-    };
-    let intercept = stop.part.has_bias();
-    let (train, guard) = (sums.fit.normal(intercept), sums.guard.normal(intercept));
-    let biased = |normal: &Normal, weight: &Mat<f64>| {
-        if intercept {
-            normal.intercept(weight)
-        } else {
-            vec![0.0; weight.ncols()]
-        }
-    };
-    let prior = stop.part.fitted(without, &stop.rows)?;
-    let before = guard.error(&prior, &stop.part.intercept(without));
-    let mut best = (guard.error(&prior, &biased(&train, &prior)), None);
-    if sums.guard.tokens() > 0 && !stop.rows.is_empty() {
-        for ridge in RIDGES {
-            let weight = train.solve(&prior, ridge)?;
-            let error = guard.error(&weight, &biased(&train, &weight));
-            if error < best.0 {
-                best = (error, Some(ridge));
-            }
-        }
-    }
-    if before <= best.0 {
-        return Ok(None);
-    }
-    let whole = {
-        let mut whole = sums.fit;
-        whole.merge(&sums.guard)?;
-        whole.normal(intercept)
-    };
-    let prior = stop.part.fitted(local, &stop.rows)?;
-    let weight = match best.1 {
-        Some(ridge) => whole.solve(&prior, ridge)?,
-        None => prior,
-    };
-    let shift = intercept.then(|| {
-        let new = whole.intercept(&weight);
-        new.iter().zip(stop.part.bias()).map(|(n, old)| n - old).collect()
-    });
-    let mut fit = stop.part.fit(
-        &stop.rows,
-        Refit {
-            weight,
-            bias_shift: shift,
-            error_before: before,
-            error_after: best.0,
-        },
-    );
-    fit.told.ridge = best.1;
-    Ok(Some(fit))
 }

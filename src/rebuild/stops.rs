@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::part::{Fit, Part, parts};
+use super::part::{Part, parts};
 use super::weights;
 use crate::Result;
 use crate::axes::{Kind, Sink};
@@ -22,9 +22,9 @@ pub(super) struct Stop {
     pub(super) sink: Sink,
     /// The rows that stay.
     pub(super) rows: Vec<usize>,
-    /// The index of the local fit that it replaces; none for a layer that keeps
-    /// all its inputs.
-    pub(super) fit: Option<usize>,
+    /// The local fit that it replaces, by chosen group and part of it; none for a
+    /// layer that keeps all its inputs.
+    pub(super) fit: Option<(usize, usize)>,
     /// The other operand of the residual addition.
     pub(super) residual: Option<ValueId>,
     /// What its positions count.
@@ -43,18 +43,28 @@ impl Stop {
     pub(super) fn reads(&self) -> impl Iterator<Item = ValueId> {
         std::iter::once(self.sink.activation).chain(self.residual)
     }
+
+    /// Whether both read the same rows of the same value, so that they can be
+    /// fitted as one.
+    fn is_beside(&self, other: &Self) -> bool {
+        self.sink.activation == other.sink.activation
+            && self.sink.activation_axes == other.sink.activation_axes
+            && self.rows == other.rows
+            && self.weights == other.weights
+            && self.residual == other.residual
+            && self.part.has_bias() == other.part.has_bias()
+    }
 }
 
-/// The layers in order, from the first sink on; `others` asks for those that keep
-/// all their inputs too.
+/// The layers in order, from the first sink on, those that read the same rows
+/// together; `others` asks for those that keep all their inputs too.
 pub(super) fn plan(
     subject: Subject,
     chosen: &[Chosen],
     mask: &Mask,
-    fits: &[Fit],
     positions: &Weights,
     others: bool,
-) -> Result<Vec<Stop>> {
+) -> Result<Vec<Vec<Stop>>> {
     let Subject {
         model,
         graph,
@@ -62,21 +72,18 @@ pub(super) fn plan(
         ..
     } = subject;
     let mut stops = Vec::new();
-    let mut at = 0;
-    for c in chosen {
+    for (at, c) in chosen.iter().enumerate() {
         let Some(kept) = mask.kept.get(&c.group) else {
             continue;
         };
-        for part in parts(model, graph, &c.sites)? {
-            let fit = at;
-            at += 1;
-            if fits.len() <= fit || !part.is_single(graph) {
+        for (index, part) in parts(model, graph, &c.sites)?.into_iter().enumerate() {
+            if !part.is_single(graph) {
                 continue;
             }
             let sink = &analysis.groups[c.group].sinks[part.sites[0].sink];
             stops.push(Stop {
                 rows: c.units.kept_rows(kept),
-                fit: Some(fit),
+                fit: Some((at, index)),
                 residual: residual(graph, sink),
                 weights: positions
                     .get(&part.sites[0].name)
@@ -93,8 +100,14 @@ pub(super) fn plan(
     let rank = |stop: &Stop| graph.order.iter().position(|n| *n == stop.sink.node);
     stops.sort_by_key(rank);
     let first = stops.iter().position(|s| s.fit.is_some()).unwrap_or(stops.len());
-    stops.drain(..first);
-    Ok(stops)
+    let mut halts: Vec<Vec<Stop>> = Vec::new();
+    for stop in stops.into_iter().skip(first) {
+        match halts.last_mut() {
+            Some(halt) if halt[0].is_beside(&stop) => halt.push(stop),
+            _ => halts.push(vec![stop]),
+        }
+    }
+    Ok(halts)
 }
 
 /// Layers with a constant weight that keep all their inputs: projections of

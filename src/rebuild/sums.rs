@@ -1,9 +1,10 @@
-//! What a sequential fit sums over the batches.
+//! What the sequential fits of layers that read the same rows sum over the batches.
 
-use faer::{Accum, Mat, MatRef};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef};
 
 use super::stops::Stop;
-use crate::calibrate::{Batch, Rows, Strides, floats};
+use crate::calibrate::{Batch, Rows, SiteStatistics, Strides, floats};
 use crate::graph::{Graph, ValueId};
 use crate::segment::Stream;
 use crate::solve::Regression;
@@ -20,21 +21,32 @@ pub(super) struct Sums {
 
 /// `None` where the rows of the sink's input and output do not correspond.
 pub(super) fn sums(
-    stop: &Stop,
+    halt: &[Stop],
     graph: &Graph,
     batches: &[Batch],
     [dense, pruned]: [&Stream; 2],
     is_guard: fn(usize) -> bool,
 ) -> Result<Option<Sums>> {
-    let (n, d) = (stop.part.matrix.nrows(), stop.part.matrix.ncols());
-    let name = |v: ValueId| graph.value(v).name.as_str();
-    let mut sums = Sums {
-        fit: Regression::new(stop.rows.len(), d),
-        guard: Regression::new(stop.rows.len(), d),
+    let Some(stop) = halt.first() else {
+        return Ok(None);
     };
+    let n = stop.part.matrix.nrows();
+    let columns: Vec<_> = halt.iter().flat_map(|s| s.part.matrix.col_iter()).collect();
+    let (d, old) = (
+        columns.len(),
+        halt.iter().flat_map(|s| s.part.bias()).collect::<Vec<f64>>(),
+    );
+    // Where X is narrower than X W, sums over X do, and W comes on top of them.
+    let narrow = stop.residual.is_none() && stop.rows.len() == n && n < d;
+    let width = if narrow { n } else { d };
+    let of = || Target {
+        regression: Regression::new(stop.rows.len(), width),
+        dense: SiteStatistics::new(if narrow { n } else { 0 }),
+    };
+    let mut sums = [of(), of()];
     let mut blocks = [Block::default(), Block::default()];
-    let old = stop.part.bias();
-    let weight = Mat::<f32>::from_fn(n, d, |i, j| stop.part.matrix[(i, j)] as f32);
+    let weight = (!narrow).then(|| Mat::<f32>::from_fn(n, d, |i, j| columns[j][i] as f32));
+    let name = |v: ValueId| graph.value(v).name.as_str();
     let activation = stop.sink.activation;
     for ((batch, dense), pruned) in batches.iter().zip(&dense.tensors).zip(&pruned.tensors) {
         let (Some(x), Some(new)) = (dense.get(&activation), pruned.get(&activation)) else {
@@ -61,31 +73,47 @@ pub(super) fn sums(
             let Some(sample) = rows.sample(row) else {
                 continue;
             };
-            let guard = is_guard(sample);
-            let block = &mut blocks[usize::from(guard)];
+            let at = usize::from(is_guard(sample));
+            let block = &mut blocks[at];
             strides.read(&x, row, &mut block.dense);
             strides.pick(&new, row, &stop.rows, &mut block.pruned);
             block.weights.push(stop.weights.of(rows.place(row)));
-            let range = row * d..(row + 1) * d;
-            match &residual {
-                Some((a, b)) => {
-                    let parts = a[range.clone()].iter().zip(&b[range]).zip(&old);
-                    block
-                        .target
-                        .extend(parts.map(|((a, b), old)| a - b + *old as f32));
+            if !narrow {
+                let range = row * d..(row + 1) * d;
+                match &residual {
+                    Some((a, b)) => {
+                        let parts = a[range.clone()].iter().zip(&b[range]).zip(&old);
+                        block
+                            .target
+                            .extend(parts.map(|((a, b), old)| a - b + *old as f32));
+                    }
+                    None => block.target.extend(old.iter().map(|b| *b as f32)),
                 }
-                None => block.target.extend(old.iter().map(|b| *b as f32)),
             }
             if block.weights.len() == BLOCK {
-                let into = if guard { &mut sums.guard } else { &mut sums.fit };
-                block.flush(&weight, into);
+                block.flush(weight.as_ref(), &mut sums[at]);
             }
         }
     }
-    let [fit, guard] = &mut blocks;
-    fit.flush(&weight, &mut sums.fit);
-    guard.flush(&weight, &mut sums.guard);
-    Ok(Some(sums))
+    for (block, sums) in blocks.iter_mut().zip(&mut sums) {
+        block.flush(weight.as_ref(), sums);
+    }
+    let [fit, guard] = sums.map(|sums| {
+        if narrow {
+            let weight = Mat::from_fn(n, d, |i, j| columns[j][i]);
+            sums.regression.mapped(&sums.dense, &weight, &old)
+        } else {
+            sums.regression
+        }
+    });
+    Ok(Some(Sums { fit, guard }))
+}
+
+/// Sums over the rows of some samples.
+struct Target {
+    regression: Regression,
+    /// Of the dense model's X, where that stands for the target.
+    dense: SiteStatistics,
 }
 
 /// Rows that wait to be summed.
@@ -101,13 +129,20 @@ struct Block {
 }
 
 impl Block {
-    fn flush(&mut self, weight: &Mat<f32>, into: &mut Regression) {
-        let (rows, n, d) = (self.weights.len(), weight.nrows(), weight.ncols());
-        if rows > 0 {
-            let x = MatRef::from_row_major_slice(&self.dense, rows, n);
-            let y = faer::MatMut::from_row_major_slice_mut(&mut self.target, rows, d);
-            faer::linalg::matmul::matmul(y, Accum::Add, x, weight.as_ref(), 1.0, linalg::par());
-            into.add(&self.pruned, &self.target, &self.weights);
+    fn flush(&mut self, weight: Option<&Mat<f32>>, into: &mut Target) {
+        let rows = self.weights.len();
+        match weight {
+            _ if rows == 0 => {}
+            Some(weight) => {
+                let x = MatRef::from_row_major_slice(&self.dense, rows, weight.nrows());
+                let y = MatMut::from_row_major_slice_mut(&mut self.target, rows, weight.ncols());
+                matmul(y, Accum::Add, x, weight.as_ref(), 1.0, linalg::par());
+                into.regression.add(&self.pruned, &self.target, &self.weights);
+            }
+            None => {
+                into.regression.add(&self.pruned, &self.dense, &self.weights);
+                into.dense.add(&self.dense, rows, Some(&self.weights));
+            }
         }
         self.dense.clear();
         self.pruned.clear();

@@ -72,13 +72,26 @@ impl Runner {
         gives: &[ValueId],
     ) -> Result<Self> {
         let inputs: Vec<Boundary> = reads.iter().chain(fed).copied().collect();
-        let part = piece(model, graph, &inputs, gives)?;
+        Self::of(engine, &piece(model, graph, &inputs, gives)?, graph, reads, gives)
+    }
+
+    /// Runs a piece that was made, or what stands for it.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn of(
+        engine: &dyn Engine,
+        part: &proto::ModelProto,
+        graph: &Graph,
+        reads: &[Boundary],
+        gives: &[ValueId],
+    ) -> Result<Self> {
         let options = SessionOptions {
             optimise: true,
             outputs: Some(gives.iter().map(|v| graph.value(*v).name.clone()).collect()),
         };
         Ok(Self {
-            session: engine.session(&part, &options)?,
+            session: engine.session(part, &options)?,
             reads: reads
                 .iter()
                 .map(|b| (b.value, graph.value(b.value).name.clone()))

@@ -1,5 +1,7 @@
 //! Least squares of one set of rows on another, from sums over blocks.
 
+use std::ops::Range;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef};
 
@@ -17,8 +19,8 @@ pub struct Regression {
     shifted_sum: Vec<f64>,
     /// `(X - 1 p^T)^T diag(w) (Y - 1 q^T)`, `n x d`.
     cross: Mat<f64>,
-    /// Sum of w |y - q|^2.
-    square: f64,
+    /// Sum of w (y - q)^2.
+    square: Vec<f64>,
 }
 
 /// A regression about its means.
@@ -33,8 +35,8 @@ pub struct Normal {
     pub sigma: Mat<f64>,
     /// `X^T Y` about the means, `n x d`.
     pub cross: Mat<f64>,
-    /// The sum of the squares of Y about its mean.
-    pub energy: f64,
+    /// The sum of the squares of each column of Y about its mean.
+    pub energy: Vec<f64>,
 }
 
 impl Regression {
@@ -45,7 +47,7 @@ impl Regression {
             pilot: vec![0.0; d],
             shifted_sum: vec![0.0; d],
             cross: Mat::zeros(n, d),
-            square: 0.0,
+            square: vec![0.0; d],
         }
     }
 
@@ -81,9 +83,10 @@ impl Regression {
             let from = shifted.len();
             shifted.extend(row.iter().zip(&q).map(|(y, q)| y - q));
             let w = f64::from(*w);
-            for (sum, y) in self.shifted_sum.iter_mut().zip(&shifted[from..]) {
+            let sums = self.shifted_sum.iter_mut().zip(&mut self.square);
+            for ((sum, square), y) in sums.zip(&shifted[from..]) {
                 *sum += w * f64::from(*y);
-                self.square += w * f64::from(*y) * f64::from(*y);
+                *square += w * f64::from(*y) * f64::from(*y);
             }
         }
         let mut product = Mat::<f32>::zeros(n, d);
@@ -130,48 +133,78 @@ impl Regression {
         }
         for (j, b) in b.iter().enumerate() {
             let s = other.shifted_sum[j];
-            self.square += 2.0 * b * s + t * b * b;
+            self.square[j] += other.square[j] + 2.0 * b * s + t * b * b;
             self.shifted_sum[j] += s + t * b;
         }
-        self.square += other.square;
         self.x.merge(&other.x)
     }
 
-    /// The normal equations; without an intercept nothing is taken off.
-    pub fn normal(&self, intercept: bool) -> Normal {
+    /// The regression of `Y W + b` in place of Y: where Y is narrower than that,
+    /// summing over its rows costs less.
+    pub fn mapped(&self, y: &SiteStatistics, weight: &Mat<f64>, bias: &[f64]) -> Self {
+        let map = |v: &[f64], j: usize| -> f64 { weight.col(j).iter().zip(v).map(|(w, v)| w * v).sum() };
+        let t = y.total();
+        // About the mean of Y the sum of (y - mean) vanishes.
+        let (mean, columns) = (y.mean(), 0..weight.ncols());
+        let product = linalg::product(y.covariance().as_ref(), weight.as_ref());
+        let square = |j: usize| map(product.col(j).try_as_col_major().map_or(&[], |c| c.as_slice()), j);
+        // The cross sums are about the pilot q: those about the mean are less by
+        // the sum of x - p times the mean of y - q.
+        let (_, s, _) = self.x.parts();
+        let mut cross = self.cross.clone();
+        for (column, u) in cross.col_iter_mut().zip(&self.shifted_sum) {
+            let off = if t > 0.0 { u / t } else { 0.0 };
+            column.iter_mut().zip(s).for_each(|(c, s)| *c -= s * off);
+        }
+        Self {
+            x: self.x.clone(),
+            pilot: columns.clone().map(|j| map(&mean, j) + bias[j]).collect(),
+            shifted_sum: vec![0.0; weight.ncols()],
+            cross: linalg::product(cross.as_ref(), weight.as_ref()),
+            square: columns.map(square).collect(),
+        }
+    }
+
+    /// The normal equations of some columns of Y; without an intercept nothing is
+    /// taken off.
+    pub fn normal(&self, columns: &[usize], intercept: bool) -> Normal {
         let t = self.x.total().max(f64::MIN_POSITIVE);
         let (p, s, _) = self.x.parts();
-        let mut cross = self.cross.clone();
-        let mut energy = self.square;
-        if intercept {
-            for j in 0..self.pilot.len() {
-                for i in 0..p.len() {
-                    cross[(i, j)] -= s[i] * self.shifted_sum[j] / t;
-                }
+        let mut cross = linalg::select_columns(self.cross.as_ref(), columns);
+        let mut energy: Vec<f64> = columns.iter().map(|&j| self.square[j]).collect();
+        let own = cross.col_iter_mut().zip(&mut energy).zip(columns);
+        for ((cross, energy), &column) in own {
+            let (q, u) = (self.pilot[column], self.shifted_sum[column]);
+            for (i, cross) in cross.iter_mut().enumerate() {
+                *cross += if intercept {
+                    -s[i] * u / t
+                } else {
+                    p[i] * u + s[i] * q + t * p[i] * q
+                };
             }
-            energy -= self.shifted_sum.iter().map(|s| s * s).sum::<f64>() / t;
-            let shifted = self.pilot.iter().zip(&self.shifted_sum);
-            return Normal {
-                total: t,
-                mean_x: self.x.mean(),
-                mean_y: shifted.map(|(q, s)| q + s / t).collect(),
-                sigma: self.x.covariance(),
-                cross,
-                energy,
+            *energy += if intercept {
+                -u * u / t
+            } else {
+                2.0 * q * u + t * q * q
             };
         }
-        for j in 0..self.pilot.len() {
-            let (q, u) = (self.pilot[j], self.shifted_sum[j]);
-            for i in 0..p.len() {
-                cross[(i, j)] += p[i] * u + s[i] * q + t * p[i] * q;
-            }
-            energy += 2.0 * q * u + t * q * q;
-        }
+        let mean_y = |&j: &usize| self.pilot[j] + self.shifted_sum[j] / t;
         Normal {
             total: t,
-            mean_x: vec![0.0; p.len()],
-            mean_y: vec![0.0; self.pilot.len()],
-            sigma: self.x.gram(),
+            mean_x: if intercept {
+                self.x.mean()
+            } else {
+                vec![0.0; p.len()]
+            },
+            mean_y: columns
+                .iter()
+                .map(|j| if intercept { mean_y(j) } else { 0.0 })
+                .collect(),
+            sigma: if intercept {
+                self.x.covariance()
+            } else {
+                self.x.gram()
+            },
             cross,
             energy,
         }
@@ -205,15 +238,24 @@ impl Normal {
         self.mean_y.iter().enumerate().map(|(j, y)| y - dot(j)).collect()
     }
 
-    /// `sum w |x W + b - y|^2` over the energy of y.
-    pub fn error(&self, weight: &Mat<f64>, intercept: &[f64]) -> f64 {
+    /// `sum w |x W + b - y|^2` over the energy of y, for some ranges of columns.
+    pub fn errors(&self, weight: &Mat<f64>, intercept: &[f64], ranges: &[Range<usize>]) -> Vec<f64> {
         let own = self.intercept(weight);
-        let off: f64 = own.iter().zip(intercept).map(|(a, b)| (a - b) * (a - b)).sum();
         let product = linalg::product(self.sigma.as_ref(), weight.as_ref());
-        let square = linalg::inner(weight.as_ref(), product.as_ref());
-        let cross = linalg::inner(weight.as_ref(), self.cross.as_ref());
-        let error = (square - 2.0 * cross + self.energy).max(0.0) + self.total * off;
-        error / self.energy.max(f64::MIN_POSITIVE)
+        let error = |range: &Range<usize>| {
+            let part = |m: &Mat<f64>| m.subcols(range.start, range.len()).to_owned();
+            let (weight, product, cross) = (part(weight), part(&product), part(&self.cross));
+            let off = range
+                .clone()
+                .map(|j| (own[j] - intercept[j]).powi(2))
+                .sum::<f64>();
+            let energy: f64 = self.energy[range.clone()].iter().sum();
+            let square = linalg::inner(weight.as_ref(), product.as_ref());
+            let cross = linalg::inner(weight.as_ref(), cross.as_ref());
+            let error = (square - 2.0 * cross + energy).max(0.0) + self.total * off;
+            error / energy.max(f64::MIN_POSITIVE)
+        };
+        ranges.iter().map(error).collect()
     }
 }
 
@@ -246,7 +288,7 @@ mod tests {
         b.add(&x[50 * n..], &y[50 * d..], &w[50..]);
         a.merge(&b).unwrap();
         for regression in [whole, a] {
-            let normal = regression.normal(true);
+            let normal = regression.normal(&[0, 1, 2], true);
             let zero = Mat::zeros(n, d);
             let fitted = normal.solve(&zero, 1e-9).unwrap();
             for i in 0..n {
@@ -256,19 +298,70 @@ mod tests {
             }
             let intercept = normal.intercept(&fitted);
             assert!((intercept[1] - 8.0).abs() < 0.1, "{intercept:?}");
-            assert!(normal.error(&fitted, &intercept) < 1e-4);
+            let all = [0..3, 1..2];
+            assert!(normal.errors(&fitted, &intercept, &all).iter().all(|e| *e < 1e-4));
             let shifted: Vec<f64> = intercept.iter().map(|b| b + 1.0).collect();
-            let off = normal.error(&fitted, &shifted) * normal.energy / normal.total;
-            assert!((off - d as f64).abs() < 1e-2, "{off}");
+            let off = normal.errors(&fitted, &shifted, &all);
+            let energy: f64 = normal.energy.iter().sum();
+            let (three, one) = (off[0] * energy, off[1] * normal.energy[1]);
+            assert!((three / normal.total - d as f64).abs() < 1e-2, "{three}");
+            assert!((one / normal.total - 1.0).abs() < 1e-2, "{one}");
+            // Some columns alone are fitted as among all.
+            let some = regression
+                .normal(&[2, 0], true)
+                .solve(&Mat::zeros(n, 2), 1e-9)
+                .unwrap();
+            assert!((some[(1, 0)] - fitted[(1, 2)]).abs() < 1e-9);
             // Without an intercept the energy is that of y itself.
-            let plain = regression.normal(false);
+            let plain = regression.normal(&[0, 1, 2], false);
             let direct: f64 = y
                 .chunks(d)
                 .zip(&w)
                 .map(|(y, w)| f64::from(*w) * y.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>())
                 .sum();
-            assert!((plain.energy - direct).abs() < 1e-4 * direct);
-            assert!((plain.error(&zero, &[0.0; 3]) - 1.0).abs() < 1e-9);
+            assert!((plain.energy.iter().sum::<f64>() - direct).abs() < 1e-4 * direct);
+            assert!((plain.errors(&zero, &[0.0; 3], &[0..3])[0] - 1.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn sums_over_a_narrow_target_may_be_mapped() {
+        let (rows, n, k, d) = (90, 5, 4, 7);
+        let (x, narrow, w) = data(rows, n, k);
+        let weight = Mat::from_fn(k, d, |i, j| ((3 * i + j) % 7) as f64 / 7.0 - 0.4);
+        let bias: Vec<f64> = (0..d).map(|j| j as f64 - 2.0).collect();
+        let mut wide = Vec::new();
+        for row in narrow.chunks(k) {
+            wide.extend((0..d).map(|j| {
+                let dot: f64 = (0..k).map(|i| f64::from(row[i]) * weight[(i, j)]).sum();
+                (dot + bias[j]) as f32
+            }));
+        }
+        let (mut direct, mut short) = (Regression::new(n, d), Regression::new(n, k));
+        let mut y = SiteStatistics::new(k);
+        for part in [0..40, 40..rows] {
+            let of = |v: &[f32], width: usize| v[part.start * width..part.end * width].to_vec();
+            direct.add(&of(&x, n), &of(&wide, d), &w[part.clone()]);
+            short.add(&of(&x, n), &of(&narrow, k), &w[part.clone()]);
+            y.add(&of(&narrow, k), part.len(), Some(&w[part.clone()]));
+        }
+        let mapped = short.mapped(&y, &weight, &bias);
+        let columns: Vec<usize> = (0..d).collect();
+        for intercept in [true, false] {
+            let (a, b) = (
+                direct.normal(&columns, intercept),
+                mapped.normal(&columns, intercept),
+            );
+            let size = a.cross.norm_max();
+            assert!((&a.cross - &b.cross).norm_max() < 1e-5 * size);
+            for (x, y) in a
+                .energy
+                .iter()
+                .zip(&b.energy)
+                .chain(a.mean_y.iter().zip(&b.mean_y))
+            {
+                assert!((x - y).abs() < 1e-4 * x.abs().max(1e-3), "{x} {y}");
+            }
         }
     }
 
@@ -278,7 +371,7 @@ mod tests {
         let mut regression = Regression::new(4, 2);
         regression.add(&x, &y, &w);
         let prior = Mat::from_fn(4, 2, |i, j| (i + j) as f64);
-        let fitted = regression.normal(true).solve(&prior, 1e9).unwrap();
+        let fitted = regression.normal(&[0, 1], true).solve(&prior, 1e9).unwrap();
         assert!((fitted[(3, 1)] - 4.0).abs() < 1e-4);
     }
 }

@@ -65,6 +65,8 @@ pub struct Elimination {
     w: Mat<f32>,
     /// `W^T` before the first step, `d x n` by position, below that zeros.
     start: Mat<f32>,
+    /// d.
+    columns: usize,
     /// `1 / H_ii` by row of W: takes a squared change back to the true scale.
     unscale: Vec<f32>,
     /// By position; the live rows come first.
@@ -120,6 +122,7 @@ impl Elimination {
             v: Mat::zeros(padded(n), n),
             w: start.clone(),
             start,
+            columns: d,
             unscale: scale.iter().map(|s| (1.0 / (s * s)) as f32).collect(),
             rows,
             position: all,
@@ -143,6 +146,19 @@ impl Elimination {
     /// `|W_0 - W|^2`, removed rows included.
     pub(super) fn drift(&self) -> f64 {
         self.drift
+    }
+
+    /// The live rows of W as they stand, ascending, in the true scale.
+    pub(super) fn fitted(&self) -> Mat<f64> {
+        let mut live: Vec<usize> = (0..self.live).collect();
+        live.sort_unstable_by_key(|&at| self.rows[at].row);
+        let scale: Vec<f64> = live
+            .iter()
+            .map(|&at| f64::from(self.unscale[self.rows[at].row]).sqrt())
+            .collect();
+        Mat::from_fn(live.len(), self.columns, |i, j| {
+            f64::from(self.w[(j, live[i])]) * scale[i]
+        })
     }
 
     /// The live rows of W with their scores `|W_i|^2 / Z_ii`, in no order.

@@ -17,6 +17,8 @@ mod blocks;
 mod elimination;
 mod pool;
 
+use faer::Mat;
+
 use self::blocks::Blocks;
 pub use self::elimination::Elimination;
 use super::curve::Curve;
@@ -56,20 +58,55 @@ impl Default for ObsOptions {
 /// # Errors
 /// Bad shapes, units, or numbers in `site` ([`Site::check`]).
 pub fn obs(site: &Site, options: &ObsOptions) -> Result<Curve> {
+    Ok(obs_at(site, options, &[])?.0)
+}
+
+/// What W has become when some units are gone.
+#[derive(Clone, Debug)]
+pub struct Level {
+    /// How many units are gone.
+    pub removed: usize,
+    /// The re-fitted rows of those left, ascending: the local fit of
+    /// [`crate::solve::local`] in single precision, which costs nothing here.
+    pub weight: Mat<f64>,
+}
+
+/// [`obs`], and W after each number of removed units in `levels` (ascending).
+///
+/// # Errors
+/// As [`obs`].
+pub fn obs_at(site: &Site, options: &ObsOptions, levels: &[usize]) -> Result<(Curve, Vec<Level>)> {
     site.check()?;
     let elimination = Elimination::new(site, options.damp)?;
-    Ok(eliminate(elimination, &site.units, options))
+    Ok(run(elimination, &site.units, options, levels))
 }
 
 /// The elimination alone, from a prepared state; `units` are those of its site.
-pub fn eliminate(mut state: Elimination, units: &Units, options: &ObsOptions) -> Curve {
+pub fn eliminate(state: Elimination, units: &Units, options: &ObsOptions) -> Curve {
+    run(state, units, options, &[]).0
+}
+
+fn run(mut state: Elimination, units: &Units, options: &ObsOptions, levels: &[usize]) -> (Curve, Vec<Level>) {
     let mut trace = Trace::new(&state);
+    let mut levels = levels.iter().copied().peekable();
+    let mut reached = Vec::new();
+    let mut reach = |state: &Elimination, removed: usize| {
+        while let Some(level) = levels.next_if(|level| *level <= removed) {
+            if level == removed {
+                let weight = state.fitted();
+                reached.push(Level { removed, weight });
+            }
+        }
+        // How many more until the next one.
+        levels.peek().map_or(usize::MAX, |level| level - removed)
+    };
     if units.are_single() {
         let unit_of_row = unit_of_row(units);
         let step = options.step.unwrap_or(units.len() / 64).max(1);
         while state.live() > 0 {
+            let until = reach(&state, units.len() - state.live());
             // Near the end each unit weighs more, and small steps cost nothing.
-            let step = step.min(state.live().div_ceil(TAPER));
+            let step = step.min(state.live().div_ceil(TAPER)).min(until);
             let candidates = (step as f64 * options.pool.max(1.0)).ceil() as usize;
             let (rows, between) = pool::choose(&state, step, candidates);
             let lost = state.remove(&rows, between);
@@ -79,6 +116,7 @@ pub fn eliminate(mut state: Elimination, units: &Units, options: &ObsOptions) ->
     } else {
         let mut blocks = Blocks::new(&state, units);
         while let Some(unit) = blocks.cheapest(&state) {
+            reach(&state, trace.order.len());
             let rows = &units.rows[unit];
             let between = state.z_between(rows);
             let lost = state.remove(rows, between).iter().sum();
@@ -86,7 +124,8 @@ pub fn eliminate(mut state: Elimination, units: &Units, options: &ObsOptions) ->
             trace.record(&state, std::iter::once((unit, lost)));
         }
     }
-    trace.into_curve()
+    reach(&state, units.len());
+    (trace.into_curve(), reached)
 }
 
 /// The unit of each row, where each unit is one row.
