@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::run::{Built, Run};
+use super::build::Built;
+use super::run::Run;
 use super::save_options;
 use super::timing::{self, Measured};
 use crate::budget::{self, Allocation, Got, Limit, Measure, Prices, Target};

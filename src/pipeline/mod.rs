@@ -1,5 +1,6 @@
 //! The straight line from a file to a smaller file.
 
+mod build;
 mod cheaper;
 mod clock;
 mod finite;
@@ -16,8 +17,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use build::Built;
 pub use cheaper::Cheaper;
-pub use run::{Built, Run};
+pub use run::Run;
 pub use shards::{StatisticsReport, calibrate, merge};
 pub use timing::Measured;
 
@@ -367,6 +369,7 @@ fn stage(
     for (name, iterations) in &run.ranked.iterations {
         notes.push(format!("kcm ran {iterations} iterations on '{name}'"));
     }
+    let tokens = run.tokens()?;
     let calibration = run.needs_data().then(|| Calibration {
         origin: run.samples.origin.clone(),
         files: Vec::new(),
@@ -375,8 +378,8 @@ fn stage(
             None => run.samples.samples.len(),
         },
         held_out: run.held_out.samples.len(),
-        tokens: run.statistics.tokens,
-        dense_seconds: run.timings.engine_seconds,
+        tokens,
+        dense_seconds: run.dense_seconds(),
     });
     let calibration = calibration.map(|c| hashed(c, options)).transpose()?;
     let (file, analysis) = (&run.loaded.file, &run.loaded.analysis);

@@ -5,45 +5,44 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use super::build::Built;
 use super::clock::Clock;
 use super::ready::{Ready, probes, ready};
-use super::split::{apart, is_guard, split, spread, with_held_out};
+use super::split::{fitted, split, spread, with_held_out};
 use super::{Cheaper, Loaded, fold, sizes, timing};
-use crate::axes::{self, Analysis, Kind};
+use crate::axes::{Analysis, Kind};
 use crate::budget::{self, Align, Allocation, Cost, Limit, Prices, Ranking, Target, UnitPrices};
 use crate::calibrate::{self, Samples, Statistics, Timings};
-use crate::graph::{self, ValueId};
+use crate::graph::ValueId;
 use crate::importance::{self, Weights};
-use crate::lossless::{self, Pass};
-use crate::mask::{self, Mask};
+use crate::mask;
 use crate::onnx::{self, proto};
 use crate::options::{Method, Options, Reconstruct};
 use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
 use crate::quantised::Closed;
 use crate::rank::{self, Ranked};
-use crate::rebuild::{self, Fitted};
 use crate::runtime::{self, Engine, Metered, SessionOptions};
 use crate::search::{self, Point};
 use crate::sites::Chosen;
-use crate::verify::{self, Comparison, Equality, Interface};
-use crate::{Error, Result, damage, evaluate, provenance, rewrite};
+use crate::verify::{self, Comparison, Interface};
+use crate::{Error, Result, damage, evaluate, provenance};
 
 /// Samples on which sliced and masked are compared.
-const EQUALITY_SAMPLES: usize = 8;
+pub(super) const EQUALITY_SAMPLES: usize = 8;
 /// Samples that the importance of positions is measured on, and the dense passes
 /// over all samples that this may cost.
 const POSITION_SAMPLES: RangeInclusive<usize> = 4..=24;
-const POSITION_PASSES: f64 = 1.0;
+const POSITION_PASSES: f64 = 0.5;
 /// The same for the damage that groups do.
 const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
-const DAMAGE_PASSES: f64 = 4.5;
+const DAMAGE_PASSES: f64 = 2.25;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// Rows per run while calibrating.
 pub(super) const ROWS: usize = 16;
 /// The exit code of an interrupt.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 /// With fewer samples none are kept apart to choose ridges.
 const FEW: usize = 12;
 
@@ -67,8 +66,8 @@ pub struct Run<'a> {
     pub weights: Weights,
     /// The statistics.
     pub statistics: Statistics,
-    /// Those without the samples that choose ridges.
-    pub(super) without_guard: Statistics,
+    /// Whether the samples that choose ridges are not among them.
+    pub(super) guarded: bool,
     /// What the method says.
     pub ranked: Ranked,
     /// Time of the calibration runs.
@@ -79,25 +78,11 @@ pub struct Run<'a> {
     pub sha256: String,
     pub(super) clock: Clock,
     /// The fraction that was last allocated for.
-    asked: f64,
+    pub(super) asked: f64,
     /// The model with quantised weights, and how to get back to it.
-    closed: Option<(proto::ModelProto, Closed)>,
-    progress: &'a dyn Progress,
-    cancelled: &'a AtomicBool,
-}
-
-/// A smaller model and what is known about it.
-pub struct Built {
-    /// The model.
-    pub model: proto::ModelProto,
-    /// What re-fitting did.
-    pub fitted: Vec<Fitted>,
-    /// Sliced against masked.
-    pub equality: Equality,
-    /// What it has of the dense model's inputs and outputs.
-    pub interface: Interface,
-    /// Lossless passes that it went through.
-    pub passes: Vec<Pass>,
+    pub(super) closed: Option<(proto::ModelProto, Closed)>,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancelled: &'a AtomicBool,
 }
 
 impl<'a> Run<'a> {
@@ -139,7 +124,12 @@ impl<'a> Run<'a> {
         let sha256 = loaded.file.sha256()?;
         clock.lap("analysis");
         let engine = Metered::new(runtime::choose(&options.engine)?);
-        let (samples, held_out) = split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
+        let (mut samples, mut held_out) =
+            split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
+        // An engine that cannot run the model tells so where it matters.
+        if calibrate::try_padding(&engine, &loaded.model, &mut samples).is_ok() {
+            held_out.padding = samples.padding;
+        }
         clock.lap("inputs");
         let mut run = Run {
             loaded,
@@ -153,7 +143,7 @@ impl<'a> Run<'a> {
             held_out,
             weights: Weights::new(),
             statistics: Statistics::default(),
-            without_guard: Statistics::default(),
+            guarded: false,
             ranked: Ranked::default(),
             timings: Timings::default(),
             measured: false,
@@ -254,6 +244,31 @@ impl<'a> Run<'a> {
         self.cancelled
     }
 
+    /// Seconds of the dense model's own passes over all samples, from those over the
+    /// samples that were calibrated on.
+    pub fn dense_seconds(&self) -> f64 {
+        let share = self.statistics.samples as f64 / self.samples.samples.len().max(1) as f64;
+        if share > 0.0 {
+            self.timings.engine_seconds / share
+        } else {
+            0.0
+        }
+    }
+
+    /// The tokens of all samples that are calibrated on, those that choose ridges
+    /// among them.
+    pub(super) fn tokens(&self) -> Result<u64> {
+        if !self.guarded || self.options.stats.is_some() {
+            return Ok(self.statistics.tokens);
+        }
+        let specs = calibrate::input_specs(&self.loaded.model)?;
+        let mut tokens = 0;
+        for batch in calibrate::batches(&self.samples, &specs, ROWS)? {
+            tokens += batch?.real_tokens();
+        }
+        Ok(tokens)
+    }
+
     /// Whether damage is measured.
     fn measures(&self) -> bool {
         self.options.method == Method::Obs && self.options.mask.is_none() && !self.without_samples()
@@ -310,13 +325,8 @@ impl<'a> Run<'a> {
         };
         let sequential = self.options.reconstruction() == Reconstruct::Sequential;
         if sequential && self.samples.samples.len() >= FEW {
-            let (fit, guard) = apart(&self.samples);
-            let (mut all, timings) = collect(&fit)?;
-            let (guard, more) = collect(&guard)?;
-            self.without_guard = all.clone();
-            all.merge(&guard)?;
-            self.statistics = all;
-            self.timings = timings + more;
+            self.guarded = true;
+            (self.statistics, self.timings) = collect(&fitted(&self.samples))?;
         } else {
             (self.statistics, self.timings) = collect(&self.samples)?;
         }
@@ -336,25 +346,23 @@ impl<'a> Run<'a> {
             &self.chosen,
             &self.statistics,
             self.options,
+            if self.measures() {
+                self.options.effort.levels()
+            } else {
+                &[]
+            },
         )?;
         self.clock.lap("ranking");
         if self.measures() {
             let levels = self.options.effort.levels().len();
             let count = self.probed(self.options.probe, levels, DAMAGE_PASSES, PROBE_SAMPLES);
             let few = spread(&self.samples, count);
-            let curves = self
-                .ranked
-                .rankings
-                .iter()
-                .cloned()
-                .map(Ranking::into_curve)
-                .collect();
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
             let measured = damage::measure(
                 self.subject(),
                 &mut probe,
                 &self.chosen,
-                curves,
+                &self.ranked,
                 &self.statistics,
                 self.options,
                 self.progress,
@@ -364,6 +372,7 @@ impl<'a> Run<'a> {
                 "the damage that each group does to the outputs",
                 "the relative error at its own sink stands in, which is worse",
             )?;
+            self.ranked.levels.clear();
             self.measured = !measured.is_empty();
             if self.measured {
                 self.ranked.rankings = measured
@@ -539,169 +548,6 @@ impl<'a> Run<'a> {
         let path = folder.path().join("candidate.onnx");
         onnx::save(model, &path, &onnx::SaveOptions::for_model(&self.loaded.file))?;
         evaluate::evaluate(command, &path, None, self.cancelled)
-    }
-
-    /// The model that a mask makes: re-fitted, sliced, and checked against the
-    /// masked one.
-    ///
-    /// # Errors
-    /// The engine's; [`Error::Unmet`] when sliced and masked differ.
-    pub fn build(&mut self, mask: &Mask) -> Result<Built> {
-        let Loaded {
-            model,
-            graph,
-            analysis,
-            ..
-        } = &self.loaded;
-        let how = self.options.reconstruction();
-        let mut failed = None;
-        let local = |statistics: &Statistics| {
-            rebuild::local(
-                model,
-                graph,
-                analysis,
-                &self.chosen,
-                mask,
-                statistics,
-                self.options,
-            )
-        };
-        let mut fits = match how {
-            Reconstruct::None => Vec::new(),
-            _ => local(&self.statistics)?,
-        };
-        if how == Reconstruct::Sequential && !self.without_guard.sites.is_empty() {
-            let better = rebuild::sequential(
-                self.subject(),
-                &self.chosen,
-                mask,
-                rebuild::Priors {
-                    without_guard: local(&self.without_guard)?,
-                    all: fits.clone(),
-                },
-                &self.weights,
-                &self.samples,
-                is_guard,
-                self.options.refit_all,
-                self.progress,
-                self.cancelled,
-            );
-            match better {
-                Ok(better) => fits = better,
-                Err(error) if error.exit_code() == INTERRUPTED => return Err(error),
-                Err(error) => failed = Some(error.chain()),
-            }
-        }
-        self.clock.lap("re-fitting");
-
-        let fitted = rebuild::apply(model, graph, &fits)?;
-        let graph = graph::build(&fitted)?;
-        let again = axes::analyse(&graph, self.options.axes);
-        let same = again.groups.len() == analysis.groups.len()
-            && again
-                .groups
-                .iter()
-                .zip(&analysis.groups)
-                .all(|(a, b)| a.units == b.units && a.name == b.name);
-        if !same {
-            return Err(Error::input(
-                "the groups of the model changed with its weights; this is a defect: please report the model",
-            ));
-        }
-        let sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
-        let interface = Interface::new(&graph, &again, mask);
-        let few = spread(&self.samples, EQUALITY_SAMPLES);
-        let mut equality = verify::sliced_equals_masked(
-            &self.engine,
-            &fitted,
-            &graph,
-            &again,
-            &self.chosen,
-            mask,
-            &sliced,
-            &few,
-            self.cancelled,
-        )?;
-        equality.require()?;
-        let sliced = match &self.closed {
-            Some((_, closed)) => closed.close(&sliced)?,
-            None => sliced,
-        };
-        let (mut sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
-        self.clock.lap("equality");
-        if let Some(reason) = failed {
-            self.loaded.notes.push(format!(
-                "sequential re-fitting could not run ({reason}); the local fits stay"
-            ));
-        }
-        provenance::stamp(
-            &mut sliced,
-            &self.sha256,
-            &super::described(self.options, self.asked),
-            &self.loaded.analysis,
-            mask,
-        )?;
-        Ok(Built {
-            model: sliced,
-            fitted: fits.into_iter().map(|f| f.told).collect(),
-            equality,
-            interface,
-            passes,
-        })
-    }
-
-    /// The sliced model after the lossless passes, checked against itself.
-    fn last_passes(
-        &self,
-        sliced: proto::ModelProto,
-        samples: &Samples,
-        interface: &Interface,
-        equality: &mut Equality,
-    ) -> Result<(proto::ModelProto, Vec<Pass>)> {
-        if self.cheaper.is_none() {
-            return Ok((sliced, Vec::new()));
-        }
-        let (model, passes) = lossless::apply(&sliced)?;
-        if passes.is_empty() {
-            return Ok((sliced, passes));
-        }
-        let options = SessionOptions::default();
-        let mut a = self.engine.session(&model, &options)?;
-        let mut b = self.engine.session(&sliced, &options)?;
-        let compared = verify::compare_alike(
-            a.as_mut(),
-            b.as_mut(),
-            &self.loaded.model,
-            samples,
-            interface,
-            self.cancelled,
-        )?;
-        let worst = compared.worst();
-        equality.lossless = Some(worst);
-        if worst.is_nan() || worst > equality.tolerance {
-            return Err(Error::Unmet(format!(
-                "the lossless passes change the outputs by {worst:.2e}, accepted is {:.2e}; use --no-lossless. This is a defect: please report the model",
-                equality.tolerance
-            )));
-        }
-        Ok((model, passes))
-    }
-
-    /// A smaller model against the dense one on samples kept apart.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub fn held_out(&mut self, built: &Built) -> Result<Comparison> {
-        let compared = compare(
-            &self.engine,
-            self.dense(),
-            &built.model,
-            &self.held_out,
-            &built.interface,
-            self.cancelled,
-        );
-        self.clock.lap("measuring");
-        compared
     }
 }
 

@@ -143,7 +143,7 @@ impl Run<'_> {
                     .into(),
             );
         } else {
-            self.without_guard = self.statistics.clone();
+            self.guarded = true;
         }
         self.clock.lap("calibration");
         Ok(())

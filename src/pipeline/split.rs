@@ -54,15 +54,13 @@ pub(super) fn is_guard(sample: usize) -> bool {
     sample % GUARD == GUARD - 1
 }
 
-/// The samples to fit and those that choose ridges; with few samples at least one
-/// of each.
-pub(super) fn apart(samples: &Samples) -> (Samples, Samples) {
-    let part = |guard: bool| Samples {
+/// The samples without those that choose ridges.
+pub(super) fn fitted(samples: &Samples) -> Samples {
+    Samples {
         samples: (samples.samples.iter().enumerate())
-            .filter(|(at, _)| is_guard(*at) == guard)
+            .filter(|(at, _)| !is_guard(*at))
             .map(|(_, s)| s.clone())
             .collect(),
         ..samples.clone()
-    };
-    (part(false), part(true))
+    }
 }

@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use super::run::{Built, Run};
+use super::build::Built;
+use super::run::Run;
 use crate::Result;
 use crate::bench::{self, Timing};
 use crate::budget::Prices;

@@ -1,0 +1,188 @@
+//! From a mask to a smaller model: re-fitted, sliced, checked.
+
+use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run, compare};
+use super::split::{is_guard, spread};
+use super::{Loaded, described};
+use crate::calibrate::Samples;
+use crate::lossless::{self, Pass};
+use crate::mask::Mask;
+use crate::onnx::proto;
+use crate::options::Reconstruct;
+use crate::rebuild::{self, Fitted};
+use crate::runtime::{Engine, SessionOptions};
+use crate::verify::{self, Comparison, Equality, Interface};
+use crate::{Error, Result, axes, graph, provenance, rewrite};
+
+/// A smaller model and what is known about it.
+pub struct Built {
+    /// The model.
+    pub model: proto::ModelProto,
+    /// What re-fitting did.
+    pub fitted: Vec<Fitted>,
+    /// Sliced against masked.
+    pub equality: Equality,
+    /// What it has of the dense model's inputs and outputs.
+    pub interface: Interface,
+    /// Lossless passes that it went through.
+    pub passes: Vec<Pass>,
+}
+
+impl Run<'_> {
+    /// The model that a mask makes: re-fitted, sliced, and checked against the
+    /// masked one.
+    ///
+    /// # Errors
+    /// The engine's; [`Error::Unmet`] when sliced and masked differ.
+    pub fn build(&mut self, mask: &Mask) -> Result<Built> {
+        let Loaded {
+            model,
+            graph,
+            analysis,
+            ..
+        } = &self.loaded;
+        let how = self.options.reconstruction();
+        let mut failed = None;
+        let local = rebuild::Local {
+            model,
+            graph,
+            analysis,
+            chosen: &self.chosen,
+            mask,
+            options: self.options,
+        };
+        let mut fits = None;
+        if how == Reconstruct::Sequential && self.guarded {
+            let better = rebuild::sequential(
+                &self.engine,
+                local,
+                &self.statistics,
+                &self.weights,
+                &self.samples,
+                is_guard,
+                self.options.refit_all,
+                self.progress,
+                self.cancelled,
+            );
+            match better {
+                Ok(better) => fits = Some(better),
+                Err(error) if error.exit_code() == INTERRUPTED => return Err(error),
+                Err(error) => failed = Some(error.chain()),
+            }
+        }
+        let fits = match (fits, how) {
+            (Some(fits), _) => fits,
+            (None, Reconstruct::None) => Vec::new(),
+            (None, _) => local.fits(&self.statistics)?.into_iter().flatten().collect(),
+        };
+        self.clock.lap("re-fitting");
+
+        let fitted = rebuild::apply(model, graph, &fits)?;
+        let graph = graph::build(&fitted)?;
+        let again = axes::analyse(&graph, self.options.axes);
+        let same = again.groups.len() == analysis.groups.len()
+            && again
+                .groups
+                .iter()
+                .zip(&analysis.groups)
+                .all(|(a, b)| a.units == b.units && a.name == b.name);
+        if !same {
+            return Err(Error::input(
+                "the groups of the model changed with its weights; this is a defect: please report the model",
+            ));
+        }
+        let sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
+        let interface = Interface::new(&graph, &again, mask);
+        let few = spread(&self.samples, EQUALITY_SAMPLES);
+        let mut equality = verify::sliced_equals_masked(
+            &self.engine,
+            &fitted,
+            &graph,
+            &again,
+            &self.chosen,
+            mask,
+            &sliced,
+            &few,
+            self.cancelled,
+        )?;
+        equality.require()?;
+        let sliced = match &self.closed {
+            Some((_, closed)) => closed.close(&sliced)?,
+            None => sliced,
+        };
+        let (mut sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
+        self.clock.lap("equality");
+        if let Some(reason) = failed {
+            self.loaded.notes.push(format!(
+                "sequential re-fitting could not run ({reason}); the local fits stay"
+            ));
+        }
+        provenance::stamp(
+            &mut sliced,
+            &self.sha256,
+            &described(self.options, self.asked),
+            &self.loaded.analysis,
+            mask,
+        )?;
+        Ok(Built {
+            model: sliced,
+            fitted: fits.into_iter().map(|f| f.told).collect(),
+            equality,
+            interface,
+            passes,
+        })
+    }
+
+    /// The sliced model after the lossless passes, checked against itself.
+    fn last_passes(
+        &self,
+        sliced: proto::ModelProto,
+        samples: &Samples,
+        interface: &Interface,
+        equality: &mut Equality,
+    ) -> Result<(proto::ModelProto, Vec<Pass>)> {
+        if self.cheaper.is_none() {
+            return Ok((sliced, Vec::new()));
+        }
+        let (model, passes) = lossless::apply(&sliced)?;
+        if passes.is_empty() {
+            return Ok((sliced, passes));
+        }
+        let options = SessionOptions::default();
+        let mut a = self.engine.session(&model, &options)?;
+        let mut b = self.engine.session(&sliced, &options)?;
+        let compared = verify::compare_alike(
+            a.as_mut(),
+            b.as_mut(),
+            &self.loaded.model,
+            samples,
+            interface,
+            self.cancelled,
+        )?;
+        let worst = compared.worst();
+        equality.lossless = Some(worst);
+        if worst.is_nan() || worst > equality.tolerance {
+            return Err(Error::Unmet(format!(
+                "the lossless passes change the outputs by {worst:.2e}, accepted is {:.2e}; use --no-lossless. This is a defect: please report the model",
+                equality.tolerance
+            )));
+        }
+        Ok((model, passes))
+    }
+
+    /// A smaller model against the dense one on samples kept apart.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn held_out(&mut self, built: &Built) -> Result<Comparison> {
+        let compared = compare(
+            &self.engine,
+            self.dense(),
+            &built.model,
+            &self.held_out,
+            &built.interface,
+            self.cancelled,
+        );
+        self.clock.lap("measuring");
+        compared
+    }
+}
