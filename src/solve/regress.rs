@@ -320,7 +320,7 @@ mod tests {
                 .map(|(y, w)| f64::from(*w) * y.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>())
                 .sum();
             assert!((plain.energy.iter().sum::<f64>() - direct).abs() < 1e-4 * direct);
-            assert!((plain.errors(&zero, &[0.0; 3], &[0..3])[0] - 1.0).abs() < 1e-9);
+            assert!((plain.errors(&zero, &[0.0; 3], std::slice::from_ref(&(0..3)))[0] - 1.0).abs() < 1e-9);
         }
     }
 
