@@ -32,7 +32,10 @@ impl Cut {
 
     /// The end of the slice that starts at [`Cut::at`].
     fn end(self) -> i64 {
-        if self.at == -1 { i64::MAX } else { self.at + 1 }
+        match self.at {
+            -1 => i64::MAX,
+            at => at.saturating_add(1),
+        }
     }
 }
 

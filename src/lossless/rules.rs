@@ -351,7 +351,7 @@ impl Rule<'_> {
             return None;
         }
         let before = axes.iter().filter(|a| **a < self.cut.axis).count();
-        Push::of([(0, self.cut.axis - before)])
+        Push::of([(0, self.cut.axis.checked_sub(before)?)])
     }
 
     fn squeeze(&self) -> Option<Push> {

@@ -5,14 +5,22 @@
 //! one of the assertions here is a finding.
 
 use std::cell::OnceCell;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Analysis};
-use onnx_prune::calibrate::{self, DataOptions, npz};
-use onnx_prune::mask;
+use onnx_prune::budget::{self, Align, Limit, Target};
+use onnx_prune::calibrate::{self, DataOptions, SiteProbe, Statistics, npz};
+use onnx_prune::graph::Graph;
 use onnx_prune::onnx::{self, proto};
+use onnx_prune::options::{Method, Options, Reconstruct};
+use onnx_prune::progress::Quiet;
+use onnx_prune::runtime::{EngineChoice, EngineOptions};
+use onnx_prune::score::Curve;
+use onnx_prune::sites::Chosen;
+use onnx_prune::{latency, mask, pipeline, rank, rebuild, sites};
+use serde_json::json;
 
 #[path = "mutate.rs"]
 mod mutate;
@@ -59,7 +67,26 @@ pub fn model(bytes: &[u8]) {
     assert!(onnx::encode(&again.proto) == written, "it reads back differently");
     if onnx::validate(&loaded.proto).is_ok() {
         mutate::all_stages(&loaded.proto, bytes.last().copied().unwrap_or(0));
+        let path = folder().join("model.onnx");
+        write(&path, bytes);
+        calibrated(&path);
     }
+}
+
+/// A run up to the point where it needs an engine, which it does not get.
+fn calibrated(model: &Path) {
+    let options = Options {
+        engine: EngineOptions {
+            engine: EngineChoice::Ort,
+            ort_lib: Some(folder().join("no-such-library")),
+            ..EngineOptions::default()
+        },
+        ..Options::default()
+    };
+    let output = folder().join("statistics");
+    let never = AtomicBool::new(false);
+    let ended = pipeline::calibrate(model, &output, &options, &Quiet, &never);
+    assert!(ended.is_err(), "there is no engine");
 }
 
 /// What lies outside of the model's folder.
@@ -229,11 +256,38 @@ pub fn inputs(bytes: &[u8]) {
     }
 }
 
+/// The image model with the groups that masks are read for.
+struct Analysed {
+    graph: Graph,
+    analysis: Analysis,
+    chosen: Vec<Chosen>,
+}
+
+impl Analysed {
+    /// Ranked, cut to half and re-fitted, where these statistics allow it.
+    fn fitted(&self, statistics: &Statistics, options: &Options) -> Option<proto::ModelProto> {
+        let (graph, analysis, chosen) = (&self.graph, &self.analysis, &self.chosen[..]);
+        let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options).ok()?;
+        let sizes = budget::Sizes {
+            batch: 1,
+            seq: 1,
+            named: Default::default(),
+        };
+        let cost = budget::Cost::new(graph, analysis, &sizes);
+        let method = options.method.name();
+        let got = budget::allocate(&cost, analysis, chosen, &ranked.rankings, 0.5, method).ok()?;
+        got.mask.check(analysis).expect("a mask that fits the model");
+        let fits = rebuild::local(image(), graph, analysis, chosen, &got.mask, statistics, options).ok()?;
+        rebuild::apply(image(), graph, &fits).ok()
+    }
+}
+
 thread_local! {
-    /// The groups that masks are read for.
-    static ANALYSED: Analysis = {
+    static ANALYSED: Analysed = {
         let graph = onnx_prune::graph::build(image()).expect("a fixture");
-        axes::analyse(&graph, axes::Options::default())
+        let analysis = axes::analyse(&graph, axes::Options::default());
+        let chosen = sites::choose(image(), &graph, &analysis, &Options::default()).expect("a fixture");
+        Analysed { graph, analysis, chosen }
     };
 }
 
@@ -251,29 +305,21 @@ pub fn masks(bytes: &[u8]) {
         "neuron_mask.npy",
         "s",
         "latency.json",
-    ][usize::from(kind % 6)];
+        "pruned.onnx",
+        "table.json",
+        "numbers",
+    ][usize::from(kind % 9)];
     let path = root.join(name);
-    let mut file = std::fs::File::create(&path).expect("a file");
-    file.write_all(content).expect("the temporary folder takes files");
-    drop(file);
     match name {
-        "s" => {
-            if let Ok(found) = calibrate::file::load(&path) {
-                let again = root.join("again");
-                calibrate::file::save(&again, &found.model, &found.statistics).expect("it can be written");
-                let back = calibrate::file::load(&again).expect("it can be read again");
-                // Not everything is equal to itself.
-                assert_eq!(
-                    format!("{back:?}"),
-                    format!("{found:?}"),
-                    "it reads back differently"
-                );
-                let mut sum = found.clone();
-                let _ = sum.merge(&found);
-            }
-        }
-        "latency.json" => drop(onnx_prune::latency::Cache::open(&path)),
-        _ => ANALYSED.with(|analysis| {
+        "pruned.onnx" => write(&path, &onnx::encode(&pruned(content))),
+        _ => write(&path, content),
+    }
+    match name {
+        "s" => statistics(&path),
+        "latency.json" => drop(latency::Cache::open(&path)),
+        "table.json" => table(content),
+        "numbers" => numbers(content),
+        _ => ANALYSED.with(|Analysed { analysis, .. }| {
             let open = (0..analysis.groups.len()).map(|g| (g, 0)).collect();
             if let Ok((found, _)) = mask::file::read(&path, analysis, &open) {
                 found
@@ -282,4 +328,156 @@ pub fn masks(bytes: &[u8]) {
             }
         }),
     }
+}
+
+/// A model whose metadata hold this as their mask.
+fn pruned(content: &[u8]) -> proto::ModelProto {
+    let entries = ["tool", "input_sha256", "options", "mask"].map(|key| proto::StringStringEntryProto {
+        key: Some(format!("onnx_prune.{key}")),
+        value: Some(String::from_utf8_lossy(content).into_owned()),
+    });
+    proto::ModelProto {
+        graph: Some(proto::GraphProto::default()),
+        metadata_props: entries.to_vec(),
+        ..proto::ModelProto::default()
+    }
+}
+
+/// Statistics: read, written, read again, added up.
+fn statistics(path: &Path) {
+    let Ok(found) = calibrate::file::load(path) else {
+        return;
+    };
+    let again = folder().join("again");
+    calibrate::file::save(&again, &found.model, &found.statistics).expect("it can be written");
+    let back = calibrate::file::load(&again).expect("it can be read again");
+    // Not everything is equal to itself.
+    assert_eq!(
+        format!("{back:?}"),
+        format!("{found:?}"),
+        "it reads back differently"
+    );
+    let mut sum = found.clone();
+    let _ = sum.merge(&found);
+    let _ = pipeline::merge(&[path.to_owned(), again], &folder().join("sum"));
+}
+
+/// Latencies, which become prices and a mask.
+fn table(content: &[u8]) {
+    let Ok(table) = serde_json::from_slice::<latency::Table>(content) else {
+        return;
+    };
+    ANALYSED.with(|Analysed { analysis, chosen, .. }| {
+        let Ok(prices) = table.prices(analysis, chosen) else {
+            return;
+        };
+        let curve = |c: &Chosen| {
+            let error = (0..=analysis.groups[c.group].units).map(|n| n as f64).collect();
+            let order = (0..analysis.groups[c.group].units).collect();
+            budget::Ranking::Curve(Curve { order, error })
+        };
+        let rankings: Vec<_> = chosen.iter().map(curve).collect();
+        for target in [Target::Speedup(1.5), Target::Latency(0.5)] {
+            let limits = [Limit::new(target, prices.clone())];
+            if let Ok(found) = budget::within(&limits, analysis, chosen, &rankings, Align::exactly(1), "obs")
+            {
+                found.mask.check(analysis).expect("a mask that fits the model");
+            }
+        }
+    });
+}
+
+/// A file of statistics of these sites.
+fn stored<'p>(
+    probes: impl Iterator<Item = &'p SiteProbe>,
+    of_rows: bool,
+    next: &mut impl FnMut(usize) -> Vec<f64>,
+) -> Vec<u8> {
+    let (mut sites, mut tensors) = (serde_json::Map::new(), serde_json::Map::new());
+    let mut data: Vec<u8> = Vec::new();
+    for probe in probes {
+        let width = probe.width;
+        let (pilot, sum) = (next(width), next(width));
+        let gram = if of_rows {
+            let rows = [next(width), next(width), next(width)];
+            let entry = |(i, j): (usize, usize)| rows.iter().map(|row| row[i] * row[j]).sum();
+            let columns = (0..width).flat_map(|j| (j..width).map(move |i| (i, j)));
+            columns.map(entry).collect()
+        } else {
+            next(width * (width + 1) / 2)
+        };
+        for (part, values) in [("pilot", pilot), ("sum", sum), ("gram", gram)] {
+            let start = data.len();
+            data.extend(values.iter().flat_map(|v: &f64| v.to_le_bytes()));
+            tensors.insert(
+                format!("{}.{part}", probe.site),
+                json!({"dtype": "F64", "shape": [values.len()], "data_offsets": [start, data.len()]}),
+            );
+        }
+        sites.insert(probe.site.clone(), json!([9, next(1)[0].abs()]));
+    }
+    let head = json!({"version": 2, "model": "", "samples": 3, "tokens": 9, "sites": sites});
+    tensors.insert(
+        "__metadata__".into(),
+        json!({"onnx-prune statistics": head.to_string()}),
+    );
+    let header = serde_json::Value::Object(tensors).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.into_bytes());
+    file.extend(data);
+    file
+}
+
+/// Statistics of the right sizes with any values: two bytes say which method and
+/// re-fitting, and whether the sums of products are those of some rows; each byte
+/// after them is a number, the least ones of odd kinds.
+fn numbers(content: &[u8]) {
+    let [method, reconstruct, values @ ..] = content else {
+        return;
+    };
+    let options = Options {
+        method: [Method::Obs, Method::Wanda, Method::Kcm][usize::from(method % 3)],
+        reconstruct: [Reconstruct::Local, Reconstruct::Rescale][usize::from(reconstruct % 2)],
+        kcm_iterations: 8,
+        ..Options::default()
+    };
+    let number = |byte: u8| match byte {
+        0 | 1 => 0.0,
+        2 => -1e300,
+        3 => f64::MAX,
+        4 => f64::MIN_POSITIVE,
+        5 => -1.0,
+        6 => 1e30,
+        7 => 1e-30,
+        _ => (f64::from(byte) - 64.0) / 32.0,
+    };
+    let mut cycle = values.iter().cycle().map(|byte| number(*byte));
+    let mut next = |count: usize| -> Vec<f64> {
+        let found: Vec<f64> = cycle.by_ref().take(count).collect();
+        if found.is_empty() { vec![0.0; count] } else { found }
+    };
+    ANALYSED.with(|it| {
+        let path = folder().join("numbers");
+        let sites = it.chosen.iter().flat_map(|c| &c.sites);
+        let probes = sites.filter_map(|s| s.probe.as_ref());
+        write(&path, &stored(probes, reconstruct & 2 == 0, &mut next));
+        let found = match calibrate::file::load(&path) {
+            Ok(stored) => stored.statistics,
+            // Products of the largest numbers are none.
+            Err(_) => return,
+        };
+        let Some(fitted) = it.fitted(&found, &options) else {
+            return;
+        };
+        for tensor in fitted.graph.iter().flat_map(|g| &g.initializer) {
+            let values = onnx::tensor(tensor)
+                .expect("what was fitted can be read")
+                .to_f32();
+            assert!(
+                values.iter().all(|v| v.is_finite()),
+                "{} has values that are no numbers after re-fitting",
+                tensor.name()
+            );
+        }
+    });
 }

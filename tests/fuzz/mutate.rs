@@ -2,12 +2,16 @@
 
 use std::sync::OnceLock;
 
-use onnx_prune::budget::{Cost, Sizes};
-use onnx_prune::calibrate::{self, DataOptions};
-use onnx_prune::mask::Mask;
+use onnx_prune::axes::Analysis;
+use onnx_prune::budget::{self, Align, Cost, Limit, Prices, Sizes, Target};
+use onnx_prune::calibrate::{self, DataOptions, Statistics};
+use onnx_prune::graph::Graph;
+use onnx_prune::mask::{self, Mask};
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::options::Options;
-use onnx_prune::{axes, graph, lossless, report, rewrite, sites};
+use onnx_prune::options::{Method, Options, Reconstruct};
+use onnx_prune::sites::Chosen;
+use onnx_prune::verify::Interface;
+use onnx_prune::{axes, graph, latency, lossless, quantised, rank, rebuild, report, rewrite, several, sites};
 
 use proto::attribute_proto::AttributeType;
 use proto::tensor_shape_proto::dimension::Value;
@@ -15,12 +19,18 @@ use proto::tensor_shape_proto::dimension::Value;
 /// Most changes to one model.
 const MOST: usize = 12;
 
+/// How many models of the zoo only cases from [`LATER`] on take, so that a stored
+/// case keeps the model that it was found with.
+const MORE: usize = 5;
+const LATER: u8 = 192;
+
 macro_rules! zoo {
     ($($name:literal),*) => {
         [$(include_bytes!(concat!("../../fixtures/zoo/", $name, "/model.onnx")) as &[u8]),*]
     };
 }
 
+/// The small exported models; the last [`MORE`] came later.
 fn zoo() -> &'static [proto::ModelProto] {
     static MODELS: OnceLock<Vec<proto::ModelProto>> = OnceLock::new();
     MODELS.get_or_init(|| {
@@ -34,7 +44,12 @@ fn zoo() -> &'static [proto::ModelProto] {
             "phi3-dyn18",
             "torchenc-fixed-ts17",
             "qwen3past-dyn18",
-            "minilm-ort-fused"
+            "minilm-ort-fused",
+            "gpt2-dynquant",
+            "roberta-qdq",
+            "bert-dyn23-sdpa",
+            "debertav2-ts17",
+            "t5dec-ts17"
         ];
         files
             .iter()
@@ -153,7 +168,14 @@ impl Choices<'_> {
 pub fn mutated(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let which = choices.byte();
-    let mut model = zoo()[usize::from(which) % zoo().len()].clone();
+    let (first, more) = zoo().split_at(zoo().len() - MORE);
+    // The two odd ones were stored before there were more.
+    let models = if (LATER..254).contains(&which) {
+        more
+    } else {
+        first
+    };
+    let mut model = models[usize::from(which) % models.len()].clone();
     for _ in 0..MOST {
         if choices.0.is_empty() {
             break;
@@ -177,34 +199,30 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
         ..axes::Options::default()
     };
     let analysis = axes::analyse(&graph, options);
-    let sizes = Sizes {
-        batch: 1,
-        seq: 8,
-        named: Default::default(),
-    };
-    let cost = Cost::new(&graph, &analysis, &sizes);
+    let cost = Cost::new(&graph, &analysis, &sizes());
     let _ = report::inspect::inspect("it", &graph, &analysis, &cost, Vec::new()).text();
-    let _ = sites::choose(&model, &graph, &analysis, &Options::default());
     for third in 0..2 {
-        let mut mask = Mask::default();
-        for (at, group) in analysis.groups.iter().enumerate() {
-            let empty = third == 1 && at == usize::from(seed & 7);
-            mask.kept.insert(
-                at,
-                (0..group.units).map(|unit| !empty && unit % 3 != third).collect(),
-            );
-        }
-        let _ = (cost.macs(&mask), cost.parameters(&mask));
-        if let Ok(small) = rewrite::prune(&model, &graph, &analysis, &mask) {
-            onnx::validate(&small).expect("a pruned model is sound");
-            graph::build(&small).expect("a pruned model has a graph");
-        }
-        if let Ok(masked) = rewrite::masked(&model, &graph, &analysis, &mask) {
-            onnx::validate(&masked).expect("a masked model is sound");
-        }
+        sliced(&model, &graph, &analysis, &a_mask(&analysis, third, seed));
     }
+    chosen(&model, &graph, &analysis);
+    quantised(&model, options, seed);
     if let Ok((cheaper, _)) = lossless::apply(&model) {
         onnx::validate(&cheaper).expect("a cheaper model is sound");
+        let graph = graph::build(&cheaper).expect("a cheaper model has a graph");
+        let other = axes::analyse(&graph, options);
+        let same: Option<Vec<usize>> = (analysis.groups.iter())
+            .map(|group| {
+                other
+                    .groups
+                    .iter()
+                    .position(|o| o.name == group.name && o.units == group.units)
+            })
+            .collect();
+        if let Some(same) = same {
+            let cost = cost.after(&graph, &other, &same, &sizes());
+            let mask = a_mask(&analysis, 0, seed);
+            let _ = (cost.macs(&mask), cost.parameters(&mask));
+        }
     }
     let data = DataOptions {
         samples: 2,
@@ -212,6 +230,136 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
         ..DataOptions::default()
     };
     let _ = calibrate::read_samples(&model, &data);
+}
+
+fn sizes() -> Sizes {
+    Sizes {
+        batch: 1,
+        seq: 8,
+        named: Default::default(),
+    }
+}
+
+/// Two thirds of each group, and in the second mask nothing of one.
+fn a_mask(analysis: &Analysis, third: usize, seed: u8) -> Mask {
+    let mut mask = Mask::default();
+    for (at, group) in analysis.groups.iter().enumerate() {
+        let empty = third == 1 && at == usize::from(seed & 7);
+        mask.kept.insert(
+            at,
+            (0..group.units).map(|unit| !empty && unit % 3 != third).collect(),
+        );
+    }
+    mask
+}
+
+/// The smaller model, where the mask can be carried out; it must be sound.
+fn sliced(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    analysis: &Analysis,
+    mask: &Mask,
+) -> Option<proto::ModelProto> {
+    let cost = Cost::new(graph, analysis, &sizes());
+    let _ = (cost.macs(mask), cost.parameters(mask));
+    let _ = (
+        rewrite::interface_changes(graph, analysis, mask),
+        Interface::new(graph, analysis, mask),
+    );
+    if let Ok(text) = mask::file::json(analysis, mask) {
+        assert!(text.contains("groups"), "a mask is written with its groups");
+    }
+    if let Ok(masked) = rewrite::masked(model, graph, analysis, mask) {
+        onnx::validate(&masked).expect("a masked model is sound");
+    }
+    let small = rewrite::prune(model, graph, analysis, mask).ok()?;
+    onnx::validate(&small).expect("a pruned model is sound");
+    graph::build(&small).expect("a pruned model has a graph");
+    Some(small)
+}
+
+/// What follows the choice of groups and needs no engine: ranking by the weights,
+/// budgets, re-fitting with statistics that are missing, cuts that are timed.
+fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
+    let options = Options {
+        method: Method::Magnitude,
+        reconstruct: Reconstruct::Local,
+        ..Options::default()
+    };
+    let Ok(chosen) = sites::choose(model, graph, analysis, &options) else {
+        return;
+    };
+    if let Ok(Some(own)) = sites::own_biases(model, graph, &chosen) {
+        onnx::validate(&own).expect("a model with biases of its own is sound");
+    }
+    for c in &chosen {
+        let _ = latency::cut(model, graph, analysis, c.group);
+    }
+    let file = several::File {
+        name: "it",
+        model,
+        graph,
+        analysis,
+        chosen: &chosen,
+    };
+    let _ = several::tie(&[file, file]);
+    let none = Statistics::default();
+    let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options) else {
+        return;
+    };
+    let cost = Cost::new(graph, analysis, &sizes());
+    let within = budget::allocate(&cost, analysis, &chosen, &ranked.rankings, 0.5, "magnitude");
+    let Ok(allocation) = within else { return };
+    assert!(
+        allocation.budget.got <= 0.5,
+        "a budget that is not met is an error"
+    );
+    let _ = sliced(model, graph, analysis, &allocation.mask);
+    let _ = rebuild::local(model, graph, analysis, &chosen, &allocation.mask, &none, &options);
+    aligned(&cost, analysis, &chosen, &ranked);
+}
+
+/// The same budget in multiples of four neurons, and in parameters.
+fn aligned(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], ranked: &rank::Ranked) {
+    let curves: Vec<_> = (ranked.rankings.iter().cloned())
+        .map(|ranking| {
+            ranking
+                .into_curve()
+                .map_or(budget::Ranking::Whole, budget::Ranking::Curve)
+        })
+        .collect();
+    let limits = [
+        Limit::new(Target::Flops(0.6), Prices::macs(cost, analysis, chosen)),
+        Limit::new(
+            Target::Parameters(0.7),
+            Prices::parameters(cost, analysis, chosen),
+        ),
+    ];
+    let _ = budget::within(&limits, analysis, chosen, &curves, Align::exactly(4), "obs");
+}
+
+/// Quantised weights as floats and back, whole and pruned.
+fn quantised(model: &proto::ModelProto, options: axes::Options, seed: u8) {
+    let Ok(Some((opened, closed))) = quantised::open(model) else {
+        return;
+    };
+    if onnx::validate(&opened).is_err() {
+        return;
+    }
+    if let Ok(back) = closed.close(&opened) {
+        onnx::validate(&back).expect("a closed model is sound");
+    }
+    let Ok(graph) = graph::build(&opened) else { return };
+    let analysis = axes::analyse(&graph, options);
+    chosen(&opened, &graph, &analysis);
+    for third in 0..2 {
+        if let Some(small) = sliced(&opened, &graph, &analysis, &a_mask(&analysis, third, seed))
+            && let Ok(back) = closed.close(&small)
+        {
+            onnx::validate(&back).expect("a pruned and closed model is sound");
+            graph::build(&back).expect("a pruned and closed model has a graph");
+        }
+    }
 }
 
 fn names(graph: &proto::GraphProto) -> Vec<String> {
