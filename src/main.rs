@@ -86,8 +86,14 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
     listen(&args.talk);
     let options = args.options()?;
     let progress = args.talk.progress();
+    let to_output = args.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
+    let json = args.json.as_ref().filter(|_| !to_output);
+    let beside: Vec<(&str, &Path)> = (json.iter().map(|path| ("--json", path.as_path())))
+        .chain(args.report.iter().map(|path| ("--report", path.as_path())))
+        .collect();
     if let Some(folder) = &args.out_dir {
-        let reports = pipeline::several(&args.files, folder, &options, progress.as_ref(), cancelled)?;
+        let progress = progress.as_ref();
+        let reports = pipeline::several(&args.files, folder, &beside, &options, progress, cancelled)?;
         return tell_all(args, &reports);
     }
     let [input, output] = &args.files[..] else {
@@ -97,11 +103,10 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
         )));
     };
     if !args.sweep.is_empty() {
-        let reports = pipeline::sweep(input, output, &args.sweep, &options, progress.as_ref(), cancelled)?;
+        let progress = progress.as_ref();
+        let reports = pipeline::sweep(input, output, &args.sweep, &beside, &options, progress, cancelled)?;
         return tell_all(args, &reports);
     }
-    let to_output = args.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
-    let json = args.json.as_ref().filter(|_| !to_output);
     let page = |report: &Report| Ok(report::html::page(std::slice::from_ref(report)));
     let json = json.map(|path| pipeline::Beside {
         what: "--json",

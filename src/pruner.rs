@@ -256,6 +256,7 @@ impl Pruner {
             &self.input,
             output.as_ref(),
             budgets,
+            &[],
             options,
             self.progress.as_ref(),
             &self.cancelled,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -28,28 +29,38 @@ fn tokens(path: &Path, samples: usize) {
     npz::write(path, [("input_ids", &ids), ("attention_mask", &mask)]).unwrap();
 }
 
+/// The program, with one thread of the built-in engine.
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+    command
+        .args(args)
+        .args(["--engine", "tract", "--threads", "1", "--quiet"])
+        .stdout(Stdio::null());
+    command
+}
+
+/// A run over so many samples that prunes.
+const PRUNE: [&str; 2] = ["--method", "wanda"];
+/// One that only calibrates.
+const CALIBRATE: [&str; 1] = ["calibrate"];
+
 /// The most memory that a run over so many samples has, in KiB; `None` where it is
 /// not known.
-fn peak(samples: usize) -> Option<u64> {
+fn peak(args: &[&str], samples: usize) -> Option<u64> {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data.npz");
     tokens(&data, samples);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_onnx-prune"))
-        .arg(fixture("text-language/model.onnx"))
-        .arg(folder.path().join("out.onnx"))
-        .args([
-            "--engine",
-            "tract",
-            "--threads",
-            "1",
-            "--quiet",
-            "--method",
-            "wanda",
-        ])
+    let mut command = program(args);
+    command.arg(fixture("text-language/model.onnx"));
+    let out = folder.path().join("out");
+    match args {
+        ["calibrate"] => command.arg("-o").arg(out),
+        _ => command.arg(out),
+    };
+    let mut child = command
         .arg("--data")
         .arg(&data)
         .args(["--samples", &samples.to_string()])
-        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let status = PathBuf::from(format!("/proc/{}/status", child.id()));
@@ -69,28 +80,105 @@ fn peak(samples: usize) -> Option<u64> {
     most
 }
 
-/// What the samples themselves take is all that grows: two tensors of eight numbers
-/// with their names, some hundred bytes. Their activations have 40 KiB each.
-fn flat(few: usize, many: usize) {
-    let (Some(before), Some(after)) = (peak(few), peak(many)) else {
+/// How much each sample adds must be below `most` KiB.
+fn flat(args: &[&str], few: usize, many: usize, most: f64) {
+    let (Some(before), Some(after)) = (peak(args, few), peak(args, many)) else {
         println!("skipped: the peak of memory is not known here");
         return;
     };
     println!("{few} samples: {before} KiB, {many} samples: {after} KiB");
     let each = after.saturating_sub(before) as f64 / (many - few) as f64;
-    assert!(each < 4.0, "{each:.2} KiB more for each sample");
+    assert!(each < most, "{each:.2} KiB more for each sample");
 }
+
+/// A run that prunes needs its samples again and again: two tensors of eight numbers
+/// with their names each, some hundred bytes. Their activations have 40 KiB each.
+const HELD: f64 = 4.0;
+/// One that calibrates needs to know which they are, in two numbers each.
+const COUNTED: f64 = 0.1;
 
 #[test]
 fn memory_stays_flat() {
-    flat(500, 4_000);
+    flat(&PRUNE, 500, 4_000, HELD);
+    flat(&CALIBRATE, 2_000, 8_000, COUNTED);
 }
 
 /// Takes a minute or more: `cargo nextest run --test long --run-ignored all`.
 #[test]
 #[ignore = "takes minutes"]
 fn memory_stays_flat_over_fifty_thousand_samples() {
-    flat(2_000, 50_000);
+    flat(&PRUNE, 2_000, 50_000, HELD);
+    flat(&CALIBRATE, 2_000, 50_000, COUNTED);
+}
+
+/// The options of [`calibrate`], which reads this file.
+fn calibrate_command(data: &Path, output: &Path, samples: usize) -> Command {
+    let mut command = program(&CALIBRATE);
+    command
+        .arg(fixture("text-language/model.onnx"))
+        .arg("--data")
+        .arg(data)
+        .args(["--samples", &samples.to_string(), "-o"])
+        .arg(output);
+    command
+}
+
+#[test]
+fn a_calibration_that_was_killed_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data.npz");
+    let samples = 6_000;
+    tokens(&data, samples);
+    let at_once = folder.path().join("at-once.safetensors");
+    assert!(
+        calibrate_command(&data, &at_once, samples)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(!onnx_prune::pipeline::partial(&at_once).exists());
+
+    let output = folder.path().join("killed.safetensors");
+    let partial = onnx_prune::pipeline::partial(&output);
+    let mut last = 0;
+    let mut kills = 0;
+    // Killed as soon as there is something new, three times.
+    while kills < 3 {
+        let mut child = calibrate_command(&data, &output, samples).spawn().unwrap();
+        let new = loop {
+            let done = calibrate::file::load(&partial).map_or(0, |found| found.statistics.samples);
+            if done > last {
+                break done;
+            }
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it ended before it could be killed for the {kills}th time"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!output.exists(), "an unfinished calibration has its output");
+        assert!(new < samples);
+        (last, kills) = (new, kills + 1);
+    }
+    // Other samples are not mixed with these.
+    let other = calibrate_command(&data, &output, samples - 1).output().unwrap();
+    let said = String::from_utf8_lossy(&other.stderr).to_string();
+    assert_eq!(other.status.code(), Some(2), "{said}");
+    assert!(said.contains("of other samples or of other options"), "{said}");
+
+    let mut command = calibrate_command(&data, &output, samples);
+    let told = command.arg("--json").stdout(Stdio::piped()).output().unwrap();
+    assert!(told.status.success());
+    let told = String::from_utf8_lossy(&told.stdout).to_string();
+    assert!(
+        told.contains("went on where an earlier run was stopped"),
+        "{told}"
+    );
+    assert!(!partial.exists(), "what is done is not kept twice");
+    // Bit for bit: stopping changes nothing.
+    assert!(std::fs::read(&at_once).unwrap() == std::fs::read(&output).unwrap());
 }
 
 /// Stops a run after so many samples.
@@ -153,12 +241,15 @@ impl Fixture {
             &self.model,
             &self.probes,
             &Default::default(),
-            &self.samples,
+            &calibrate::DataOptions {
+                given: Some(Arc::new(self.samples.clone())),
+                ..calibrate::DataOptions::default()
+            },
             4,
             progress,
             cancelled,
         )
-        .map(|(statistics, _)| statistics)
+        .map(|found| found.statistics)
     }
 }
 

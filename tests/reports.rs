@@ -134,6 +134,7 @@ fn a_sweep_has_a_front_and_a_part_for_each_budget() {
         &fixture("digits-vit/model.onnx"),
         &folder.path().join("small.onnx"),
         &[0.6, 0.3],
+        &[],
         &options(0.6),
         &Quiet,
         &AtomicBool::new(false),

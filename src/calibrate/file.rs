@@ -1,16 +1,15 @@
 //! Statistics on disk: a safetensors file, with what does not fit a tensor as
 //! JSON in its metadata.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, Metadata, View};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::statistics::{SiteStatistics, Statistics};
 use crate::error::{Error, Result, ResultExt};
-use crate::files;
+use crate::files::{self, Staged};
 
 /// The version that is written; others are refused.
 const VERSION: u32 = 2;
@@ -57,30 +56,6 @@ impl Stored {
     }
 }
 
-/// float64 values as a tensor of one axis.
-struct Values<'a> {
-    shape: [usize; 1],
-    values: &'a [f64],
-}
-
-impl View for Values<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F64
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|v| v.to_le_bytes()).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(self.values)
-    }
-}
-
 /// Writes `statistics` of the model called `model` to `path`; the file appears
 /// whole or not at all.
 pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
@@ -104,21 +79,40 @@ pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
         PARTS
             .into_iter()
             .zip([pilot, sum, gram])
-            .map(move |(part, values)| {
-                (
-                    format!("{name}.{part}"),
-                    Values {
-                        shape: [values.len()],
-                        values,
-                    },
-                )
-            })
+            .map(move |(part, values)| (format!("{name}.{part}"), values))
     });
-    let path = &std::path::absolute(path).map_err(|e| Error::io("cannot find", path, e))?;
-    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(e) => Error::io("cannot write", path, e),
-        e => Error::input(format!("cannot write {}: {e}", path.display())),
-    })
+    let mut infos = Vec::new();
+    let mut parts: Vec<&[f64]> = Vec::new();
+    let mut end = 0;
+    for (name, values) in tensors {
+        let start = end;
+        end += size_of_val(values);
+        infos.push((
+            name,
+            TensorInfo {
+                dtype: Dtype::F64,
+                shape: vec![values.len()],
+                data_offsets: (start, end),
+            },
+        ));
+        parts.push(values);
+    }
+    let damaged = |e: String| Error::input(format!("the statistics cannot be described: {e}"));
+    let header = Metadata::new(Some(metadata), infos).map_err(|e| damaged(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| damaged(e.to_string()))?;
+    // The values are read in place by others: they begin at a multiple of their size.
+    header.resize(header.len().next_multiple_of(size_of::<f64>()), b' ');
+    let mut staged = Staged::default();
+    staged.file(path, |file| {
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for value in parts.iter().copied().flatten() {
+            file.write_all(&value.to_le_bytes())?;
+        }
+        file.flush()
+    })?;
+    staged.commit()
 }
 
 /// Reads what [`save`] wrote.

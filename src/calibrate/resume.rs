@@ -1,14 +1,17 @@
-//! Long calibrations that go on where they were stopped.
+//! Long calibrations that go on where they were stopped, in memory that does not
+//! grow with the number of samples.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::collect::{SiteProbe, Timings, collect};
 use super::file::{self, Stored};
+use super::padding::Padding;
 use super::rows::PositionWeights;
-use super::samples::Samples;
+use super::samples::{DataOptions, Origin, Samples, read_parts};
 use super::statistics::Statistics;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Result};
 use crate::onnx::proto;
 use crate::progress::Progress;
 use crate::runtime::Engine;
@@ -25,38 +28,61 @@ pub struct Kept<'a> {
     pub every: usize,
 }
 
-/// As [`collect`], with the statistics so far kept in a file; samples that it has
-/// seen are not run again. `samples` must be the same in the same order.
+/// What [`collect_kept`] found.
+#[derive(Debug, Clone)]
+pub struct Collected {
+    /// The statistics.
+    pub statistics: Statistics,
+    /// Where the time of this run went.
+    pub timings: Timings,
+    /// Samples that an earlier run had done.
+    pub before: usize,
+    /// Where the samples come from.
+    pub origin: Origin,
+    /// What the user should know about them.
+    pub notes: Vec<String>,
+}
+
+/// As [`collect`], with the samples read `every` at a time and the statistics so far
+/// kept in a file; samples that it has seen are not run again.
 ///
 /// The result does not depend on where a run was stopped: samples are always run in
 /// the same parts, of `every` each.
 ///
 /// # Errors
-/// As [`collect`], statistics in the file that are of something else, a file that
-/// cannot be written.
+/// As [`collect`], samples that cannot be read, statistics in the file that are of
+/// something else, a file that cannot be written.
 #[allow(clippy::too_many_arguments)]
 pub fn collect_kept(
     kept: Kept,
     engine: &dyn Engine,
     model: &proto::ModelProto,
     probes: &[SiteProbe],
-    weights: &std::collections::BTreeMap<String, PositionWeights>,
-    samples: &Samples,
+    weights: &BTreeMap<String, PositionWeights>,
+    data: &DataOptions,
     max_rows: usize,
     progress: &dyn Progress,
     cancelled: &AtomicBool,
-) -> Result<(Statistics, Timings)> {
-    let all = samples.samples.len();
-    let every = kept.every.max(1);
-    let mut so_far = read(kept, probes, all, every)?;
+) -> Result<Collected> {
+    let mut so_far = read(kept, probes)?;
+    let before = so_far.as_ref().map_or(0, |s| s.samples);
     let mut timings = Timings::default();
-    let mut done = so_far.as_ref().map_or(0, |s| s.samples);
-    while done < all || so_far.is_none() {
+    let mut seen = 0;
+    let read = read_parts(model, data, kept.every, &mut |samples| {
+        let start = seen;
+        seen += samples.len();
+        if seen <= before {
+            return Ok(());
+        }
+        if start < before {
+            return Err(no_part(kept, before));
+        }
         let part = Samples {
-            samples: samples.samples.iter().skip(done).take(every).cloned().collect(),
-            origin: samples.origin.clone(),
+            samples,
+            // Nothing here asks where they come from.
+            origin: Origin::Given,
             notes: Vec::new(),
-            padding: samples.padding,
+            padding: Padding::No,
         };
         let (found, took) = collect(
             engine, model, probes, weights, &part, max_rows, progress, cancelled,
@@ -66,30 +92,46 @@ pub fn collect_kept(
             Some(sum) => sum.merge(&found)?,
             none => *none = Some(found),
         }
-        done += part.samples.len();
-        if let Some(sum) = &so_far {
-            file::save(kept.path, kept.key, sum)?;
+        match &so_far {
+            Some(sum) => file::save(kept.path, kept.key, sum),
+            None => Ok(()),
         }
+    })?;
+    if seen < before {
+        return Err(no_part(kept, before));
     }
-    Ok((so_far.unwrap_or_default(), timings))
+    Ok(Collected {
+        statistics: so_far.unwrap_or_default(),
+        timings,
+        before,
+        origin: read.origin,
+        notes: read.notes,
+    })
+}
+
+fn wrong(kept: Kept, why: &str) -> Error {
+    Error::input(why.to_owned()).context(format!(
+        "cannot go on from the statistics in {}: remove the file to begin anew",
+        kept.path.display()
+    ))
+}
+
+fn no_part(kept: Kept, count: usize) -> Error {
+    let why = format!("they are of {count} samples, which are not the first ones of these");
+    wrong(kept, &why)
 }
 
 /// What an earlier run has left, if it is of the same thing.
-fn read(kept: Kept, probes: &[SiteProbe], all: usize, every: usize) -> Result<Option<Statistics>> {
+fn read(kept: Kept, probes: &[SiteProbe]) -> Result<Option<Statistics>> {
     if !kept.path.exists() {
         return Ok(None);
     }
     let Stored { model, statistics } = file::load(kept.path)?;
-    let wrong = |why: &str| {
-        Err(Error::input(why.to_owned())).context(|| {
-            format!(
-                "cannot go on from the statistics in {}: remove the file to begin anew",
-                kept.path.display()
-            )
-        })
-    };
     if model != kept.key {
-        return wrong("they are of another model, of other samples or of other options");
+        return Err(wrong(
+            kept,
+            "they are of another model, of other samples or of other options",
+        ));
     }
     let same = statistics.sites.len() == probes.len()
         && probes.iter().all(|p| {
@@ -99,14 +141,7 @@ fn read(kept: Kept, probes: &[SiteProbe], all: usize, every: usize) -> Result<Op
                 .is_some_and(|s| s.width() == p.width)
         });
     if !same {
-        return wrong("they are of other sites");
-    }
-    // Whole parts, or everything.
-    let count = statistics.samples;
-    if count > all || (count < all && !count.is_multiple_of(every)) {
-        return wrong(&format!(
-            "they are of {count} samples, which is no part of {all} by {every}"
-        ));
+        return Err(wrong(kept, "they are of other sites"));
     }
     Ok(Some(statistics))
 }

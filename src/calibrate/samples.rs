@@ -146,12 +146,49 @@ impl DataOptions {
 }
 
 /// Reads the samples that `options` ask for, as `model` wants them.
+///
+/// # Errors
+/// Files that cannot be read or that do not fit the model, no samples at all.
 pub fn read_samples(model: &proto::ModelProto, options: &DataOptions) -> Result<Samples> {
+    if let Some(given) = &options.given
+        && !given.samples.is_empty()
+    {
+        return Ok(Samples::clone(given));
+    }
+    let mut samples = Vec::new();
+    let read = read_parts(model, options, usize::MAX, &mut |part| {
+        samples.extend(part);
+        Ok(())
+    })?;
+    Ok(Samples { samples, ..read })
+}
+
+/// The same samples in the same order, so many at a time: `take` gets them, and no
+/// more are in memory at once. Their origin and what there is to say about them
+/// comes back.
+///
+/// # Errors
+/// As [`read_samples`], and those of `take`.
+pub fn read_parts(
+    model: &proto::ModelProto,
+    options: &DataOptions,
+    most: usize,
+    take: &mut Take<'_>,
+) -> Result<Samples> {
+    let most = most.max(1);
     if let Some(given) = &options.given {
         if given.samples.is_empty() {
             return Err(Error::input("there are no samples among those that were given"));
         }
-        return Ok(Samples::clone(given));
+        for part in given.samples.chunks(most) {
+            take(part.to_vec())?;
+        }
+        return Ok(Samples {
+            samples: Vec::new(),
+            origin: given.origin.clone(),
+            notes: given.notes.clone(),
+            padding: given.padding,
+        });
     }
     let specs = input_specs(model)?;
     let layout = Layout::new(&specs);
@@ -166,21 +203,31 @@ pub fn read_samples(model: &proto::ModelProto, options: &DataOptions) -> Result<
         shapes,
         options,
     };
-    if options.data.is_empty() {
-        return reader.synthetic();
-    }
-    let (texts, sources) = find_data(&options.data)?;
-    let mut samples = match (texts.as_slice(), sources.as_slice()) {
-        ([], _) => reader.read_arrays(sources)?,
-        (_, []) => reader.read_texts(&texts)?,
-        ([text, ..], _) => {
-            return Err(Error::input(format!(
-                "texts ({}) and arrays cannot be mixed in --data",
-                text.display()
-            )));
-        }
+    let mut parts = Parts {
+        waiting: Vec::new(),
+        most,
+        count: 0,
+        take,
     };
-    if samples.samples.is_empty() {
+    let (origin, (notes, padding)) = if options.data.is_empty() {
+        let notes = reader.synthetic(&mut parts)?;
+        (Origin::Synthetic { seed: options.seed }, (notes, Padding::No))
+    } else {
+        let (texts, sources) = find_data(&options.data)?;
+        let read = match (texts.as_slice(), sources.as_slice()) {
+            ([], _) => (reader.read_arrays(sources, &mut parts)?, Padding::No),
+            (_, []) => reader.read_texts(&texts, &mut parts)?,
+            ([text, ..], _) => {
+                return Err(Error::input(format!(
+                    "texts ({}) and arrays cannot be mixed in --data",
+                    text.display()
+                )));
+            }
+        };
+        let paths = options.data.clone();
+        (Origin::Files { paths }, read)
+    };
+    if parts.end()? == 0 {
         return Err(Error::input(format!(
             "there are no samples in {}",
             options
@@ -192,8 +239,44 @@ pub fn read_samples(model: &proto::ModelProto, options: &DataOptions) -> Result<
         )));
     }
     let mut said = BTreeSet::new();
-    samples.notes.retain(|note| said.insert(note.clone()));
-    Ok(samples)
+    let notes = notes.into_iter().filter(|note| said.insert(note.clone()));
+    Ok(Samples {
+        samples: Vec::new(),
+        origin,
+        notes: notes.collect(),
+        padding,
+    })
+}
+
+/// What samples go to.
+pub type Take<'t> = dyn FnMut(Vec<Sample>) -> Result<()> + 't;
+
+/// Hands samples on, so many at a time.
+struct Parts<'t, 'f> {
+    waiting: Vec<Sample>,
+    most: usize,
+    /// All so far.
+    count: usize,
+    take: &'t mut Take<'f>,
+}
+
+impl Parts<'_, '_> {
+    fn push(&mut self, sample: Sample) -> Result<()> {
+        self.waiting.push(sample);
+        self.count += 1;
+        if self.waiting.len() == self.most {
+            (self.take)(std::mem::take(&mut self.waiting))?;
+        }
+        Ok(())
+    }
+
+    /// The last ones; returns how many there were.
+    fn end(mut self) -> Result<usize> {
+        if !self.waiting.is_empty() {
+            (self.take)(std::mem::take(&mut self.waiting))?;
+        }
+        Ok(self.count)
+    }
 }
 
 /// The `--shape` options by name, checked against the graph.
@@ -292,7 +375,7 @@ impl Reader<'_> {
         }
     }
 
-    fn read_arrays(&self, sources: Vec<Source>) -> Result<Samples> {
+    fn read_arrays(&self, sources: Vec<Source>, parts: &mut Parts) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         let mut plans = Vec::new();
         let mut total = 0u64;
@@ -317,24 +400,24 @@ impl Reader<'_> {
             ));
         }
         let template = Template::default();
-        let mut finish = Finish::new(self, self.filler(&template));
+        let most = parts.most;
+        let mut finish = Finish::new(self, self.filler(&template), parts);
         for (start, plan) in &plans {
             let own: Vec<usize> = wanted
                 .iter()
                 .filter_map(|w| usize::try_from(w.checked_sub(*start)?).ok())
                 .filter(|&row| row < plan.samples)
                 .collect();
-            if own.is_empty() {
-                continue;
-            }
-            for feeds in plan.load(&self.layout, &own)? {
-                finish.add(feeds, None)?;
+            for rows in own.chunks(most) {
+                for feeds in plan.load(&self.layout, rows)? {
+                    finish.add(feeds, None)?;
+                }
             }
         }
-        Ok(finish.into_samples(notes))
+        Ok(finish.into_notes(notes))
     }
 
-    fn read_texts(&self, paths: &[PathBuf]) -> Result<Samples> {
+    fn read_texts(&self, paths: &[PathBuf], parts: &mut Parts) -> Result<(Vec<String>, Padding)> {
         let Some(tokenizer) = &self.options.tokenizer else {
             return Err(Error::input(
                 "texts need the model's tokenizer: give its tokenizer.json with --tokenizer",
@@ -390,19 +473,16 @@ impl Reader<'_> {
             }
         }
         let template = tokenizer.template();
-        let mut finish = Finish::new(self, self.filler(&template));
+        let mut finish = Finish::new(self, self.filler(&template), parts);
         for text in texts {
             let (feeds, token_mask) = self.text_inputs(&tokenizer, &text, fixed)?;
             finish.add(feeds, token_mask)?;
         }
-        let mut samples = finish.into_samples(notes);
-        samples.padding = Padding::for_texts(&self.layout, tokenizer.pad_id);
+        let mut notes = finish.into_notes(notes);
         if self.layout.ids(Stream::Decoder).is_some() && ids.stream != Stream::Decoder {
-            samples
-                .notes
-                .push("the decoder is fed the same texts as the encoder".to_owned());
+            notes.push("the decoder is fed the same texts as the encoder".to_owned());
         }
-        Ok(samples)
+        Ok((notes, Padding::for_texts(&self.layout, tokenizer.pad_id)))
     }
 
     /// The most tokens of a sequence, of `asked`.
@@ -461,7 +541,7 @@ impl Reader<'_> {
         Ok((feeds, token_mask.contains(&false).then_some(token_mask)))
     }
 
-    fn synthetic(&self) -> Result<Samples> {
+    fn synthetic(&self, parts: &mut Parts) -> Result<Vec<String>> {
         let options = self.options;
         let tokenizer = match &options.tokenizer {
             Some(path) => Some(Tokenizer::open(path, options.max_length.max(8))?),
@@ -478,7 +558,6 @@ impl Reader<'_> {
         let lengths: Vec<usize> = (0..12).map(|i| least + (most - least) * i / 11).collect();
 
         let mut notes = self.synthetic_notes(&template, least, most);
-        let mut samples = Vec::with_capacity(options.samples.min(1 << 16));
         let mut made = 0usize;
         for i in 0..options.samples {
             if made > MOST_MADE {
@@ -507,17 +586,12 @@ impl Reader<'_> {
                 made = made.saturating_add(tensor.len());
                 feeds.insert(input.spec.name.clone(), tensor);
             }
-            samples.push(Sample {
+            parts.push(Sample {
                 feeds,
                 token_mask: None,
-            });
+            })?;
         }
-        Ok(Samples {
-            samples,
-            origin: Origin::Synthetic { seed: options.seed },
-            notes,
-            padding: Padding::No,
-        })
+        Ok(notes)
     }
 
     fn synthetic_notes(&self, template: &Template, least: usize, most: usize) -> Vec<String> {
@@ -587,24 +661,24 @@ fn spread(input: &Input, values: &[i64]) -> Result<Tensor> {
 }
 
 /// Brings samples to their final form and counts what was done to them.
-struct Finish<'a> {
+struct Finish<'a, 'p, 't, 'f> {
     reader: &'a Reader<'a>,
     filler: Filler<'a>,
     random: Random,
-    samples: Vec<Sample>,
+    parts: &'p mut Parts<'t, 'f>,
     made: BTreeSet<String>,
     removed: usize,
     empty: usize,
     masked: usize,
 }
 
-impl<'a> Finish<'a> {
-    fn new(reader: &'a Reader<'a>, filler: Filler<'a>) -> Self {
+impl<'a, 'p, 't, 'f> Finish<'a, 'p, 't, 'f> {
+    fn new(reader: &'a Reader<'a>, filler: Filler<'a>, parts: &'p mut Parts<'t, 'f>) -> Self {
         Self {
             reader,
             filler,
             random: Random::new(reader.options.seed, Purpose::Values),
-            samples: Vec::new(),
+            parts,
             made: BTreeSet::new(),
             removed: 0,
             empty: 0,
@@ -615,7 +689,7 @@ impl<'a> Finish<'a> {
     /// Takes one more sample: its inputs, and which tokens are real where that
     /// is known already.
     fn add(&mut self, mut feeds: Feeds, token_mask: Option<Vec<bool>>) -> Result<()> {
-        let number = self.samples.len() + self.empty;
+        let number = self.parts.count + self.empty;
         let place = || format!("sample {number}");
         if feeds.is_empty() {
             self.empty += 1;
@@ -636,8 +710,7 @@ impl<'a> Finish<'a> {
         self.check_ids(&feeds).context(place)?;
         let token_mask = trimmed.token_mask.or(token_mask);
         self.masked += usize::from(token_mask.is_some());
-        self.samples.push(Sample { feeds, token_mask });
-        Ok(())
+        self.parts.push(Sample { feeds, token_mask })
     }
 
     /// Ids outside the table would fail in the engine with a poorer message.
@@ -664,7 +737,7 @@ impl<'a> Finish<'a> {
         Ok(())
     }
 
-    fn into_samples(self, mut notes: Vec<String>) -> Samples {
+    fn into_notes(self, mut notes: Vec<String>) -> Vec<String> {
         for name in &self.made {
             let input = self.reader.layout.inputs.iter().find(|i| i.spec.name == *name);
             let with = match input.map(|i| i.role) {
@@ -693,14 +766,7 @@ impl<'a> Finish<'a> {
                 self.empty
             ));
         }
-        Samples {
-            samples: self.samples,
-            origin: Origin::Files {
-                paths: self.reader.options.data.clone(),
-            },
-            notes,
-            padding: Padding::No,
-        }
+        notes
     }
 }
 

@@ -14,7 +14,9 @@ pub struct CalibrateArgs {
     /// The trained model.
     #[arg(value_name = "MODEL.onnx")]
     pub input: PathBuf,
-    /// Where the statistics go.
+    /// Where the statistics go. Until all samples are done they are in FILE.partial
+    /// beside it: a run that was stopped goes on from there when it is started again
+    /// with the same model, samples and options.
     #[arg(short, long, value_name = "FILE.safetensors")]
     pub output: PathBuf,
     /// How axes may shrink, as it will be asked for when pruning.

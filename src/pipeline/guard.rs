@@ -17,7 +17,8 @@ pub(super) fn before(inputs: &[&Path], outputs: &[(&str, &Path)], options: &Opti
         let data = options.data.data.iter().map(|path| ("the data", path));
         let tokenizer = options.data.tokenizer.iter().map(|path| ("the tokenizer", path));
         let mask = options.mask.iter().map(|path| ("the mask", path));
-        let more = data.chain(tokenizer).chain(mask);
+        let stats = options.stats.iter().map(|path| ("the statistics", path));
+        let more = data.chain(tokenizer).chain(mask).chain(stats);
         let inputs: Vec<(&str, &Path)> = inputs
             .iter()
             .map(|path| ("the input", *path))

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use build::Built;
 pub use cheaper::Cheaper;
 pub use run::Run;
-pub use shards::{StatisticsReport, calibrate, merge};
+pub use shards::{StatisticsReport, calibrate, merge, partial};
 pub use timing::Measured;
 
 use crate::axes::{self, Analysis};
@@ -167,7 +167,8 @@ pub fn prune_beside(
 }
 
 /// Prunes `input` to several budgets from one calibration. The files are named
-/// after `output`: `small.onnx` becomes `small-0.6.onnx` and so on.
+/// after `output`: `small.onnx` becomes `small-0.6.onnx` and so on. `beside` are files
+/// that the caller writes about them, which must be none of the inputs.
 ///
 /// # Errors
 /// As [`prune`]; files of budgets before the one that fails stay.
@@ -175,6 +176,7 @@ pub fn sweep(
     input: &Path,
     output: &Path,
     budgets: &[f64],
+    beside: &[(&str, &Path)],
     options: &Options,
     progress: &dyn Progress,
     cancelled: &AtomicBool,
@@ -191,7 +193,8 @@ pub fn sweep(
         ));
     }
     let names: Vec<PathBuf> = budgets.iter().map(|flops| of_budget(output, *flops)).collect();
-    let outputs: Vec<(&str, &Path)> = names.iter().map(|name| ("the output", name.as_path())).collect();
+    let made = names.iter().map(|name| ("the output", name.as_path()));
+    let outputs: Vec<(&str, &Path)> = made.chain(beside.iter().copied()).collect();
     guard::before(&[input], &outputs, options)?;
     let mut run = Run::start(input, options, progress, cancelled)?;
     guard::side_files(&run.loaded, &outputs, options)?;
@@ -215,13 +218,15 @@ fn of_budget(output: &Path, flops: f64) -> PathBuf {
 /// one mask for what they share; each goes to `folder` under its own name.
 ///
 /// The budget is over all of them together. What they share is re-fitted on the
-/// statistics of all, locally: so its new weights are the same in all files.
+/// statistics of all, locally: so its new weights are the same in all files. `beside`
+/// as in [`sweep`].
 ///
 /// # Errors
 /// As [`prune`]; two files of one name.
 pub fn several(
     inputs: &[PathBuf],
     folder: &Path,
+    beside: &[(&str, &Path)],
     options: &Options,
     progress: &dyn Progress,
     cancelled: &AtomicBool,
@@ -241,7 +246,8 @@ pub fn several(
         outputs.push(output);
     }
     let given: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-    let made: Vec<(&str, &Path)> = outputs.iter().map(|o| ("the output", o.as_path())).collect();
+    let made = outputs.iter().map(|o| ("the output", o.as_path()));
+    let made: Vec<(&str, &Path)> = made.chain(beside.iter().copied()).collect();
     if !options.dry_run {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot create", folder, e))?;
     }

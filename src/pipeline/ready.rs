@@ -8,7 +8,7 @@ use crate::onnx::proto;
 use crate::options::Options;
 use crate::quantised::{self, Closed};
 use crate::sites::{self, Chosen};
-use crate::{Result, axes, graph};
+use crate::{Error, Result, axes, graph};
 
 /// A model with the groups that may be pruned.
 pub(super) struct Ready {
@@ -52,7 +52,17 @@ pub(super) fn ready(input: &Path, options: &Options) -> Result<Ready> {
 }
 
 /// What calibration watches.
-pub(super) fn probes(chosen: &[Chosen]) -> Vec<SiteProbe> {
+///
+/// # Errors
+/// [`Error::NothingPrunable`] where there is nothing to watch.
+pub(super) fn probes(chosen: &[Chosen]) -> Result<Vec<SiteProbe>> {
     let sites = chosen.iter().flat_map(|c| &c.sites);
-    sites.filter_map(|s| s.probe.clone()).collect()
+    let probes: Vec<SiteProbe> = sites.filter_map(|s| s.probe.clone()).collect();
+    if probes.is_empty() {
+        return Err(Error::NothingPrunable(
+            "nothing in this model can be ranked: the weights behind all heads and neurons are quantised in blocks or computed (--mask with --reconstruct none can still remove some)"
+                .into(),
+        ));
+    }
+    Ok(probes)
 }

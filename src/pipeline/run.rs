@@ -304,13 +304,7 @@ impl<'a> Run<'a> {
         if let Some(path) = &self.options.stats {
             return self.take_statistics(path);
         }
-        let probes = probes(&self.chosen);
-        if probes.is_empty() {
-            return Err(Error::NothingPrunable(
-                "nothing in this model can be ranked: the weights behind all heads and neurons are quantised in blocks or computed"
-                    .into(),
-            ));
-        }
+        let probes = probes(&self.chosen)?;
         let collect = |samples: &Samples| {
             calibrate::collect(
                 &self.engine,
@@ -402,7 +396,8 @@ impl<'a> Run<'a> {
 
     /// Whether anything is calibrated at all.
     pub fn needs_data(&self) -> bool {
-        self.options.method != Method::Magnitude || self.options.reconstruction() != Reconstruct::None
+        let ranked = self.options.mask.is_none() && self.options.method != Method::Magnitude;
+        ranked || self.options.reconstruction() != Reconstruct::None
     }
 
     /// The model with what belongs to it.

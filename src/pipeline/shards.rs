@@ -3,14 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use sha2::{Digest as _, Sha256};
+
+use super::guard;
 use super::ready::{Ready, probes, ready};
 use super::run::{self, Run};
-use crate::calibrate::{self, Origin, Samples, Statistics, file};
+use crate::calibrate::{self, Kept, Origin, SiteProbe, Statistics, file};
 use crate::importance::Weights;
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::report::SCHEMA;
-use crate::{Error, Result, ResultExt, provenance, runtime};
+use crate::runtime::{Engine, EngineInfo};
+use crate::{Error, Result, ResultExt, files, provenance, runtime};
 
 /// What `calibrate` and `merge` tell.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -67,8 +71,22 @@ impl StatisticsReport {
     }
 }
 
+/// Samples that are read, run and kept at once.
+const PART: usize = 1024;
+
+/// Where [`calibrate`] keeps what it has until it is done: beside the output.
+pub fn partial(output: &Path) -> PathBuf {
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    output.with_file_name(name)
+}
+
 /// Runs `input` over all samples of the options and writes the statistics to
 /// `output`. Files of the same model add up ([`merge`]), whoever made them.
+///
+/// Samples are read in parts, so memory does not grow with their number; after each
+/// part the sums so far are in the file [`partial`] beside the output. A run with the
+/// same model, samples and options goes on from there, with the same result.
 ///
 /// All positions of a sequence count alike in them: what they count for the
 /// outputs depends on the samples, so sums over parts would not be the sum over
@@ -84,42 +102,102 @@ pub fn calibrate(
     cancelled: &AtomicBool,
 ) -> Result<StatisticsReport> {
     options.check()?;
+    let partial = partial(output);
+    let outputs = [("the output", output), ("the unfinished output", &partial)];
+    guard::before(&[input], &outputs, options)?;
     let Ready { loaded, chosen, .. } = ready(input, options)?;
+    guard::side_files(&loaded, &outputs, options)?;
     let engine = runtime::choose(&options.engine)?;
-    let samples: Samples = calibrate::read_samples(&loaded.model, &options.data)?;
-    let probes = probes(&chosen);
-    let (statistics, _) = calibrate::collect(
+    let probes = probes(&chosen)?;
+    let model = loaded.file.sha256()?;
+    let found = calibrate::collect_kept(
+        Kept {
+            path: &partial,
+            key: &key(&model, &probes, engine.as_ref(), options)?,
+            every: PART,
+        },
         engine.as_ref(),
         &loaded.model,
         &probes,
         &Weights::new(),
-        &samples,
+        &options.data,
         run::ROWS,
         progress,
         cancelled,
     )?;
-    let stored = file::Stored {
-        model: loaded.file.sha256()?,
-        statistics,
-    };
+    let statistics = found.statistics;
+    let stored = file::Stored { model, statistics };
     file::save(output, &stored.model, &stored.statistics)?;
+    // Saved already; a file too many is not worth an error.
+    let _ = std::fs::remove_file(&partial);
     let mut report = StatisticsReport::of(output, &stored);
-    report.origin = Some(samples.origin);
+    report.origin = Some(found.origin);
     report.notes = loaded.notes;
-    report.notes.extend(samples.notes);
+    report.notes.extend(found.notes);
+    if found.before > 0 {
+        report.notes.push(format!(
+            "it went on where an earlier run was stopped, after {} samples",
+            found.before
+        ));
+    }
     Ok(report)
+}
+
+/// Names all that the statistics depend on.
+fn key(model: &str, probes: &[SiteProbe], engine: &dyn Engine, options: &Options) -> Result<String> {
+    let data = &options.data;
+    let read: Vec<PathBuf> = data.data.iter().chain(&data.tokenizer).cloned().collect();
+    let files: Vec<String> = provenance::data_files(&read)?
+        .into_iter()
+        .map(|file| file.sha256)
+        .collect();
+    let mut hash = Sha256::new();
+    hash.update(format!(
+        "{} {model} {PART} {} {probes:?} {files:?} {:?} {} {} {} {:?} {} {} {}",
+        provenance::tool(),
+        run::ROWS,
+        data.text_columns,
+        data.max_length,
+        data.samples,
+        data.seed,
+        data.shapes,
+        data.batch,
+        data.seq,
+        data.join,
+    ));
+    if let Some(given) = &data.given {
+        given
+            .samples
+            .iter()
+            .for_each(|sample| hash.update(format!("{sample:?}")));
+    }
+    let EngineInfo {
+        name,
+        version,
+        device,
+        threads,
+        ..
+    } = engine.info();
+    hash.update(format!("{name} {version} {device} {threads}"));
+    let digits = hash.finalize();
+    Ok(digits.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Adds up files of statistics of one model.
 ///
 /// # Errors
-/// Files of different models or of different sinks; none at all.
+/// Files of different models or of different sinks; none at all; an output that is
+/// one of them.
 pub fn merge(inputs: &[PathBuf], output: &Path) -> Result<StatisticsReport> {
     let [first, others @ ..] = inputs else {
         return Err(Error::input(
             "there is nothing to merge: name the files of statistics",
         ));
     };
+    let outputs = [("the output", output)];
+    let given: Vec<(&str, &Path)> = inputs.iter().map(|path| ("the input", path.as_path())).collect();
+    files::apart(&outputs, &given)?;
+    files::writable(output)?;
     let mut sum = file::load(first)?;
     for path in others {
         let other = file::load(path)?;
@@ -162,7 +240,7 @@ fn of_model(path: &Path, run: &Run) -> Result<Statistics> {
         )))
         .context(place);
     }
-    for probe in probes(&run.chosen) {
+    for probe in probes(&run.chosen)? {
         let width = stored.statistics.sites.get(&probe.site).map(|s| s.width());
         if width != Some(probe.width) {
             return Err(Error::input(format!(

@@ -1,6 +1,6 @@
 //! Which samples serve for what.
 
-use crate::calibrate::{self, Samples};
+use crate::calibrate::{self, Sample, Samples};
 use crate::options::Options;
 
 /// Most samples that are kept apart for measuring.
@@ -19,10 +19,7 @@ pub(super) fn split(all: Samples) -> (Samples, Samples) {
     let count = all.samples.len();
     let apart = (count / 9).clamp(1, HELD_OUT);
     let step = (count / apart).max(1);
-    let mut samples = Samples {
-        samples: Vec::new(),
-        ..all.clone()
-    };
+    let mut samples = with(&all, Vec::new());
     let mut held = samples.clone();
     for (at, sample) in all.samples.into_iter().enumerate() {
         if (at + 1) % step == 0 && held.samples.len() < apart && count > 1 {
@@ -40,9 +37,16 @@ pub(super) fn split(all: Samples) -> (Samples, Samples) {
 /// Some of the samples, evenly spread.
 pub(super) fn spread(samples: &Samples, count: usize) -> Samples {
     let step = samples.samples.len().div_ceil(count.max(1)).max(1);
+    with(samples, samples.samples.iter().step_by(step).cloned().collect())
+}
+
+/// Other samples of the same origin.
+fn with(of: &Samples, samples: Vec<Sample>) -> Samples {
     Samples {
-        samples: samples.samples.iter().step_by(step).cloned().collect(),
-        ..samples.clone()
+        samples,
+        origin: of.origin.clone(),
+        notes: of.notes.clone(),
+        padding: of.padding,
     }
 }
 
@@ -56,11 +60,6 @@ pub(super) fn is_guard(sample: usize) -> bool {
 
 /// The samples without those that choose ridges.
 pub(super) fn fitted(samples: &Samples) -> Samples {
-    Samples {
-        samples: (samples.samples.iter().enumerate())
-            .filter(|(at, _)| !is_guard(*at))
-            .map(|(_, s)| s.clone())
-            .collect(),
-        ..samples.clone()
-    }
+    let own = (samples.samples.iter().enumerate()).filter(|(at, _)| !is_guard(*at));
+    with(samples, own.map(|(_, s)| s.clone()).collect())
 }
