@@ -8,6 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Longest line that is read.
 const MAX_LINE: usize = 16 << 20;
@@ -75,7 +76,7 @@ pub(crate) fn for_each(
     columns: &[String],
     each: &mut dyn FnMut(Text),
 ) -> Result<Option<String>> {
-    let file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+    let file = files::open(path)?;
     match extension(path).as_str() {
         "txt" => {
             lines(path, file, |_, line| {

@@ -5,9 +5,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::{Options, Table};
+use crate::files::{self, Staged};
 use crate::runtime::EngineInfo;
 use crate::tensor::Feeds;
 use crate::{Error, Result};
+
+/// Far more than tables of many models take.
+const MOST: u64 = 1 << 26;
 
 /// What a table belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +50,10 @@ pub struct Cache {
 impl Cache {
     /// Reads the file, if there is one.
     pub fn open(path: &Path) -> Self {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let bytes = files::read(path, MOST).unwrap_or_default();
         Cache {
             path: path.to_path_buf(),
-            tables: serde_json::from_str(&text).unwrap_or_default(),
+            tables: serde_json::from_slice(&bytes).unwrap_or_default(),
         }
     }
 
@@ -84,16 +88,12 @@ impl Cache {
         self.tables = all;
         let text = serde_json::to_string_pretty(&self.tables)
             .map_err(|e| Error::input(format!("the latency table cannot be written: {e}")))?;
-        let folder = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let failed = |e| Error::io("cannot write", &self.path, e);
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        file.persist(&self.path).map_err(|e| failed(e.error))?;
-        Ok(())
+        std::fs::create_dir_all(files::folder_of(&self.path))
+            .map_err(|e| Error::io("cannot write", &self.path, e))?;
+        let mut staged = Staged::default();
+        // Not to a pipe, which might wait for a reader.
+        staged.file(&self.path, |file| file.write_all(text.as_bytes()))?;
+        staged.commit()
     }
 }
 
