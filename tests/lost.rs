@@ -191,32 +191,135 @@ fn a_failure_of_one_output_is_none_of_any() {
     }
 }
 
+/// Root may write everywhere, so what it starts here runs as somebody else.
 #[test]
 fn a_read_only_folder_is_known_before_the_work() {
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65534;
     let place = Place::new();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
     let folder = place.at("folder");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("out.onnx"), "older").unwrap();
-    let mode = |mode| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
-    mode(0o555);
-    if std::fs::write(folder.join("probe"), "").is_ok() {
-        println!("skipped: this user may write everywhere");
-        mode(0o755);
+    mode(&folder, 0o555);
+    let is_root = std::fs::write(folder.join("probe"), "").is_ok();
+    let _ = std::fs::remove_file(folder.join("probe"));
+
+    // All that is read lies where anybody can read it.
+    mode(place.folder.path(), 0o755);
+    let (program, data) = (place.at("program"), place.at("data.npz"));
+    std::fs::copy(env!("CARGO_BIN_EXE_onnx-prune"), &program).unwrap();
+    std::fs::copy(fixture("digits-vit/calibration.npz"), &data).unwrap();
+    let run = |output: &Path, extra: &[&str]| {
+        let mut command = Command::new(&program);
+        command.arg(place.at("in.onnx")).arg(output);
+        command.args(["--engine", "tract", "--threads", "1", "--quiet", "--data"]);
+        command.arg(&data).args(extra).env("HOME", place.folder.path());
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.output().unwrap()
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    mode(elsewhere.path(), 0o777);
+    let fine = elsewhere.path().join("out.onnx");
+    let report = folder.join("r.json");
+    let tries: [(PathBuf, Vec<&str>); 2] = [
+        (folder.join("out.onnx"), FAST.to_vec()),
+        (
+            fine.clone(),
+            [&FAST[..], &["--json", report.to_str().unwrap()]].concat(),
+        ),
+    ];
+    for (output, extra) in tries {
+        let result = run(&output, &extra);
+        assert_eq!(result.status.code(), Some(5), "{}", text(&result));
+        let said = text(&result);
+        assert!(said.contains("no file can be made in"), "{said}");
+        assert_eq!(
+            listing(&folder),
+            Listing::from([("out.onnx".into(), b"older".to_vec())])
+        );
+        assert!(listing(elsewhere.path()).is_empty(), "one of two files appeared");
+    }
+    // The same run where it may write: nothing else stood in its way.
+    let result = run(&fine, &FAST);
+    assert!(result.status.success(), "{}", text(&result));
+    mode(&folder, 0o755);
+}
+
+/// A disk of a few hundred kilobytes, where the user may mount one.
+#[test]
+fn a_disk_that_is_really_full_leaves_the_old_files() {
+    let place = Place::new();
+    let (disk, copy) = (place.at("disk"), place.at("copy"));
+    std::fs::create_dir(&disk).unwrap();
+    let whole = place.at("out.onnx");
+    let result = place.run(&whole, &FAST);
+    assert!(result.status.success(), "{}", text(&result));
+    let size = |name: &str| std::fs::metadata(place.at(name)).unwrap().len();
+    let needed = (size("out.onnx") + size("out.onnx.data")) / 1024;
+
+    let run = |kilobytes: u64| {
+        // In a mount namespace of its own: it is gone with the process.
+        let script = format!(
+            "mount -t tmpfs -o size={kilobytes}k tmpfs '{disk}' || exit 99
+             printf older > '{disk}/out.onnx'; printf older > '{disk}/out.onnx.data'
+             \"$@\"; code=$?; mkdir '{copy}'; cp -a '{disk}/.' '{copy}/'; exit $code",
+            disk = disk.display(),
+            copy = copy.display()
+        );
+        let _ = std::fs::remove_dir_all(&copy);
+        let words = ["unshare", "-m", "sh", "-c", &script, "sh"];
+        let ended = place
+            .command(&words, "in.onnx", &disk.join("out.onnx"), &FAST)
+            .output();
+        ended
+            .ok()
+            .filter(|ended| ended.status.code() != Some(99) && copy.exists())
+    };
+    let old = Listing::from(["out.onnx", "out.onnx.data"].map(|n| (n.to_owned(), b"older".to_vec())));
+    for kilobytes in [16, needed / 2, needed.saturating_sub(16)] {
+        let Some(result) = run(kilobytes) else {
+            println!("skipped: this user may not mount a file system");
+            return;
+        };
+        assert_eq!(
+            result.status.code(),
+            Some(5),
+            "{kilobytes} KiB: {}",
+            text(&result)
+        );
+        assert!(text(&result).contains("cannot write"), "{}", text(&result));
+        assert!(
+            listing(&copy) == old,
+            "{kilobytes} KiB: an old file is not as it was"
+        );
+    }
+    // With room for both there is nothing else that fails.
+    let result = run(4 * needed).unwrap();
+    assert!(result.status.success(), "{}", text(&result));
+    assert!(listing(&copy)["out.onnx"] != b"older");
+}
+
+/// A device that takes nothing: it is written to as it is, and no model appears.
+#[test]
+fn a_full_device_is_an_error() {
+    if !Path::new("/dev/full").exists() {
+        println!("skipped: there is no /dev/full");
         return;
     }
-    let result = place.run(&folder.join("out.onnx"), &FAST);
-    mode(0o755);
-    assert_eq!(result.status.code(), Some(5), "{}", text(&result));
-    assert!(
-        text(&result).contains("no file can be made in"),
-        "{}",
-        text(&result)
-    );
-    assert_eq!(
-        listing(&folder),
-        Listing::from([("out.onnx".into(), b"older".to_vec())])
-    );
+    let place = Place::new();
+    let before = place.listing();
+    for extra in [["--json", "/dev/full"], ["--report", "/dev/full"]] {
+        let result = place.run(&place.at("out.onnx"), &[&FAST[..], &extra].concat());
+        assert_eq!(result.status.code(), Some(5), "{}", text(&result));
+        assert!(text(&result).contains("/dev/full"), "{}", text(&result));
+        assert!(place.listing() == before);
+    }
 }
 
 /// A limit on the size of files stands in for a full disk.

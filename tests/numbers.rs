@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use onnx_prune::calibrate::npz;
 use onnx_prune::onnx::proto::{ModelProto, TensorProto};
 use onnx_prune::onnx::{self, SaveOptions};
-use onnx_prune::tensor::Tensor;
+use onnx_prune::tensor::{Data, Tensor};
 
 use common::{fixture, text};
 
@@ -83,6 +83,128 @@ fn numbers_too_large_to_square_are_named() {
     assert_eq!(result.status.code(), Some(2), "{}", text(&result));
     assert!(text(&result).contains("overflow"), "{}", text(&result));
     assert!(!out.exists());
+}
+
+/// A feed-forward block in float16 whose neurons come in pairs of equal ones: where
+/// one of a pair goes, the other gets twice its weights.
+fn twins(folder: &Path, weight: f32) -> (PathBuf, PathBuf) {
+    use onnx_prune::onnx::proto;
+    use proto::tensor_shape_proto::{Dimension, dimension::Value};
+    let sizes = [
+        Value::DimParam("batch".into()),
+        Value::DimValue(4),
+        Value::DimValue(8),
+    ];
+    let info = |name: &str| proto::ValueInfoProto {
+        name: Some(name.into()),
+        r#type: Some(proto::TypeProto {
+            value: Some(proto::type_proto::Value::TensorType(proto::type_proto::Tensor {
+                elem_type: Some(1),
+                shape: Some(proto::TensorShapeProto {
+                    dim: sizes
+                        .iter()
+                        .map(|size| Dimension {
+                            value: Some(size.clone()),
+                            ..Dimension::default()
+                        })
+                        .collect(),
+                }),
+            })),
+            ..proto::TypeProto::default()
+        }),
+        ..proto::ValueInfoProto::default()
+    };
+    let node = |op: &str, inputs: &[&str], output: &str, to: Option<i64>| proto::NodeProto {
+        name: Some(format!("make_{output}")),
+        op_type: Some(op.into()),
+        input: inputs.iter().map(|i| (*i).into()).collect(),
+        output: vec![output.into()],
+        attribute: to
+            .map(|to| proto::AttributeProto {
+                name: Some("to".into()),
+                r#type: Some(proto::attribute_proto::AttributeType::Int as i32),
+                i: Some(to),
+                ..proto::AttributeProto::default()
+            })
+            .into_iter()
+            .collect(),
+        ..proto::NodeProto::default()
+    };
+    let half = |values: Vec<f32>| Data::F16(values.into_iter().map(half::f16::from_f32).collect());
+    // Column 2k and column 2k + 1 read the input alike.
+    let up = (0..8 * 16).map(|i| if i / 16 == i % 16 / 2 { 1e-3 } else { 0.0 });
+    let up = Tensor::new(vec![8, 16], half(up.collect()));
+    let down = (0..16 * 8).map(|i| if i % 8 == i / 8 / 2 { weight } else { 0.0 });
+    let down = Tensor::new(vec![16, 8], half(down.collect()));
+    let graph = proto::GraphProto {
+        node: vec![
+            node("Cast", &["x"], "x16", Some(10)),
+            node("MatMul", &["x16", "up"], "wide", None),
+            node("Relu", &["wide"], "active", None),
+            node("MatMul", &["active", "down"], "narrow", None),
+            node("Add", &["x16", "narrow"], "sum", None),
+            node("Cast", &["sum"], "y", Some(1)),
+        ],
+        initializer: vec![onnx::tensor_proto("up", &up), onnx::tensor_proto("down", &down)],
+        input: vec![info("x")],
+        output: vec![info("y")],
+        ..proto::GraphProto::default()
+    };
+    let model = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![proto::OperatorSetIdProto {
+            version: Some(17),
+            ..proto::OperatorSetIdProto::default()
+        }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    let path = folder.join("twins.onnx");
+    onnx::save(&model, &path, &SaveOptions::default()).unwrap();
+    let values: Vec<f32> = (0..64 * 4 * 8)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+        .collect();
+    let data = archive(folder, &[("x", Tensor::f32(vec![64, 4, 8], values))]);
+    (path, data)
+}
+
+#[test]
+fn refitted_weights_that_overflow_float16_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let halve = |weight: f32, reconstruct: &str| {
+        let (model, data) = twins(folder.path(), weight);
+        let data = data.to_str().unwrap();
+        let extra = ["--flops", "0.5", "--reconstruct", reconstruct, "--data", data];
+        run(&model, &out, &extra)
+    };
+    // 40000 fits float16, twice as much does not.
+    for reconstruct in ["local", "sequential"] {
+        let result = halve(4e4, reconstruct);
+        assert_eq!(result.status.code(), Some(2), "{}", text(&result));
+        for part in ["'down'", "overflow F16", "--reconstruct none"] {
+            assert!(text(&result).contains(part), "{part}: {}", text(&result));
+        }
+        assert!(!out.exists());
+    }
+    let result = halve(2e4, "local");
+    assert!(result.status.success(), "{}", text(&result));
+    let small = onnx::load(&out).unwrap().proto;
+    let down = small
+        .graph
+        .unwrap()
+        .initializer
+        .into_iter()
+        .find(|t| t.name() == "down");
+    let down = onnx::tensor(&down.unwrap()).unwrap();
+    let most = down.to_f32().into_iter().fold(0.0, f32::max);
+    assert!(
+        (3.5e4..4.5e4).contains(&most),
+        "the twins did not take over: {most}"
+    );
+    // What is only sliced keeps its values.
+    let result = halve(4e4, "none");
+    assert!(result.status.success(), "{}", text(&result));
 }
 
 /// Arrays in an archive.
