@@ -108,7 +108,7 @@ impl OnnxRuntime {
     /// equal inputs give equal bytes; no spinning beside our own threads; 8-bit
     /// products that do not saturate on processors without VNNI, where a sum
     /// would depend on which units are neighbours.
-    fn builder(&self, optimise: bool) -> ::ort::Result<SessionBuilder> {
+    fn builder(&self, optimise: bool, precise: bool) -> ::ort::Result<SessionBuilder> {
         let level = if optimise {
             GraphOptimizationLevel::All
         } else {
@@ -121,8 +121,12 @@ impl OnnxRuntime {
             .with_inter_threads(1)?
             .with_intra_threads(self.info.threads)?
             .with_intra_op_spinning(false)?
-            .with_deterministic_compute(true)?
-            .with_precise_qmm()?;
+            .with_deterministic_compute(true)?;
+        let builder = if precise {
+            builder.with_precise_qmm()?
+        } else {
+            builder
+        };
         match self.provider {
             Provider::Cpu => Ok(builder),
             #[cfg(feature = "cuda")]
@@ -130,7 +134,21 @@ impl OnnxRuntime {
         }
     }
 
-    /// Loads `model` with the settings of `builder`.
+    /// Loads `model` with the settings of `builder`, which is told whether 8-bit
+    /// products are to be precise. ONNX Runtime's passes for that break some graphs
+    /// that it runs otherwise (weights that layers share, operators with quantised
+    /// results): those are loaded without.
+    fn loaded(
+        builder: impl Fn(bool) -> Result<SessionBuilder>,
+        model: ModelProto,
+        limit: usize,
+    ) -> Result<OrtSession> {
+        match Self::commit(builder(true)?, model.clone(), limit) {
+            Ok(session) => Ok(session),
+            Err(_) => Self::commit(builder(false)?, model, limit),
+        }
+    }
+
     fn commit(mut builder: SessionBuilder, model: ModelProto, limit: usize) -> Result<OrtSession> {
         match serialise(model, limit)? {
             Serialised::Bytes(bytes) => builder.commit_from_memory(&bytes),
@@ -149,8 +167,8 @@ impl OnnxRuntime {
             positions,
         } = prepare(model, options.outputs.as_deref())?;
         let session = guard(NAME, || {
-            let builder = self.builder(options.optimise).map_err(|e| failed(&e))?;
-            Self::commit(builder, model, limit)
+            let builder = |precise| self.builder(options.optimise, precise).map_err(|e| failed(&e));
+            Self::loaded(builder, model, limit)
         })?;
         Ok(Run {
             session,
@@ -180,15 +198,16 @@ impl Engine for OnnxRuntime {
         guard(NAME, || {
             // The weights go to a side file, so that a model near the limit of
             // one message can be written; nobody reads them.
-            let builder = self
-                .builder(true)
-                .and_then(|b| Ok(b.with_optimized_model_path(&path)?))
-                .and_then(|b| {
-                    let key = "session.optimized_model_external_initializers_file_name";
-                    Ok(b.with_config_entry(key, "weights.bin")?)
-                })
-                .map_err(|e| failed(&e))?;
-            Self::commit(builder, model, LIMIT).map(drop)
+            let builder = |precise| {
+                self.builder(true, precise)
+                    .and_then(|b| Ok(b.with_optimized_model_path(&path)?))
+                    .and_then(|b| {
+                        let key = "session.optimized_model_external_initializers_file_name";
+                        Ok(b.with_config_entry(key, "weights.bin")?)
+                    })
+                    .map_err(|e| failed(&e))
+            };
+            Self::loaded(builder, model, LIMIT).map(drop)
         })?;
         let bytes = std::fs::read(&path).map_err(|e| Error::io("cannot read", &path, e))?;
         let optimised = ModelProto::decode(bytes.as_slice())
