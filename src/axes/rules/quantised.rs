@@ -143,9 +143,28 @@ pub(super) fn integer_product(op: &mut Op) -> Option<()> {
     let (a, b) = (op.dims(0)?, op.dims(3)?);
     let turned = op.node().int("transB", 0) != 0;
     op.give_up("it is an axis of a product of quantised numbers");
-    let mut out = a.clone();
-    let column = if turned { b.first()? } else { b.last()? };
-    *out.last_mut()? = column.clone();
+    let (column, inner) = match (b.len(), turned) {
+        (2, true) => (0, 1),
+        (rank, _) => (rank.checked_sub(1)?, rank.saturating_sub(2)),
+    };
+    let (last, rows) = a.split_last()?;
+    // Recorded, so that the axes that it stops are listed with the reason.
+    if b.len() == 2 {
+        let last = op.join(last, &b[inner]);
+        let constant = [op.is_constant(0), op.is_constant(3)];
+        op.contract(Contraction {
+            node: op.id,
+            inputs: [0, 3],
+            constant,
+            contracted: vec![(rows.len(), inner, last)],
+            batch: vec![],
+            free: [rows.to_vec(), vec![b[column].clone()]],
+            bias: None,
+            inner: false,
+        });
+    }
+    let mut out = rows.to_vec();
+    out.push(b[column].clone());
     op.set(0, out);
     Some(())
 }
