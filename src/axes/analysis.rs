@@ -28,6 +28,8 @@ pub struct Facts {
     pub dims: Option<Vec<Dim>>,
     /// The elements of a small integer tensor, row-major.
     pub ints: Option<Vec<Int>>,
+    /// The dimensions of each tensor, where it is a sequence of tensors.
+    pub sequence: Option<Vec<Vec<Dim>>>,
     /// Computed from constants only.
     pub constant: bool,
     /// Computed from constants and integers without a projection: masks,
@@ -230,6 +232,7 @@ impl Analysis {
                             .map(|v| v.iter().map(|x| Int::Const(*x)).collect()),
                         constant: true,
                         table: true,
+                        ..Facts::default()
                     },
                     None => Facts {
                         dims: self.declared_dims(
@@ -331,7 +334,8 @@ impl Analysis {
             let facts = self.facts(*output).clone();
             let name = &graph.value(*output).name;
             let why = format!("it is an axis of the graph output '{name}'");
-            for dim in facts.dims.iter().flatten() {
+            let elements = facts.sequence.iter().flatten();
+            for dim in facts.dims.iter().chain(elements).flatten() {
                 self.space.freeze(dim, None, &why);
             }
             for int in facts.ints.iter().flatten() {

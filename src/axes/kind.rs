@@ -155,7 +155,7 @@ pub(super) fn reaches_residual(
                     .filter_map(|i| graph.input(*node, i))
                 {
                     if summands(graph, other).into_iter().any(|term| {
-                        let term = whole(graph, term);
+                        let term = whole(analysis, graph, term);
                         !analysis.facts(term).constant && depends_on(graph, rank, sink.activation, term)
                     }) {
                         return true;
@@ -185,15 +185,25 @@ fn summands(graph: &Graph, value: ValueId) -> Vec<ValueId> {
     terms
 }
 
-/// What a slice is taken from: one position of the residual stream is added to
-/// where only that position is needed.
-fn whole(graph: &Graph, value: ValueId) -> ValueId {
+/// What a slice is taken from, or what is scaled by a constant: one position of
+/// the residual stream is added to where only that position is needed, and some
+/// models weigh the stream.
+fn whole(analysis: &Analysis, graph: &Graph, value: ValueId) -> ValueId {
     let mut value = value;
-    while let Some((node, _)) = graph.value(value).producer
-        && graph.node(node).is("", "Slice")
-        && let Some(input) = graph.input(node, 0)
-    {
-        value = input;
+    while let Some((node, _)) = graph.value(value).producer {
+        let next = match graph.node(node).op.as_str() {
+            "Slice" | "Cast" | "Identity" => graph.input(node, 0),
+            "Mul" => {
+                let inputs = graph.node(node).inputs.iter().flatten();
+                let mut moving = inputs.filter(|v| !analysis.facts(**v).constant);
+                moving.next().filter(|_| moving.next().is_none()).copied()
+            }
+            _ => None,
+        };
+        match next {
+            Some(next) => value = next,
+            None => break,
+        }
     }
     value
 }

@@ -146,6 +146,18 @@ impl<'a> Op<'a> {
         }
     }
 
+    /// The tensors of an input that is a sequence.
+    pub(super) fn sequence(&self, index: usize) -> Option<Vec<Vec<Dim>>> {
+        self.a.facts(self.input(index)?).sequence.clone()
+    }
+
+    /// Makes the first output a sequence of tensors with these dimensions.
+    pub(super) fn set_sequence(&mut self, elements: Vec<Vec<Dim>>) {
+        if let Some(Some(id)) = self.node().outputs.first() {
+            self.a.facts[id.0 as usize].sequence = Some(elements);
+        }
+    }
+
     /// Stops following an integer.
     pub fn drop_int(&mut self, int: &Int) -> Int {
         let why = "a number computed from its size enters other arithmetic";
@@ -343,6 +355,9 @@ impl<'a> Op<'a> {
             }
             let facts = self.a.facts(id).clone();
             for dim in facts.dims.iter().flatten() {
+                self.freeze(dim, why);
+            }
+            for dim in facts.sequence.iter().flatten().flatten() {
                 self.freeze(dim, why);
             }
             for int in facts.ints.iter().flatten() {

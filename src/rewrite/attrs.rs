@@ -83,12 +83,13 @@ fn splits(draft: &mut Draft) -> Result<()> {
         let Some(sizes) = sizes.filter(|_| touched && draft.live[node.0 as usize]) else {
             continue;
         };
-        if sizes.windows(2).all(|w| w[0] == w[1]) {
+        let sequence = draft.graph.node(*node).is("", "SplitToSequence");
+        if !sequence && sizes.windows(2).all(|w| w[0] == w[1]) {
             continue;
         }
         let mut body = draft.body(*node);
         body.attribute.retain(|a| a.name() != "num_outputs");
-        if draft.graph.opset >= 13 {
+        if draft.graph.opset >= 13 || sequence {
             let name = draft.constant("split_sizes", &Tensor::i64(vec![sizes.len()], sizes));
             body.input.truncate(1);
             body.input.push(name);

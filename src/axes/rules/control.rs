@@ -158,6 +158,7 @@ fn captured(op: &Op, inner: &mut Analysis, name: &str) -> Facts {
         ints,
         constant: outer.constant,
         table: outer.table,
+        ..Facts::default()
     }
 }
 

@@ -87,15 +87,23 @@ fn implicit(labels: &[Vec<Label>], known: &BTreeMap<Label, Dim>) -> Vec<Label> {
 }
 
 fn record(op: &mut Op, labels: &[Vec<Label>], output: &[Label], known: &BTreeMap<Label, Dim>) -> Option<()> {
-    let [a, b] = labels else {
-        // One operand: sums freeze; of three and more, only shapes are followed.
-        let several = labels.len() > 1;
-        for (label, dim) in known {
-            if several {
-                op.freeze(dim, "it is an axis of a product of several values");
-            } else if !output.contains(label) {
-                op.freeze(dim, "it is summed over");
+    // Repeated letters in one operand are a diagonal.
+    for side in labels {
+        for (at, label) in side.iter().enumerate() {
+            if side[..at].contains(label) {
+                op.freeze(&known[label], "a diagonal is taken along it");
             }
+        }
+    }
+    let [a, b] = labels else {
+        // One operand: sums freeze; of three and more, each entry of the result
+        // still needs only the entries of the operands at its own place.
+        let why = match labels.len() {
+            1 => "it is summed over",
+            _ => "a product of several values is summed over it",
+        };
+        for (_, dim) in known.iter().filter(|(label, _)| !output.contains(label)) {
+            op.freeze(dim, why);
         }
         return Some(());
     };
@@ -117,14 +125,6 @@ fn record(op: &mut Op, labels: &[Vec<Label>], output: &[Label], known: &BTreeMap
             ([Some(_), None], true) => contraction.free[0].push(dim.clone()),
             ([None, Some(_)], true) => contraction.free[1].push(dim.clone()),
             _ => op.freeze(dim, "it is summed over"),
-        }
-    }
-    // Repeated letters in one operand are a diagonal.
-    for side in [a, b] {
-        for (at, label) in side.iter().enumerate() {
-            if side[..at].contains(label) {
-                op.freeze(&known[label], "a diagonal is taken along it");
-            }
         }
     }
     op.contract(contraction);

@@ -22,6 +22,7 @@ mod packed;
 mod parts;
 mod quantised;
 mod sampling;
+mod sequences;
 mod shapes;
 
 use super::op::Op;
@@ -156,6 +157,11 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
         ("", "Concat") => parts::concat,
         ("", "Split") => parts::split,
         ("", "Slice") => parts::slice,
+        ("", "SplitToSequence") => sequences::split,
+        ("", "SequenceConstruct") => sequences::construct,
+        ("", "SequenceAt") => sequences::at,
+        ("", "SequenceLength") => sequences::length,
+        ("", "ConcatFromSequence") => sequences::concat,
         ("", "Pad") => parts::pad,
         ("", "Gather") => indexing::gather,
         ("", "GatherElements") => indexing::gather_elements,

@@ -4,6 +4,7 @@ use crate::axes::dim::Dim;
 use crate::axes::elements::Elements;
 use crate::axes::int::{Int, Op as IntOp};
 use crate::axes::op::Op;
+use crate::axes::space::Freeze;
 
 pub(super) fn concat(op: &mut Op) -> Option<()> {
     let count = op.node().inputs.len();
@@ -28,7 +29,7 @@ pub(super) fn concat(op: &mut Op) -> Option<()> {
 }
 
 /// Parts one after another; with a symbolic part only the total is kept.
-fn together(op: &mut Op, parts: Vec<Dim>) -> Dim {
+pub(super) fn together(op: &mut Op, parts: Vec<Dim>) -> Dim {
     let sum = Dim::sum(parts.clone());
     if op.a.space.size(&sum).is_some() {
         return sum;
@@ -130,21 +131,7 @@ pub(super) fn split(op: &mut Op) -> Option<()> {
             rest = after;
         }
     }
-    let mut parts = Vec::with_capacity(outputs);
-    let mut from = 0;
-    for length in &lengths {
-        let part = match op.a.space.cut(&input[axis], from, from + length) {
-            Some(part) => part,
-            None => {
-                op.freeze(&input[axis], "a split cuts it inside a factor");
-                let dim = op.a.space.fresh(*length);
-                op.freeze(&dim, "a split cuts it inside a factor");
-                dim
-            }
-        };
-        parts.push(part);
-        from += length;
-    }
+    let parts = cuts(op, &input[axis], &lengths);
     for (k, part) in parts.iter().enumerate() {
         match &sizes {
             Some(_) if explicit => op.needs_attr("split", Some(k), Int::Dim(part.clone())),
@@ -159,6 +146,27 @@ pub(super) fn split(op: &mut Op) -> Option<()> {
         op.a.even_splits.push((op.id, parts));
     }
     Some(())
+}
+
+/// Consecutive parts of these lengths, which fill the axis.
+pub(super) fn cuts(op: &mut Op, dim: &Dim, lengths: &[usize]) -> Vec<Dim> {
+    const INSIDE: &str = "a split cuts it inside a factor";
+    let mut parts = Vec::with_capacity(lengths.len());
+    let mut from = 0;
+    for length in lengths {
+        let part = match op.a.space.cut(dim, from, from + length) {
+            Some(part) => part,
+            None => {
+                op.freeze(dim, INSIDE);
+                let part = op.a.space.fresh(*length);
+                op.freeze(&part, INSIDE);
+                part
+            }
+        };
+        parts.push(part);
+        from += length;
+    }
+    parts
 }
 
 fn symbolic_split(op: &mut Op, input: &[Dim], axis: usize, sizes: Option<Vec<Int>>) -> Option<()> {
@@ -324,6 +332,9 @@ impl Range<'_> {
 
     fn of_known(&self, op: &mut Op, dim: &Dim, size: usize, start: i64, end: i64) -> Dim {
         if self.step != 1 {
+            if let Some(rows) = self.every(op, dim, size, start, end) {
+                return rows;
+            }
             op.freeze(dim, "it is sliced with a step");
             let out = op.a.space.fresh(picks(start, end, self.step, size).len());
             op.freeze(&out, "it is sliced with a step");
@@ -356,6 +367,28 @@ impl Range<'_> {
             self.needs(op, 2, "ends", self.end, plus(&before, &taken));
         }
         taken
+    }
+
+    /// Every `step`-th entry of the whole axis: one of interleaved parts, as in
+    /// `gate_up[..., ::2]`. The axis is rows of `step` entries then.
+    fn every(&self, op: &mut Op, dim: &Dim, size: usize, start: i64, end: i64) -> Option<Dim> {
+        let step = usize::try_from(self.step).ok().filter(|s| *s > 1)?;
+        let first = usize::try_from(start).ok().filter(|s| *s < step)?;
+        let whole = usize::try_from(end).ok()? >= size && size.is_multiple_of(step);
+        if !whole || first >= size {
+            return None;
+        }
+        let why = Freeze {
+            node: Some(op.id),
+            why: "it counts interleaved parts".into(),
+        };
+        let rows = op.a.space.fresh(size / step);
+        let parts = op.a.space.fixed(step, why);
+        op.unify(dim, &rows.clone().times(parts));
+        if matches!(self.end, Int::Op(..) | Int::Dim(_)) {
+            self.needs(op, 2, "ends", self.end, Int::Dim(dim.clone()));
+        }
+        Some(rows)
     }
 
     fn needs(&self, op: &mut Op, input: usize, name: &'static str, actual: &Int, needed: Int) {
