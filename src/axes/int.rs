@@ -309,13 +309,19 @@ impl Space {
 
     /// The dimension that an integer makes when something is created with it.
     pub fn dim_of(&mut self, int: &Int) -> Dim {
+        let symbol = match int {
+            Int::Const(_) | Int::Dim(_) => None,
+            other => self.as_symbol(other),
+        };
+        if let Some(symbol) = symbol {
+            return Dim::symbol(symbol);
+        }
         match int {
             Int::Const(n) => match usize::try_from(*n) {
                 Ok(n) => self.fresh(n),
                 Err(_) => self.unknown(),
             },
             Int::Dim(dim) => dim.clone(),
-            other if let Some(symbol) = self.as_symbol(other) => Dim::symbol(symbol),
             // Run-time sizes are the major ones: batch x heads.
             Int::Op(Op::Mul, ab) if self.value(int).as_const().is_none() => {
                 let (a, b) = (self.dim_of(&ab.0), self.dim_of(&ab.1));
