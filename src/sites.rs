@@ -213,7 +213,15 @@ pub fn side_by_side(
         })?;
         if !seen.contains(&weight.place.value) {
             seen.push(weight.place.value);
-            parts.push(weight.read(model, graph)?);
+            let part = weight.read(model, graph)?;
+            if let Some(first) = parts.first().filter(|first| first.nrows() != part.nrows()) {
+                return Err(Error::input(format!(
+                    "the sinks of '{name}' have weights of {} and of {} rows: its units cannot be ranked together (--exclude it)",
+                    first.nrows(),
+                    part.nrows()
+                )));
+            }
+            parts.push(part);
         }
     }
     let rows = parts.first().map_or(0, Mat::nrows);

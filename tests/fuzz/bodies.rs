@@ -267,7 +267,7 @@ impl Analysed {
     /// Ranked, cut to half and re-fitted, where these statistics allow it.
     fn fitted(&self, statistics: &Statistics, options: &Options) -> Option<proto::ModelProto> {
         let (graph, analysis, chosen) = (&self.graph, &self.analysis, &self.chosen[..]);
-        let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options).ok()?;
+        let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options, &[0.5]).ok()?;
         let sizes = budget::Sizes {
             batch: 1,
             seq: 1,
@@ -277,7 +277,15 @@ impl Analysed {
         let method = options.method.name();
         let got = budget::allocate(&cost, analysis, chosen, &ranked.rankings, 0.5, method).ok()?;
         got.mask.check(analysis).expect("a mask that fits the model");
-        let fits = rebuild::local(image(), graph, analysis, chosen, &got.mask, statistics, options).ok()?;
+        let local = rebuild::Local {
+            model: image(),
+            graph,
+            analysis,
+            chosen,
+            mask: &got.mask,
+            options,
+        };
+        let fits: Vec<_> = local.fits(statistics).ok()?.into_iter().flatten().collect();
         rebuild::apply(image(), graph, &fits).ok()
     }
 }

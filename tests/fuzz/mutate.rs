@@ -304,7 +304,7 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
     };
     let _ = several::tie(&[file, file]);
     let none = Statistics::default();
-    let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options) else {
+    let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options, &[0.5]) else {
         return;
     };
     let cost = Cost::new(graph, analysis, &sizes());
@@ -315,7 +315,15 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
         "a budget that is not met is an error"
     );
     let _ = sliced(model, graph, analysis, &allocation.mask);
-    let _ = rebuild::local(model, graph, analysis, &chosen, &allocation.mask, &none, &options);
+    let local = rebuild::Local {
+        model,
+        graph,
+        analysis,
+        chosen: &chosen,
+        mask: &allocation.mask,
+        options: &options,
+    };
+    let _ = local.fits(&none);
     aligned(&cost, analysis, &chosen, &ranked);
 }
 
