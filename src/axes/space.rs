@@ -47,7 +47,12 @@ struct Symbol {
 pub struct Space {
     slots: Vec<Slot>,
     symbols: Vec<Symbol>,
+    /// Sums within sums that are being unified.
+    depth: usize,
 }
+
+/// How deep sums may lie in sums: packed projections are two or three deep.
+const MOST_NESTED: usize = 32;
 
 impl Space {
     /// A new dimension of a known size, one factor that may shrink.
@@ -472,7 +477,20 @@ impl Space {
         }
     }
 
+    /// Piece by piece. `x + y` against `y + x` makes pieces of pieces, one more for
+    /// each step that both are apart: what is deeper than any model packs its parts
+    /// does not line up.
     fn unify_sums(&mut self, a: &[Dim], b: &[Dim], at: NodeId) -> bool {
+        if self.depth == MOST_NESTED {
+            return false;
+        }
+        self.depth += 1;
+        let lined_up = self.unify_pieces(a, b, at);
+        self.depth -= 1;
+        lined_up
+    }
+
+    fn unify_pieces(&mut self, a: &[Dim], b: &[Dim], at: NodeId) -> bool {
         let (a, b) = (Dim(vec![Term::Sum(a.to_vec())]), Dim(vec![Term::Sum(b.to_vec())]));
         let (Some(m), Some(n)) = (self.size(&a), self.size(&b)) else {
             return false;
@@ -512,5 +530,23 @@ impl Space {
 fn push_front(queue: &mut VecDeque<Term>, dim: Dim) {
     for term in dim.0.into_iter().rev() {
         queue.push_front(term);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two packings of a large axis that are one entry apart: each piece that is
+    /// lined up leaves a smaller pair of the same kind.
+    #[test]
+    fn sums_that_are_turned_against_each_other_are_frozen() {
+        let mut space = Space::default();
+        let (one, many) = (Dim::one(), space.fresh(1 << 20));
+        let a = Dim::sum(vec![one.clone(), many.clone()]);
+        let b = Dim::sum(vec![many.clone(), one]);
+        space.unify(&a, &b, NodeId(0));
+        let leaves = space.leaves(&many);
+        assert!(leaves.iter().any(|leaf| space.frozen(*leaf).is_some()));
     }
 }
