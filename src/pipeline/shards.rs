@@ -74,7 +74,7 @@ impl StatisticsReport {
 /// Samples that are read, run and kept at once.
 const PART: usize = 1024;
 
-/// Where [`calibrate`] keeps what it has until it is done: beside the output.
+/// Where [`calibrate()`] keeps what it has until it is done: beside the output.
 pub fn partial(output: &Path) -> PathBuf {
     let mut name = output.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
