@@ -22,7 +22,7 @@
 //! that point ([`crate::score::obs::Level`]).
 
 use crate::budget::Ranking;
-use crate::calibrate::Statistics;
+use crate::calibrate::{SiteStatistics, Statistics};
 use crate::options::Options;
 use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
@@ -30,7 +30,7 @@ use crate::rank::{Ranked, pooled, removed};
 use crate::rebuild::parts;
 use crate::score::{Curve, Site};
 use crate::sites::Chosen;
-use crate::solve::{Levels, Refit};
+use crate::solve::{self, Levels};
 use crate::tensor::Feeds;
 use crate::verify::Comparison;
 use crate::{Error, Result, ResultExt};
@@ -68,52 +68,47 @@ pub fn measure(
             .map(|part| pooled(&part.sites, statistics))
             .collect::<Result<Vec<_>>>()?;
         let removed = removed(levels_of, group.units, c.least);
+        // What the elimination has left, or else a factor for each weight.
+        let known = ranked.levels.get(at).map(Vec::as_slice).unwrap_or_default();
+        let known = if known.len() == removed.len() { known } else { &[] };
+        let means: Vec<Vec<f64>> = statistics.iter().map(SiteStatistics::mean).collect();
+        let sigmas: Vec<faer::Mat<f64>> = match known {
+            [] => statistics.iter().map(SiteStatistics::covariance).collect(),
+            _ => Vec::new(),
+        };
+        let factors = sigmas
+            .iter()
+            .zip(&means)
+            .zip(fitted.iter().zip(&statistics))
+            .map(|((sigma, mean), (part, statistics))| {
+                let site = Site {
+                    sigma,
+                    mean,
+                    tokens: statistics.total(),
+                    weight: &part.matrix,
+                    units: c.units.clone(),
+                };
+                Levels::new(&site, &curve.order, options.damp, part.has_bias())
+            })
+            .collect::<Result<Vec<_>>>()
+            .context(name)?;
         let mut points = vec![(0usize, 0.0f64)];
-        let mut measure = |removed: usize, refits: Vec<Refit>| -> Result<()> {
+        progress.step((levels_of.len() - removed.len()) as u64);
+        for (level, &removed) in removed.iter().enumerate() {
+            progress.step(1);
             let rows = c.units.kept_rows(&curve.kept(removed));
+            let refits = match (&fitted[..], &means[..], known.get(level)) {
+                ([part], [mean], Some(level)) => {
+                    let weight = level.weight.clone();
+                    vec![solve::known(&part.matrix, mean, &rows, weight, part.has_bias())]
+                }
+                _ => factors.iter().map(|f| f.at(removed)).collect::<Result<_>>()?,
+            };
             let mut changed = Feeds::new();
             for (part, refit) in fitted.iter().zip(refits) {
                 changed.extend(part.fit(&rows, refit).feeds(subject.graph));
             }
             points.push((removed, damage(&after.with_weights(changed)?)));
-            Ok(())
-        };
-        let known = ranked.levels.get(at).map(Vec::as_slice).unwrap_or_default();
-        if let ([part], [statistics], true) = (&fitted[..], &statistics[..], known.len() == removed.len()) {
-            let mean = statistics.mean();
-            for level in known {
-                progress.step(1);
-                let rows = c.units.kept_rows(&curve.kept(level.removed));
-                measure(
-                    level.removed,
-                    vec![part.refit(&rows, level.weight.clone(), &mean)],
-                )?;
-            }
-        } else {
-            let sites: Vec<(faer::Mat<f64>, Vec<f64>, f64)> = statistics
-                .iter()
-                .map(|s| (s.covariance(), s.mean(), s.total()))
-                .collect();
-            let levels = fitted
-                .iter()
-                .zip(&sites)
-                .map(|(part, (sigma, mean, tokens))| {
-                    let site = Site {
-                        sigma,
-                        mean,
-                        tokens: *tokens,
-                        weight: &part.matrix,
-                        units: c.units.clone(),
-                    };
-                    Levels::new(&site, &curve.order, options.damp, part.has_bias())
-                })
-                .collect::<Result<Vec<_>>>()
-                .context(name)?;
-            for removed in removed {
-                progress.step(1);
-                let refits = levels.iter().map(|l| l.at(removed)).collect::<Result<_>>()?;
-                measure(removed, refits)?;
-            }
         }
         follow(curve, points)
     })?;

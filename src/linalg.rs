@@ -68,6 +68,18 @@ pub fn select_rows<T: ComplexField>(a: MatRef<'_, T>, rows: &[usize]) -> Mat<T> 
     Mat::from_fn(rows.len(), a.ncols(), |i, j| a[(rows[i], j)].clone())
 }
 
+/// Matrices of as many rows, one beside the other.
+pub fn side_by_side(parts: &[Mat<f64>]) -> Mat<f64> {
+    let rows = parts.first().map_or(0, Mat::nrows);
+    let mut out = Mat::zeros(rows, parts.iter().map(Mat::ncols).sum());
+    let mut at = 0;
+    for part in parts {
+        out.as_mut().subcols_mut(at, part.ncols()).copy_from(part);
+        at += part.ncols();
+    }
+    out
+}
+
 /// The columns of `a` named by `columns`, in that order.
 pub fn select_columns<T: ComplexField>(a: MatRef<'_, T>, columns: &[usize]) -> Mat<T> {
     let mut out = Mat::zeros(a.nrows(), columns.len());

@@ -11,7 +11,7 @@ use crate::options::{Options, Target};
 use crate::rebuild::weights::{self, Weight};
 use crate::rewrite;
 use crate::score::Units;
-use crate::{Error, Result, ResultExt};
+use crate::{Error, Result, ResultExt, linalg};
 
 /// One sink of a chosen group.
 #[derive(Debug, Clone)]
@@ -224,13 +224,5 @@ pub fn side_by_side(
             parts.push(part);
         }
     }
-    let rows = parts.first().map_or(0, Mat::nrows);
-    let columns: usize = parts.iter().map(Mat::ncols).sum();
-    let mut out = Mat::zeros(rows, columns);
-    let mut at = 0;
-    for part in &parts {
-        out.as_mut().subcols_mut(at, part.ncols()).copy_from(part);
-        at += part.ncols();
-    }
-    Ok(out)
+    Ok(linalg::side_by_side(&parts))
 }

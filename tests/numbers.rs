@@ -2,6 +2,7 @@
 //! result or an error that names the place.
 
 mod common;
+mod models;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,31 +90,13 @@ fn numbers_too_large_to_square_are_named() {
 /// one of a pair goes, the other gets twice its weights.
 fn twins(folder: &Path, weight: f32) -> (PathBuf, PathBuf) {
     use onnx_prune::onnx::proto;
-    use proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use proto::tensor_shape_proto::dimension::Value;
     let sizes = [
         Value::DimParam("batch".into()),
         Value::DimValue(4),
         Value::DimValue(8),
     ];
-    let info = |name: &str| proto::ValueInfoProto {
-        name: Some(name.into()),
-        r#type: Some(proto::TypeProto {
-            value: Some(proto::type_proto::Value::TensorType(proto::type_proto::Tensor {
-                elem_type: Some(1),
-                shape: Some(proto::TensorShapeProto {
-                    dim: sizes
-                        .iter()
-                        .map(|size| Dimension {
-                            value: Some(size.clone()),
-                            ..Dimension::default()
-                        })
-                        .collect(),
-                }),
-            })),
-            ..proto::TypeProto::default()
-        }),
-        ..proto::ValueInfoProto::default()
-    };
+    let info = |name: &str| models::shaped(name, sizes.clone());
     let node = |op: &str, inputs: &[&str], output: &str, to: Option<i64>| proto::NodeProto {
         name: Some(format!("make_{output}")),
         op_type: Some(op.into()),

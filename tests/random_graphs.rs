@@ -1,6 +1,8 @@
 //! Sliced equals masked on random small graphs: blocks of many shapes, put
 //! together at random, random masks of every group that is found.
 
+mod models;
+
 use onnx_prune::axes::{self, Kind};
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::{self, proto};
@@ -176,31 +178,13 @@ impl Builder {
 }
 
 fn info(name: &str, hidden: usize) -> proto::ValueInfoProto {
-    use proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use proto::tensor_shape_proto::dimension::Value;
     let dims = [
         Value::DimParam("batch".into()),
         Value::DimParam("seq".into()),
         Value::DimValue(hidden as i64),
     ];
-    proto::ValueInfoProto {
-        name: Some(name.into()),
-        r#type: Some(proto::TypeProto {
-            value: Some(proto::type_proto::Value::TensorType(proto::type_proto::Tensor {
-                elem_type: Some(1),
-                shape: Some(proto::TensorShapeProto {
-                    dim: dims
-                        .into_iter()
-                        .map(|v| Dimension {
-                            value: Some(v),
-                            ..Default::default()
-                        })
-                        .collect(),
-                }),
-            })),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    models::shaped(name, dims)
 }
 
 /// A residual stream with one to three random blocks; returns how many heads

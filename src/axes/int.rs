@@ -309,19 +309,22 @@ impl Space {
 
     /// The dimension that an integer makes when something is created with it.
     pub fn dim_of(&mut self, int: &Int) -> Dim {
-        let symbol = match int {
-            Int::Const(_) | Int::Dim(_) => None,
-            other => self.as_symbol(other),
-        };
-        if let Some(symbol) = symbol {
-            return Dim::symbol(symbol);
-        }
         match int {
             Int::Const(n) => match usize::try_from(*n) {
                 Ok(n) => self.fresh(n),
                 Err(_) => self.unknown(),
             },
             Int::Dim(dim) => dim.clone(),
+            other => match self.as_symbol(other) {
+                Some(symbol) => Dim::symbol(symbol),
+                None => self.dim_of_result(other),
+            },
+        }
+    }
+
+    /// The same for the result of an operation.
+    fn dim_of_result(&mut self, int: &Int) -> Dim {
+        match int {
             // Run-time sizes are the major ones: batch x heads.
             Int::Op(Op::Mul, ab) if self.value(int).as_const().is_none() => {
                 let (a, b) = (self.dim_of(&ab.0), self.dim_of(&ab.1));

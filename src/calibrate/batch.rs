@@ -1,9 +1,10 @@
 //! Groups samples of equal shapes into batches.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::arrays;
-use super::layout::{Axis, Layout, Stream};
+use super::layout::Layout;
 use super::padding::{self, Padding};
 use super::samples::{Sample, Samples};
 use super::spec::InputSpec;
@@ -38,6 +39,17 @@ impl Batch {
     }
 }
 
+/// The number of real token positions of all samples, or of samples where there are no
+/// tokens.
+pub fn real_tokens(samples: &Samples, specs: &[InputSpec]) -> u64 {
+    let layout = Layout::new(specs);
+    let of = |sample: &Sample| match &sample.token_mask {
+        Some(mask) => mask.iter().filter(|real| **real).count(),
+        None => padding::length(&layout, &sample.feeds).unwrap_or(1),
+    };
+    samples.samples.iter().map(|s| of(s) as u64).sum()
+}
+
 /// The batches of some samples, made one at a time.
 pub struct Batches<'a> {
     samples: &'a Samples,
@@ -55,7 +67,10 @@ pub struct Batches<'a> {
 pub fn batches<'a>(samples: &'a Samples, specs: &[InputSpec], max_rows: usize) -> Result<Batches<'a>> {
     let layout = Layout::new(specs);
     if let Padding::Harmless(_) = samples.padding {
-        let groups = padding::groups(&layout, samples, max_rows);
+        let lengths: Vec<usize> = (samples.samples.iter())
+            .map(|s| padding::length(&layout, &s.feeds).unwrap_or_default())
+            .collect();
+        let groups = padding::groups(&lengths, max_rows);
         return Ok(Batches {
             samples,
             layout,
@@ -144,43 +159,36 @@ impl Batches<'_> {
             Padding::Harmless(token) => Some(token),
             _ => None,
         };
-        let longest = members.iter().map(|s| padding::length(&self.layout, s)).max();
+        // The tokens of a row, which shorter samples are filled up to.
+        let own = |s: &Sample| padding::length(&self.layout, &s.feeds);
+        let tokens = members.iter().filter_map(|s| own(s)).max();
         let mut feeds = Feeds::new();
-        let mut tokens = None;
         for input in &self.layout.inputs {
             let name = &input.spec.name;
-            let own = |sample: &Sample| sample.feeds.get(name).cloned();
             let tensor = match input.batch_axis() {
                 Some(axis) => {
                     let parts = members
                         .iter()
                         .chain(std::iter::repeat_n(last, size - rows.len()))
-                        .filter_map(|s| s.feeds.get(name));
-                    let joined = match (pad, longest) {
-                        (Some(token), Some(longest)) => parts
-                            .map(|t| padding::filled(input, t, longest, token))
-                            .collect::<Result<Vec<_>>>()
-                            .and_then(|parts| arrays::concat(&parts.iter().collect::<Vec<_>>(), axis)),
-                        _ => arrays::concat(&parts.collect::<Vec<_>>(), axis),
-                    };
-                    joined.context(|| format!("graph input '{name}'"))?
+                        .filter_map(|s| s.feeds.get(name))
+                        .map(|tensor| match (pad, tokens) {
+                            (Some(token), Some(tokens)) => padding::filled(input, tensor, tokens, token),
+                            _ => Ok(Cow::Borrowed(tensor)),
+                        })
+                        .collect::<Result<Vec<_>>>()?;
+                    let parts: Vec<&Tensor> = parts.iter().map(AsRef::as_ref).collect();
+                    arrays::concat(&parts, axis).context(|| format!("graph input '{name}'"))?
                 }
                 None => {
-                    own(first).ok_or_else(|| Error::input(format!("nothing for graph input '{name}'")))?
+                    let shared = first.feeds.get(name).cloned();
+                    shared.ok_or_else(|| Error::input(format!("nothing for graph input '{name}'")))?
                 }
             };
-            if tokens.is_none() {
-                let axis = input.axes.iter().position(|a| *a == Axis::Tokens(Stream::Main));
-                tokens = axis.and_then(|axis| tensor.shape.get(axis)).copied();
-            }
             feeds.insert(name.clone(), tensor);
         }
         // Without tokens each row counts as one position.
         let positions = tokens.unwrap_or(1);
-        let whole = |s: &&Sample| {
-            s.token_mask.is_none()
-                && (pad.is_none() || padding::length(&self.layout, s) == longest.unwrap_or_default())
-        };
+        let whole = |s: &&Sample| s.token_mask.is_none() && (pad.is_none() || own(s) == tokens);
         let partial = rows.len() < size || !members.iter().all(whole);
         let token_mask = partial.then(|| {
             let mut mask = Vec::with_capacity(size.saturating_mul(positions));
@@ -189,8 +197,8 @@ impl Batches<'_> {
                 match (&sample.token_mask, pad) {
                     (Some(own), _) if own.len() == positions || pad.is_some() => mask.extend(own),
                     (_, Some(_)) => {
-                        let own = padding::length(&self.layout, sample).min(positions);
-                        mask.extend(std::iter::repeat_n(true, own));
+                        let real = own(sample).unwrap_or_default().min(positions);
+                        mask.extend(std::iter::repeat_n(true, real));
                     }
                     _ => mask.extend(std::iter::repeat_n(true, positions)),
                 }

@@ -66,7 +66,8 @@ pub struct Run<'a> {
     pub weights: Weights,
     /// The statistics.
     pub statistics: Statistics,
-    /// Whether the samples that choose ridges are not among them.
+    /// Whether some samples choose ridges, so that layers can be re-fitted in order;
+    /// the statistics are without them, where they are not from a file.
     pub(super) guarded: bool,
     /// What the method says.
     pub ranked: Ranked,
@@ -236,14 +237,6 @@ impl<'a> Run<'a> {
         self.options.alignment(&self.engine.info().device)
     }
 
-    pub(super) fn progress(&self) -> &'a dyn Progress {
-        self.progress
-    }
-
-    pub(super) fn cancelled(&self) -> &'a AtomicBool {
-        self.cancelled
-    }
-
     /// Seconds of the dense model's own passes over all samples, from those over the
     /// samples that were calibrated on.
     pub fn dense_seconds(&self) -> f64 {
@@ -262,11 +255,7 @@ impl<'a> Run<'a> {
             return Ok(self.statistics.tokens);
         }
         let specs = calibrate::input_specs(&self.loaded.model)?;
-        let mut tokens = 0;
-        for batch in calibrate::batches(&self.samples, &specs, ROWS)? {
-            tokens += batch?.real_tokens();
-        }
-        Ok(tokens)
+        Ok(calibrate::real_tokens(&self.samples, &specs))
     }
 
     /// Whether damage is measured.

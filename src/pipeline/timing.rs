@@ -86,8 +86,8 @@ pub(super) fn prices(run: &mut Run, inputs: &Feeds) -> Result<Prices> {
                 &chosen,
                 inputs,
                 options,
-                run.progress(),
-                run.cancelled(),
+                run.progress,
+                run.cancelled,
             )?;
             // A run is not worth less for a cache that cannot be written.
             if let Some(Err(error)) = cache.as_mut().map(|c| c.put(&key, table.clone())) {

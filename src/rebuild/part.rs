@@ -169,28 +169,6 @@ impl Part {
         }
     }
 
-    /// Re-fitted `rows` as they are used with a bias that takes up what the mean of
-    /// the input loses.
-    pub fn refit(&self, rows: &[usize], weight: Mat<f64>, mean: &[f64]) -> Refit {
-        let lost = |j: usize| -> f64 {
-            let old = self
-                .matrix
-                .col(j)
-                .iter()
-                .zip(mean)
-                .map(|(w, m)| w * m)
-                .sum::<f64>();
-            let new = weight.col(j).iter().zip(rows).map(|(w, &row)| w * mean[row]);
-            old - new.sum::<f64>()
-        };
-        Refit {
-            bias_shift: self.has_bias().then(|| (0..weight.ncols()).map(lost).collect()),
-            weight,
-            error_before: 0.0,
-            error_after: 0.0,
-        }
-    }
-
     /// New values from a re-fit of `rows` (ascending); the other rows are zero.
     pub fn fit(&self, rows: &[usize], refit: Refit) -> Fit {
         let mut matrix = Mat::zeros(self.matrix.nrows(), self.matrix.ncols());

@@ -1,11 +1,11 @@
 //! The fits of the layers of one stop, with the ridge that samples kept apart choose.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use faer::Mat;
 
 use super::part::Fit;
-use super::sequential::Fits;
 use super::stops::Stop;
 use super::sums::Sums;
 use crate::solve::{Normal, Refit};
@@ -17,8 +17,20 @@ const RIDGES: [f64; 2] = [0.2, 2.0];
 /// Columns of a layer's output that the ridge is chosen by.
 const JUDGED: usize = 128;
 
-/// Better fits of the layers of a halt, where the samples kept apart say so.
-pub(super) fn fit(halt: &[Stop], sums: Sums, fits: &Fits) -> Result<Vec<Option<Fit>>> {
+/// Consecutive ranges of these lengths.
+fn ranges(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut end = 0;
+    lengths
+        .map(|length| {
+            end += length;
+            end - length..end
+        })
+        .collect()
+}
+
+/// Better fits than `priors` of the layers of a halt, where the samples kept apart say
+/// so.
+pub(super) fn fit(halt: &[Stop], sums: Sums, priors: &[Cow<Fit>]) -> Result<Vec<Option<Fit>>> {
     let intercept = halt[0].part.has_bias();
     let biased = |normal: &Normal, weight: &Mat<f64>| {
         if intercept {
@@ -28,14 +40,7 @@ pub(super) fn fit(halt: &[Stop], sums: Sums, fits: &Fits) -> Result<Vec<Option<F
         }
     };
     // The columns of each layer among those of all, and some of them to judge by.
-    let mut end = 0;
-    let all: Vec<Range<usize>> = halt
-        .iter()
-        .map(|s| {
-            end += s.part.matrix.ncols();
-            end - s.part.matrix.ncols()..end
-        })
-        .collect();
+    let all = ranges(halt.iter().map(|s| s.part.matrix.ncols()));
     let some = |range: &Range<usize>| -> Vec<usize> {
         range
             .clone()
@@ -43,43 +48,31 @@ pub(super) fn fit(halt: &[Stop], sums: Sums, fits: &Fits) -> Result<Vec<Option<F
             .collect()
     };
     let judged: Vec<Vec<usize>> = all.iter().map(some).collect();
-    let mut end = 0;
-    let ranges: Vec<Range<usize>> = judged
-        .iter()
-        .map(|columns| {
-            end += columns.len();
-            end - columns.len()..end
-        })
-        .collect();
+    let ranges = ranges(judged.iter().map(Vec::len));
     let judged: Vec<usize> = judged.into_iter().flatten().collect();
 
-    let stacked = |of: &dyn Fn(&Stop) -> Result<Mat<f64>>| -> Result<Mat<f64>> {
-        let parts: Vec<Mat<f64>> = halt.iter().map(of).collect::<Result<_>>()?;
-        let columns: Vec<_> = parts.iter().flat_map(|m| m.col_iter()).collect();
-        let rows = parts.first().map_or(0, Mat::nrows);
-        Ok(Mat::from_fn(rows, columns.len(), |i, j| columns[j][i]))
-    };
-    let whole_prior = stacked(&|stop| stop.part.fitted(&fits.now(stop), &stop.rows))?;
-    let biases: Vec<f64> = halt
-        .iter()
-        .flat_map(|stop| stop.part.intercept(&fits.now(stop)))
+    let own = || halt.iter().zip(priors);
+    let whole_prior: Vec<Mat<f64>> = own()
+        .map(|(stop, prior)| stop.part.fitted(prior, &stop.rows))
+        .collect::<Result<_>>()?;
+    let whole_prior = linalg::side_by_side(&whole_prior);
+    let biases: Vec<f64> = own()
+        .flat_map(|(stop, prior)| stop.part.intercept(prior))
         .collect();
     let guard = sums.guard.normal(&judged, intercept);
     let prior = linalg::select_columns(whole_prior.as_ref(), &judged);
     let biases: Vec<f64> = judged.iter().map(|&j| biases[j]).collect();
     let before = guard.errors(&prior, &biases, &ranges);
-    let (moved, ridged) = {
-        let train = sums.fit.normal(&judged, intercept);
-        let moved = guard.errors(&prior, &biased(&train, &prior), &ranges);
-        let mut ridged = Vec::new();
-        if sums.guard.tokens() > 0 && !halt[0].rows.is_empty() {
-            for ridge in RIDGES {
-                let weight = train.solve(&prior, ridge)?;
-                ridged.push((ridge, guard.errors(&weight, &biased(&train, &weight), &ranges)));
-            }
+    let train = sums.fit.normal(&judged, intercept);
+    let moved = guard.errors(&prior, &biased(&train, &prior), &ranges);
+    let mut ridged = Vec::new();
+    if sums.guard.tokens() > 0 && !halt[0].rows.is_empty() {
+        for ridge in RIDGES {
+            let weight = train.solve(&prior, ridge)?;
+            ridged.push((ridge, guard.errors(&weight, &biased(&train, &weight), &ranges)));
         }
-        (moved, ridged)
-    };
+    }
+    drop(train);
     let best: Vec<(f64, Option<f64>)> = (0..halt.len())
         .map(|at| {
             let ridged = ridged.iter().map(|(ridge, errors)| (errors[at], Some(*ridge)));
@@ -93,11 +86,8 @@ pub(super) fn fit(halt: &[Stop], sums: Sums, fits: &Fits) -> Result<Vec<Option<F
     if !(0..halt.len()).any(better) {
         return Ok(out);
     }
-    let whole = {
-        let mut whole = sums.fit;
-        whole.merge(&sums.guard)?;
-        whole
-    };
+    let mut whole = sums.fit;
+    whole.merge(&sums.guard)?;
     for choice in RIDGES.map(Some).into_iter().chain([None]) {
         let members: Vec<usize> = (0..halt.len())
             .filter(|at| better(*at) && best[*at].1 == choice)

@@ -139,7 +139,8 @@ pub fn sequential(
             None => Vec::new(),
             Some(sums) => {
                 let name = || format!("re-fitting '{}'", first.part.sites[0].name);
-                fit(&halt, sums, &fits).context(name)?
+                let priors: Vec<_> = halt.iter().map(|stop| fits.now(stop)).collect();
+                fit(&halt, sums, &priors).context(name)?
             }
         };
         new.resize(halt.len(), None);
@@ -162,7 +163,7 @@ pub fn sequential(
 }
 
 /// The fits so far.
-pub(super) struct Fits {
+struct Fits {
     /// Per chosen group and part of it.
     local: Vec<Vec<Fit>>,
     /// Of layers that keep all their inputs.
@@ -171,7 +172,7 @@ pub(super) struct Fits {
 
 impl Fits {
     /// The fit that stands; the layer itself, where it keeps all its inputs.
-    pub(super) fn now(&self, stop: &Stop) -> Cow<'_, Fit> {
+    fn now(&self, stop: &Stop) -> Cow<'_, Fit> {
         match stop.fit.and_then(|(at, part)| self.local.get(at)?.get(part)) {
             Some(fit) => Cow::Borrowed(fit),
             None => Cow::Owned(stop.part.unchanged()),

@@ -31,11 +31,10 @@ pub(super) fn sums(
         return Ok(None);
     };
     let n = stop.part.matrix.nrows();
-    let columns: Vec<_> = halt.iter().flat_map(|s| s.part.matrix.col_iter()).collect();
-    let (d, old) = (
-        columns.len(),
-        halt.iter().flat_map(|s| s.part.bias()).collect::<Vec<f64>>(),
-    );
+    let matrices: Vec<Mat<f64>> = halt.iter().map(|s| s.part.matrix.clone()).collect();
+    let whole = linalg::side_by_side(&matrices);
+    let d = whole.ncols();
+    let old: Vec<f64> = halt.iter().flat_map(|s| s.part.bias()).collect();
     // Where X is narrower than X W, sums over X do, and W comes on top of them.
     let narrow = stop.residual.is_none() && stop.rows.len() == n && n < d;
     let width = if narrow { n } else { d };
@@ -45,7 +44,7 @@ pub(super) fn sums(
     };
     let mut sums = [of(), of()];
     let mut blocks = [Block::default(), Block::default()];
-    let weight = (!narrow).then(|| Mat::<f32>::from_fn(n, d, |i, j| columns[j][i] as f32));
+    let weight = (!narrow).then(|| Mat::<f32>::from_fn(n, d, |i, j| whole[(i, j)] as f32));
     let name = |v: ValueId| graph.value(v).name.as_str();
     let activation = stop.sink.activation;
     for ((batch, dense), pruned) in batches.iter().zip(&dense.tensors).zip(&pruned.tensors) {
@@ -100,8 +99,7 @@ pub(super) fn sums(
     }
     let [fit, guard] = sums.map(|sums| {
         if narrow {
-            let weight = Mat::from_fn(n, d, |i, j| columns[j][i]);
-            sums.regression.mapped(&sums.dense, &weight, &old)
+            sums.regression.mapped(&sums.dense, &whole, &old)
         } else {
             sums.regression
         }

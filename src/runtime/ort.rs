@@ -143,15 +143,16 @@ impl OnnxRuntime {
         model: ModelProto,
         limit: usize,
     ) -> Result<OrtSession> {
-        match Self::commit(builder(true)?, model.clone(), limit) {
+        let model = serialise(model, limit)?;
+        match Self::commit(builder(true)?, &model) {
             Ok(session) => Ok(session),
-            Err(_) => Self::commit(builder(false)?, model, limit),
+            Err(_) => Self::commit(builder(false)?, &model),
         }
     }
 
-    fn commit(mut builder: SessionBuilder, model: ModelProto, limit: usize) -> Result<OrtSession> {
-        match serialise(model, limit)? {
-            Serialised::Bytes(bytes) => builder.commit_from_memory(&bytes),
+    fn commit(mut builder: SessionBuilder, model: &Serialised) -> Result<OrtSession> {
+        match model {
+            Serialised::Bytes(bytes) => builder.commit_from_memory(bytes),
             Serialised::File { path, _folder } => builder.commit_from_file(path),
         }
         .map_err(|e| refused(&e))

@@ -87,7 +87,7 @@ impl<'a> Levels<'a> {
         let lower = self.factor.lower.as_ref().submatrix(0, 0, left, left);
         linalg::solve_transposed(lower, fitted.as_mut());
         let gone = self.y.as_ref().subrows(left, self.rows.len() - left);
-        let change = Change::new(&self.site, &self.rows[..left], &fitted);
+        let change = Change::new(self.site.weight, self.site.mean, &self.rows[..left], &fitted);
         let after = linalg::inner(gone, gone) - self.factor.ridge * change.square;
 
         let mut ascending: Vec<usize> = (0..left).collect();

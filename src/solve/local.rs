@@ -44,7 +44,7 @@ pub fn local(site: &Site, keep_rows: &[usize], damp: f64, with_bias: bool) -> Re
     let explained = linalg::inner(fitted.as_ref(), fitted.as_ref());
     linalg::solve_transposed(factor.lower.as_ref(), fitted.as_mut());
 
-    let change = Change::new(site, keep_rows, &fitted);
+    let change = Change::new(site.weight, site.mean, keep_rows, &fitted);
     let energy = linalg::inner(site.weight.as_ref(), full.as_ref());
     let size = linalg::inner(site.weight.as_ref(), site.weight.as_ref());
     // The least of tr(D^T Sigma D) + lambda |D|^2, less the second term.
@@ -55,6 +55,18 @@ pub fn local(site: &Site, keep_rows: &[usize], damp: f64, with_bias: bool) -> Re
         error_before: relative(dropped(site, keep_rows), energy),
         error_after: relative(after, energy),
     })
+}
+
+/// Re-fitted rows of `weight` that are known, with what the bias takes over of the
+/// `mean` of the input; their errors are not.
+pub fn known(weight: &Mat<f64>, mean: &[f64], rows: &[usize], fitted: Mat<f64>, with_bias: bool) -> Refit {
+    let change = Change::new(weight, mean, rows, &fitted);
+    Refit {
+        weight: fitted,
+        bias_shift: with_bias.then_some(change.shift),
+        error_before: 0.0,
+        error_after: 0.0,
+    }
 }
 
 /// Sigma for a site with a bias, `X^T X` for one without.
@@ -75,14 +87,14 @@ pub(super) struct Change {
 }
 
 impl Change {
-    pub(super) fn new(site: &Site, rows: &[usize], fitted: &Mat<f64>) -> Self {
-        let mut change = site.weight.clone();
+    pub(super) fn new(weight: &Mat<f64>, mean: &[f64], rows: &[usize], fitted: &Mat<f64>) -> Self {
+        let mut change = weight.clone();
         for (i, &row) in rows.iter().enumerate() {
             for j in 0..change.ncols() {
                 change[(row, j)] -= fitted[(i, j)];
             }
         }
-        let dot = |j: usize| change.col(j).iter().zip(site.mean).map(|(d, mu)| d * mu).sum();
+        let dot = |j: usize| change.col(j).iter().zip(mean).map(|(d, mu)| d * mu).sum();
         Self {
             square: linalg::inner(change.as_ref(), change.as_ref()),
             shift: (0..change.ncols()).map(dot).collect(),

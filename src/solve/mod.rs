@@ -9,7 +9,7 @@ mod rescale;
 use faer::Mat;
 
 pub use levels::Levels;
-pub use local::local;
+pub use local::{known, local};
 pub use regress::{Normal, Regression};
 pub use rescale::rescale;
 

@@ -141,7 +141,7 @@ impl Regression {
 
     /// The regression of `Y W + b` in place of Y: where Y is narrower than that,
     /// summing over its rows costs less.
-    pub fn mapped(&self, y: &SiteStatistics, weight: &Mat<f64>, bias: &[f64]) -> Self {
+    pub fn mapped(self, y: &SiteStatistics, weight: &Mat<f64>, bias: &[f64]) -> Self {
         let map = |v: &[f64], j: usize| -> f64 { weight.col(j).iter().zip(v).map(|(w, v)| w * v).sum() };
         let t = y.total();
         // About the mean of Y the sum of (y - mean) vanishes.
@@ -151,13 +151,13 @@ impl Regression {
         // The cross sums are about the pilot q: those about the mean are less by
         // the sum of x - p times the mean of y - q.
         let (_, s, _) = self.x.parts();
-        let mut cross = self.cross.clone();
+        let mut cross = self.cross;
         for (column, u) in cross.col_iter_mut().zip(&self.shifted_sum) {
             let off = if t > 0.0 { u / t } else { 0.0 };
             column.iter_mut().zip(s).for_each(|(c, s)| *c -= s * off);
         }
         Self {
-            x: self.x.clone(),
+            x: self.x,
             pilot: columns.clone().map(|j| map(&mean, j) + bias[j]).collect(),
             shifted_sum: vec![0.0; weight.ncols()],
             cross: linalg::product(cross.as_ref(), weight.as_ref()),

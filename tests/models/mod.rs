@@ -85,13 +85,21 @@ pub fn call(domain: &str, op: &str, name: &str, input: &[&str], output: &[&str])
 
 /// A float value of shape [n, 4].
 pub fn value(name: &str) -> ValueInfoProto {
-    use tensor_shape_proto::{Dimension, dimension::Value};
-    let dim = |value| Dimension {
+    use tensor_shape_proto::dimension::Value;
+    shaped(name, [Value::DimParam("n".into()), Value::DimValue(4)])
+}
+
+/// A float value of these sizes.
+pub fn shaped(
+    name: &str,
+    sizes: impl IntoIterator<Item = tensor_shape_proto::dimension::Value>,
+) -> ValueInfoProto {
+    let dim = |value| tensor_shape_proto::Dimension {
         value: Some(value),
-        ..Dimension::default()
+        ..Default::default()
     };
     let shape = TensorShapeProto {
-        dim: vec![dim(Value::DimParam("n".into())), dim(Value::DimValue(4))],
+        dim: sizes.into_iter().map(dim).collect(),
     };
     ValueInfoProto {
         name: Some(name.into()),
