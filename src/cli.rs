@@ -280,8 +280,8 @@ pub struct DataArgs {
     /// Seed of sampling and of synthetic inputs.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Leave texts as they are. Otherwise half of them are joined with another
-    /// one, where both together have at most --max-length tokens.
+    /// Leave texts as they are. Otherwise two thirds of them are joined with one or
+    /// two others, where all together have at most --max-length tokens.
     #[arg(long)]
     pub no_join: bool,
     /// Shape of an input whose axes the graph leaves open, as in
