@@ -1,9 +1,11 @@
-//! Files as bytes: mapped when large, read when small.
+//! Files as bytes: mapped when large, read when small. Mapped bytes know where they
+//! come from, so that whoever can read the file need not be given a copy.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -22,7 +24,8 @@ pub(super) fn open(path: &Path) -> Result<Bytes> {
         return Err(Error::input(format!("{} is not a regular file", path.display())));
     }
     let file = File::open(path).map_err(fail)?;
-    let length = file.metadata().map_err(fail)?.len();
+    let metadata = file.metadata().map_err(fail)?;
+    let length = metadata.len();
     if length < SMALL {
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
         file.take(SMALL).read_to_end(&mut bytes).map_err(fail)?;
@@ -37,5 +40,106 @@ pub(super) fn open(path: &Path) -> Result<Bytes> {
     // the file meanwhile, is documented: changed bytes are changed weights, a
     // shrunk file is a SIGBUS. This crate itself replaces files by rename only.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(fail)?;
-    Ok(Bytes::from_owner(map))
+    Ok(Bytes::from_owner(Mapped::new(map, path, &metadata)))
+}
+
+/// Where mapped bytes lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The file, links resolved.
+    pub path: PathBuf,
+    /// The first byte in it.
+    pub offset: u64,
+}
+
+/// Where `bytes` lie, if they are of a file that is mapped and still the one that was
+/// opened under its path.
+pub fn origin(bytes: &[u8]) -> Option<Origin> {
+    let at = bytes.as_ptr().addr();
+    let maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+    let map = maps.iter().find(|m| m.holds(at, bytes.len()))?;
+    let same = std::fs::metadata(&map.path).is_ok_and(|now| Identity::of(&now) == map.identity);
+    (same && map.identity.is_some()).then(|| Origin {
+        path: map.path.clone(),
+        offset: (at - map.start) as u64,
+    })
+}
+
+/// The maps of this process.
+static MAPS: Mutex<Vec<Place>> = Mutex::new(Vec::new());
+
+/// A map in memory and the file that it shows.
+struct Place {
+    start: usize,
+    length: usize,
+    path: PathBuf,
+    identity: Option<Identity>,
+}
+
+impl Place {
+    fn holds(&self, at: usize, length: usize) -> bool {
+        at.checked_sub(self.start)
+            .and_then(|offset| offset.checked_add(length))
+            .is_some_and(|end| end <= self.length)
+    }
+}
+
+/// What tells a file from another one under the same path.
+#[derive(PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: std::time::SystemTime,
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: metadata.modified().ok()?,
+        })
+    }
+
+    /// Elsewhere a file has no number that is easy to ask for.
+    #[cfg(not(unix))]
+    fn of(_: &Metadata) -> Option<Self> {
+        None
+    }
+}
+
+/// A map that is known as long as it lives.
+struct Mapped(memmap2::Mmap);
+
+impl Mapped {
+    fn new(map: memmap2::Mmap, path: &Path, metadata: &Metadata) -> Self {
+        if let Ok(path) = path.canonicalize() {
+            MAPS.lock().unwrap_or_else(PoisonError::into_inner).push(Place {
+                start: map.as_ptr().addr(),
+                length: map.len(),
+                path,
+                identity: Identity::of(metadata),
+            });
+        }
+        Self(map)
+    }
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let start = self.0.as_ptr().addr();
+        MAPS.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|m| m.start != start);
+    }
 }

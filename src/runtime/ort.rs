@@ -15,7 +15,7 @@ use prost::Message;
 use super::guard::guard;
 use super::locate::{self, Candidate, Origin, Surroundings};
 use super::prepare::{Prepared, prepare};
-use super::serialise::{LIMIT, Serialised, serialise};
+use super::serialise::{LIMIT, Serialised, beside, serialise};
 use super::signature::Signature;
 use super::{Device, Engine, EngineInfo, EngineOptions, INSTALL, Session, SessionOptions, operators};
 use crate::error::{Error, Result, ResultExt};
@@ -24,6 +24,10 @@ use crate::tensor::{Data, Feeds, Tensor};
 
 /// How the engine is called in messages.
 const NAME: &str = "ONNX Runtime";
+
+/// From this many bytes on weights are used as they lie in their file, which costs a
+/// twentieth of the speed and saves their size in memory.
+const LARGE: u64 = 1 << 30;
 
 /// A library that is loaded. A process loads one and keeps it to its end.
 #[derive(Clone)]
@@ -143,16 +147,35 @@ impl OnnxRuntime {
         model: ModelProto,
         limit: usize,
     ) -> Result<OrtSession> {
-        let model = serialise(model, limit)?;
-        match Self::commit(builder(true)?, &model) {
-            Ok(session) => Ok(session),
-            Err(_) => Self::commit(builder(false)?, &model),
+        let both = |model: &Serialised| {
+            Self::commit(builder(true)?, model).or_else(|_| Self::commit(builder(false)?, model))
+        };
+        // Older libraries do not look for weights in the folder that they are told.
+        if let Some(Ok(session)) = beside(model.clone(), limit).map(|model| both(&model)) {
+            return Ok(session);
         }
+        both(&serialise(model, limit)?)
     }
 
     fn commit(mut builder: SessionBuilder, model: &Serialised) -> Result<OrtSession> {
         match model {
             Serialised::Bytes(bytes) => builder.commit_from_memory(bytes),
+            Serialised::Beside {
+                bytes,
+                folder,
+                outside,
+            } => {
+                let key = "session.model_external_initializers_file_folder_path";
+                let mut builder = builder
+                    .with_config_entry(key, folder.to_string_lossy())
+                    .map_err(|e| failed(&e))?;
+                // Laid out anew for products, weights are read a second time.
+                if *outside > LARGE {
+                    let key = "session.disable_prepacking";
+                    builder = builder.with_config_entry(key, "1").map_err(|e| failed(&e))?;
+                }
+                builder.commit_from_memory(bytes)
+            }
             Serialised::File { path, _folder } => builder.commit_from_file(path),
         }
         .map_err(|e| refused(&e))

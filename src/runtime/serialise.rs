@@ -1,5 +1,9 @@
 //! A model as ONNX Runtime takes it: bytes, or a file with a side file when
 //! the bytes would be too many for one protobuf message.
+//!
+//! Weights that lie in a side file already stay there, and the runtime maps that file
+//! itself: a session of a part of a large model then takes milliseconds and next to no
+//! memory, where a copy of the bytes takes four times the size of the weights.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,6 +13,7 @@ use prost::Message;
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
+use crate::onnx::origin;
 use crate::onnx::proto::{
     GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
 };
@@ -18,6 +23,9 @@ pub(super) const LIMIT: usize = i32::MAX as usize;
 
 /// Initializers from this size on go to the side file.
 const OUTSIDE_FROM: usize = 1024;
+
+/// Where a tensor may start in a file that is mapped: at whole elements of any type.
+const ELEMENT: u64 = 8;
 
 /// Where tensors start in the side file: at pages, so that they can be mapped.
 const ALIGNMENT: u64 = 4096;
@@ -29,6 +37,15 @@ const DATA: &str = "weights.bin";
 pub(super) enum Serialised {
     /// In memory.
     Bytes(Vec<u8>),
+    /// In memory, some weights in files of a folder.
+    Beside {
+        /// The model.
+        bytes: Vec<u8>,
+        /// Where the files are.
+        folder: PathBuf,
+        /// Bytes of weights in them.
+        outside: u64,
+    },
     /// In a file of a temporary folder, which lives as long as this value.
     File {
         /// The file.
@@ -69,6 +86,42 @@ pub(super) fn serialise(mut model: ModelProto, limit: usize) -> Result<Serialise
     })
 }
 
+/// The same with the large initializers left in the files that they were mapped from,
+/// as far as these are in one folder; `None` where there are none or where what is left
+/// takes more than `limit` bytes.
+pub(super) fn beside(mut model: ModelProto, limit: usize) -> Option<Serialised> {
+    let graph = model.graph.as_mut()?;
+    let mut folder: Option<PathBuf> = None;
+    let mut outside = 0u64;
+    for tensor in &mut graph.initializer {
+        let Some(raw) = tensor.raw_data.as_ref().filter(|raw| raw.len() >= OUTSIDE_FROM) else {
+            continue;
+        };
+        let Some(place) = origin(raw).filter(|o| o.offset.is_multiple_of(ELEMENT)) else {
+            continue;
+        };
+        let (Some(own), Some(file)) = (
+            place.path.parent(),
+            place.path.file_name().and_then(|n| n.to_str()),
+        ) else {
+            continue;
+        };
+        if folder.get_or_insert_with(|| own.to_owned()) != own {
+            continue;
+        }
+        let length = raw.len();
+        outside += length as u64;
+        mark(tensor, file, place.offset, length);
+        tensor.raw_data = None;
+    }
+    let folder = folder?;
+    (model.encoded_len() <= limit).then(|| Serialised::Beside {
+        bytes: model.encode_to_vec(),
+        folder,
+        outside,
+    })
+}
+
 /// Writes the data of the large initializers to `data` and leaves their place.
 fn move_out(graph: &mut GraphProto, mut data: BufWriter<File>) -> std::io::Result<()> {
     let mut end = 0u64;
@@ -83,20 +136,20 @@ fn move_out(graph: &mut GraphProto, mut data: BufWriter<File>) -> std::io::Resul
         )?;
         data.write_all(&bytes)?;
         end = start + bytes.len() as u64;
-        mark(tensor, start, bytes.len());
+        mark(tensor, DATA, start, bytes.len());
     }
     data.flush()
 }
 
-/// Says where in the side file the data of `tensor` are.
-fn mark(tensor: &mut TensorProto, offset: u64, length: usize) {
+/// Says where in which file the data of `tensor` are.
+fn mark(tensor: &mut TensorProto, file: &str, offset: u64, length: usize) {
     let entry = |key: &str, value: String| StringStringEntryProto {
         key: Some(key.to_owned()),
         value: Some(value),
     };
     tensor.data_location = Some(DataLocation::External as i32);
     tensor.external_data = vec![
-        entry("location", DATA.to_owned()),
+        entry("location", file.to_owned()),
         entry("offset", offset.to_string()),
         entry("length", length.to_string()),
     ];
