@@ -29,13 +29,21 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The number of real token positions, or of rows where there are no tokens.
-    pub fn real_tokens(&self) -> u64 {
-        let n = match &self.token_mask {
-            Some(mask) => mask.iter().filter(|real| **real).count(),
-            None => self.rows.len().saturating_mul(self.tokens.unwrap_or(1)),
+    /// The number of real token positions of the samples that `counts`, or of these
+    /// where there are no tokens.
+    pub fn real_tokens(&self, counts: impl Fn(usize) -> bool) -> u64 {
+        let tokens = self.tokens.unwrap_or(1);
+        let of = |row: usize| match &self.token_mask {
+            Some(mask) => {
+                let own = mask.iter().skip(row.saturating_mul(tokens)).take(tokens);
+                own.filter(|real| **real).count()
+            }
+            None => tokens,
         };
-        n as u64
+        let rows = self.rows.iter().enumerate();
+        rows.filter(|(_, sample)| counts(**sample))
+            .map(|(row, _)| of(row) as u64)
+            .sum()
     }
 }
 

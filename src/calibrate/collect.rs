@@ -85,6 +85,42 @@ pub fn collect(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<(Statistics, Timings)> {
+    let all = Pass {
+        max_rows,
+        apart: |_| false,
+        values: &[],
+        watch: &mut |_| Ok(()),
+    };
+    collect_watching(engine, model, probes, weights, samples, all, progress, cancelled)
+}
+
+/// What a pass does besides the sums.
+pub struct Pass<'a> {
+    /// Rows of a batch.
+    pub max_rows: usize,
+    /// Which samples run but are left out of the sums, by index.
+    pub apart: fn(usize) -> bool,
+    /// Values that `watch` is shown.
+    pub values: &'a [String],
+    /// Called after each batch with its `values`.
+    pub watch: &'a mut dyn FnMut(&[&Tensor]) -> Result<()>,
+}
+
+/// [`collect`], with a look at some values of every batch.
+///
+/// # Errors
+/// As [`collect`]; those of [`Pass::watch`].
+#[allow(clippy::too_many_arguments)]
+pub fn collect_watching(
+    engine: &dyn Engine,
+    model: &proto::ModelProto,
+    probes: &[SiteProbe],
+    weights: &BTreeMap<String, PositionWeights>,
+    samples: &Samples,
+    pass: Pass,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<(Statistics, Timings)> {
     let specs = input_specs(model)?;
     let mut timings = Timings::default();
 
@@ -110,13 +146,18 @@ pub fn collect(
                 value: &probe.value,
                 axes: &probe.axes,
                 weights: own,
-                statistics: SiteStatistics::new(probe.width),
+                statistics: SiteStatistics::sparing(probe.width),
                 rows: Vec::new(),
                 counts: Vec::new(),
             });
         }
     }
 
+    for name in pass.values {
+        if !values.contains(name) {
+            values.push(name.clone());
+        }
+    }
     let started = Instant::now();
     let options = SessionOptions {
         optimise: true,
@@ -128,7 +169,7 @@ pub fn collect(
     progress.start("calibrating", samples.samples.len() as u64);
     let _finish = Finish(progress);
     let mut tokens = 0u64;
-    for batch in batches(samples, &specs, max_rows)? {
+    for batch in batches(samples, &specs, pass.max_rows)? {
         if cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -151,10 +192,16 @@ pub fn collect(
             let tensor = fetched.get(collector.value).copied().ok_or_else(|| {
                 Error::engine(format!("the engine did not return value '{}'", collector.value))
             })?;
-            collector.take(tensor, &batch)?;
+            collector.take(tensor, &batch, pass.apart)?;
+        }
+        if !pass.values.is_empty() {
+            let watched: Vec<&Tensor> = (pass.values.iter())
+                .filter_map(|name| fetched.get(name.as_str()).copied())
+                .collect();
+            (pass.watch)(&watched)?;
         }
         timings.statistics_seconds += started.elapsed().as_secs_f64();
-        tokens = tokens.saturating_add(batch.real_tokens());
+        tokens = tokens.saturating_add(batch.real_tokens(|sample| !(pass.apart)(sample)));
         progress.step(batch.rows.len() as u64);
     }
     let started = Instant::now();
@@ -182,7 +229,7 @@ pub fn collect(
     }
     let statistics = Statistics {
         sites,
-        samples: samples.samples.len(),
+        samples: (0..samples.samples.len()).filter(|s| !(pass.apart)(*s)).count(),
         tokens,
     };
     Ok((statistics, timings))
@@ -212,8 +259,8 @@ fn describe(batch: &Batch) -> String {
 }
 
 impl Collector<'_> {
-    /// Takes the real rows of `tensor`.
-    fn take(&mut self, tensor: &Tensor, batch: &Batch) -> Result<()> {
+    /// Takes the real rows of `tensor`, but for those of samples that are `apart`.
+    fn take(&mut self, tensor: &Tensor, batch: &Batch, apart: fn(usize) -> bool) -> Result<()> {
         let width = self.statistics.width();
         let shape = &tensor.shape;
         let strides = Strides::new(shape, self.axes).filter(|s| s.width() == width);
@@ -230,7 +277,7 @@ impl Collector<'_> {
         let data = floats(tensor, self.value)?;
         let rows = Rows::new(&strides.leading, batch);
         for row in 0..strides.count {
-            let Some(sample) = rows.sample(row) else {
+            let Some(sample) = rows.sample(row).filter(|s| !apart(*s)) else {
                 continue;
             };
             let count = self.weights.of(rows.place(row));

@@ -74,28 +74,21 @@ pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
         .map_err(|e| Error::input(format!("the statistics cannot be described: {e}")))?;
     // One entry: the library writes several in no fixed order.
     let metadata = [(HEAD.to_owned(), head)].into_iter().collect();
-    let tensors = statistics.sites.iter().flat_map(|(name, site)| {
-        let (pilot, sum, gram) = site.parts();
-        PARTS
-            .into_iter()
-            .zip([pilot, sum, gram])
-            .map(move |(part, values)| (format!("{name}.{part}"), values))
-    });
     let mut infos = Vec::new();
-    let mut parts: Vec<&[f64]> = Vec::new();
     let mut end = 0;
-    for (name, values) in tensors {
-        let start = end;
-        end += size_of_val(values);
-        infos.push((
-            name,
-            TensorInfo {
+    for (name, site) in &statistics.sites {
+        let (pilot, sum) = site.parts();
+        let lengths = [pilot.len(), sum.len(), site.packed_len()];
+        for (part, length) in PARTS.into_iter().zip(lengths) {
+            let start = end;
+            end += length * size_of::<f64>();
+            let info = TensorInfo {
                 dtype: Dtype::F64,
-                shape: vec![values.len()],
+                shape: vec![length],
                 data_offsets: (start, end),
-            },
-        ));
-        parts.push(values);
+            };
+            infos.push((format!("{name}.{part}"), info));
+        }
     }
     let damaged = |e: String| Error::input(format!("the statistics cannot be described: {e}"));
     let header = Metadata::new(Some(metadata), infos).map_err(|e| damaged(e.to_string()))?;
@@ -107,8 +100,13 @@ pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        for value in parts.iter().copied().flatten() {
-            file.write_all(&value.to_le_bytes())?;
+        for site in statistics.sites.values() {
+            let (pilot, sum) = site.parts();
+            // One site at a time: tokens that were kept become sums here.
+            let gram = site.packed();
+            for value in pilot.iter().chain(sum).chain(gram.iter()) {
+                file.write_all(&value.to_le_bytes())?;
+            }
         }
         file.flush()
     })?;

@@ -15,6 +15,7 @@ mod fill;
 mod layout;
 pub mod npz;
 mod padding;
+mod products;
 mod resume;
 mod rows;
 mod samples;
@@ -29,7 +30,7 @@ mod trial;
 mod trim;
 
 pub use batch::{Batch, Batches, batches, real_tokens};
-pub use collect::{SiteProbe, Timings, collect};
+pub use collect::{Pass, SiteProbe, Timings, collect, collect_watching};
 pub use exact::{ExactBatch, exact_batch};
 pub use padding::Padding;
 pub use resume::{Collected, Kept, collect_kept};

@@ -18,24 +18,20 @@
 //! Rows may count more or less than once: with weights w, T is their sum,
 //! s = Y^T w and S = Y^T diag(w) Y.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
 
-use faer::linalg::matmul::matmul;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Mat, MatMut};
 use rayon::prelude::*;
 
+use super::products::{Products, triangle};
 use crate::error::{Error, Result, ResultExt};
 
 /// Rows whose products are summed in float32.
 pub(crate) const BLOCK: usize = 1024;
 
-/// Columns of the product of n columns that one task makes: enough tasks for
-/// all threads, each large enough for a fast product.
-fn panel(n: usize) -> usize {
-    (n / 8).next_multiple_of(64).clamp(64, 512)
-}
+/// Columns that one task sums.
+const PANEL: usize = 192;
 
 /// Token count, sum and Gram matrix of one site's input X (T x n).
 #[derive(Debug, Clone, PartialEq)]
@@ -48,29 +44,31 @@ pub struct SiteStatistics {
     pilot: Vec<f64>,
     /// s, the sum of x - p.
     shifted_sum: Vec<f64>,
-    /// The lower triangle of S by columns: column j holds rows j to n - 1.
-    shifted_gram: Vec<f64>,
-}
-
-fn triangle(n: usize) -> usize {
-    n * (n + 1) / 2
-}
-
-/// Where column `j` of a packed lower triangle of `n` columns starts.
-fn column_start(n: usize, j: usize) -> usize {
-    j * n - j * j.saturating_sub(1) / 2
+    /// S.
+    products: Products,
 }
 
 impl SiteStatistics {
     /// Nothing yet, of a site with `n` inputs.
     pub fn new(n: usize) -> Self {
+        Self::with(n, Products::new(n, false))
+    }
+
+    /// The same, but while there are fewer tokens than inputs these are kept instead
+    /// of their products: less memory, and more time for each matrix that is asked
+    /// for.
+    pub fn sparing(n: usize) -> Self {
+        Self::with(n, Products::new(n, true))
+    }
+
+    fn with(n: usize, products: Products) -> Self {
         Self {
             width: n,
             tokens: 0,
             total: 0.0,
             pilot: vec![0.0; n],
             shifted_sum: vec![0.0; n],
-            shifted_gram: vec![0.0; triangle(n)],
+            products,
         }
     }
 
@@ -96,7 +94,7 @@ impl SiteStatistics {
             total,
             pilot,
             shifted_sum,
-            shifted_gram,
+            products: Products::of(width, shifted_gram),
         };
         if !(statistics.is_finite() && total.is_finite() && total >= 0.0) {
             return Err(Error::input("the statistics hold NaN or infinite values"));
@@ -104,9 +102,19 @@ impl SiteStatistics {
         Ok(statistics)
     }
 
-    /// p, s and the packed S.
-    pub(crate) fn parts(&self) -> (&[f64], &[f64], &[f64]) {
-        (&self.pilot, &self.shifted_sum, &self.shifted_gram)
+    /// p and s.
+    pub(crate) fn parts(&self) -> (&[f64], &[f64]) {
+        (&self.pilot, &self.shifted_sum)
+    }
+
+    /// The lower triangle of S by columns: column j holds rows j to n - 1.
+    pub(crate) fn packed(&self) -> Cow<'_, [f64]> {
+        self.products.packed()
+    }
+
+    /// Entries of [`SiteStatistics::packed`].
+    pub(crate) fn packed_len(&self) -> usize {
+        triangle(self.width)
     }
 
     /// n, the number of inputs.
@@ -126,9 +134,8 @@ impl SiteStatistics {
 
     /// Whether all sums are finite.
     pub fn is_finite(&self) -> bool {
-        [&self.pilot, &self.shifted_sum, &self.shifted_gram]
-            .iter()
-            .all(|part| part.iter().all(|x| x.is_finite()))
+        let sums = self.pilot.iter().chain(&self.shifted_sum);
+        sums.into_iter().all(|x| x.is_finite()) && self.products.is_finite()
     }
 
     /// Adds the rows of `x` (`rows` x n, row-major), each as often as `weights`
@@ -175,57 +182,28 @@ impl SiteStatistics {
     /// Adds a block of at most [`BLOCK`] rows.
     fn add_block(&mut self, x: &[(&[f32], f32)]) {
         let n = self.width;
-        // Rows a multiple of a page apart would fall into the same sets of the
-        // cache.
-        let stride = n.next_multiple_of(16) + 16;
-        let mut y = vec![0.0f32; x.len() * stride];
-        y.par_chunks_exact_mut(stride)
-            .zip(x)
-            .for_each(|(y, (x, weight))| {
-                let root = weight.sqrt();
-                for ((y, x), &p) in y.iter_mut().zip(*x).zip(&self.pilot) {
-                    *y = root * (x - p as f32);
-                }
-            });
-        let y = MatRef::from_row_major_slice(&y, x.len(), stride).subcols(0, n);
-        let width = panel(n);
-        let mut panels = Vec::with_capacity(n.div_ceil(width));
-        let mut rest = self.shifted_gram.as_mut_slice();
-        for ((from, sums), pilot) in (0..n)
-            .step_by(width)
-            .zip(self.shifted_sum.chunks_mut(width))
-            .zip(self.pilot.chunks(width))
-        {
-            let to = (from + width).min(n);
-            let (own, after) = rest.split_at_mut(column_start(n, to) - column_start(n, from));
-            panels.push((from..to, own, sums, pilot));
-            rest = after;
-        }
-        let scratch = Vec::<f32>::new;
-        panels
-            .into_par_iter()
-            .for_each_init(scratch, |scratch, (columns, own, sums, pilot)| {
-                // The sum is exact in float64, unlike the differences in y.
+        let mut y = vec![0.0f32; x.len() * n];
+        y.par_chunks_exact_mut(n).zip(x).for_each(|(y, (x, weight))| {
+            let root = weight.sqrt();
+            for ((y, x), &p) in y.iter_mut().zip(*x).zip(&self.pilot) {
+                *y = root * (x - p as f32);
+            }
+        });
+        // The sum is exact in float64, unlike the differences in y.
+        let columns = self.shifted_sum.par_chunks_mut(PANEL);
+        columns
+            .zip(self.pilot.par_chunks(PANEL))
+            .enumerate()
+            .for_each(|(at, (sums, pilot))| {
                 for (x, weight) in x {
                     let weight = f64::from(*weight);
-                    let x = x.get(columns.clone()).unwrap_or_default();
+                    let x = x.get(at * PANEL..).unwrap_or_default();
                     for ((sum, &x), p) in sums.iter_mut().zip(x).zip(pilot) {
                         *sum += weight * (f64::from(x) - p);
                     }
                 }
-                let height = n - columns.start;
-                scratch.resize(scratch.len().max(height * columns.len()), 0.0);
-                let product = &mut scratch[..height * columns.len()];
-                lower_columns(y, columns, product);
-                let mut rest = own;
-                for (j, column) in product.chunks_exact(height).enumerate() {
-                    let (sums, after) = rest.split_at_mut(height - j);
-                    sums.iter_mut()
-                        .zip(&column[j..])
-                        .for_each(|(sum, &p)| *sum += f64::from(p));
-                    rest = after;
-                }
             });
+        self.products.add(y);
     }
 
     /// Adds the tokens of `other`. The pilot stays this one's, unless there are
@@ -249,7 +227,8 @@ impl SiteStatistics {
         let t = other.total;
         let d: Vec<f64> = other.pilot.iter().zip(&self.pilot).map(|(q, p)| q - p).collect();
         let s = &other.shifted_sum;
-        let mut columns = self.shifted_gram.iter_mut().zip(&other.shifted_gram);
+        let theirs = other.products.packed();
+        let mut columns = self.products.settled().iter_mut().zip(theirs.iter());
         for j in 0..self.width {
             for ((sum, &g), i) in columns.by_ref().take(self.width - j).zip(j..) {
                 *sum += g + s[i] * d[j] + d[i] * s[j] + t * d[i] * d[j];
@@ -303,12 +282,11 @@ impl SiteStatistics {
 
     /// The sums of x_i^2: the diagonal of G.
     pub fn squares(&self) -> Vec<f64> {
-        let (n, t) = (self.width, self.total);
-        (0..n)
-            .map(|j| {
-                let (p, s) = (self.pilot[j], self.shifted_sum[j]);
-                self.shifted_gram[column_start(n, j)] + 2.0 * p * s + t * p * p
-            })
+        let own = self.products.squares();
+        let shifts = self.pilot.iter().zip(&self.shifted_sum);
+        own.iter()
+            .zip(shifts)
+            .map(|(g, (p, s))| g + 2.0 * p * s + self.total * p * p)
             .collect()
     }
 
@@ -316,7 +294,8 @@ impl SiteStatistics {
     fn symmetric(&self, entry: impl Fn(f64, usize, usize) -> f64) -> Mat<f64> {
         let n = self.width;
         let mut full = Mat::zeros(n, n);
-        let mut packed = self.shifted_gram.iter();
+        let packed = self.products.packed();
+        let mut packed = packed.iter();
         for j in 0..n {
             for (i, &g) in (j..n).zip(packed.by_ref()) {
                 full[(i, j)] = entry(g, i, j);
@@ -325,34 +304,6 @@ impl SiteStatistics {
         mirror(full.as_mut());
         full
     }
-}
-
-/// Some columns of the lower triangle of `Y^T Y`, from the first one's diagonal
-/// down, by columns; what lies above the diagonal has no meaning.
-fn lower_columns(y: MatRef<'_, f32>, columns: Range<usize>, out: &mut [f32]) {
-    let (height, width) = (y.ncols() - columns.start, columns.len());
-    let out = MatMut::from_column_major_slice_mut(out, height, width);
-    let own = y.subcols(columns.start, width);
-    let (diagonal, below) = out.split_at_row_mut(width);
-    triangular::matmul(
-        diagonal,
-        BlockStructure::TriangularLower,
-        Accum::Replace,
-        own.transpose(),
-        BlockStructure::Rectangular,
-        own,
-        BlockStructure::Rectangular,
-        1.0,
-        Par::Seq,
-    );
-    matmul(
-        below,
-        Accum::Replace,
-        y.subcols(columns.end, height - width).transpose(),
-        own,
-        1.0,
-        Par::Seq,
-    );
 }
 
 /// Copies the lower triangle to the upper one, a tile at a time.

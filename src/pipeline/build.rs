@@ -58,6 +58,7 @@ impl Run<'_> {
                 &self.statistics,
                 &self.weights,
                 &self.samples,
+                &self.recording,
                 is_guard,
                 self.options.refit_all,
                 self.progress,

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::build::Built;
 use super::clock::Clock;
 use super::ready::{Ready, probes, ready};
-use super::split::{fitted, split, spread, with_held_out};
+use super::split::{is_guard, split, spread, with_held_out};
 use super::{Cheaper, Loaded, fold, sizes, timing};
 use crate::axes::{Analysis, Kind};
 use crate::budget::{self, Align, Allocation, Cost, Limit, Prices, Ranking, Target, UnitPrices};
@@ -22,6 +22,7 @@ use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
 use crate::quantised::Closed;
 use crate::rank::{self, Ranked};
+use crate::rebuild::{self, Recording};
 use crate::runtime::{self, Engine, Metered, SessionOptions};
 use crate::search::{self, Point};
 use crate::sites::Chosen;
@@ -69,6 +70,8 @@ pub struct Run<'a> {
     /// Whether some samples choose ridges, so that layers can be re-fitted in order;
     /// the statistics are without them, where they are not from a file.
     pub(super) guarded: bool,
+    /// What the dense model has after its residual additions, for re-fitting in order.
+    pub(super) recording: Recording,
     /// What the method says.
     pub ranked: Ranked,
     /// Time of the calibration runs.
@@ -145,6 +148,7 @@ impl<'a> Run<'a> {
             weights: Weights::new(),
             statistics: Statistics::default(),
             guarded: false,
+            recording: Recording::default(),
             ranked: Ranked::default(),
             timings: Timings::default(),
             measured: false,
@@ -237,15 +241,9 @@ impl<'a> Run<'a> {
         self.options.alignment(&self.engine.info().device)
     }
 
-    /// Seconds of the dense model's own passes over all samples, from those over the
-    /// samples that were calibrated on.
+    /// Seconds of the dense model's own passes over all samples.
     pub fn dense_seconds(&self) -> f64 {
-        let share = self.statistics.samples as f64 / self.samples.samples.len().max(1) as f64;
-        if share > 0.0 {
-            self.timings.engine_seconds / share
-        } else {
-            0.0
-        }
+        self.timings.engine_seconds
     }
 
     /// The tokens of all samples that are calibrated on, those that choose ridges
@@ -294,25 +292,31 @@ impl<'a> Run<'a> {
             return self.take_statistics(path);
         }
         let probes = probes(&self.chosen)?;
-        let collect = |samples: &Samples| {
-            calibrate::collect(
-                &self.engine,
-                &self.loaded.model,
-                &probes,
-                &self.weights,
-                samples,
-                ROWS,
-                self.progress,
-                self.cancelled,
-            )
-        };
         let sequential = self.options.reconstruction() == Reconstruct::Sequential;
-        if sequential && self.samples.samples.len() >= FEW {
-            self.guarded = true;
-            (self.statistics, self.timings) = collect(&fitted(&self.samples))?;
-        } else {
-            (self.statistics, self.timings) = collect(&self.samples)?;
-        }
+        self.guarded = sequential && self.samples.samples.len() >= FEW;
+        let mut recording = match self.guarded {
+            true => Recording::new(rebuild::targets(self.subject(), &self.chosen)),
+            false => Recording::default(),
+        };
+        let name = |v: ValueId| self.loaded.graph.value(v).name.clone();
+        let values: Vec<String> = recording.values().map(name).collect();
+        let pass = calibrate::Pass {
+            max_rows: rebuild::ROWS,
+            apart: if self.guarded { is_guard } else { |_| false },
+            values: &values,
+            watch: &mut |tensors| recording.push(tensors),
+        };
+        (self.statistics, self.timings) = calibrate::collect_watching(
+            &self.engine,
+            &self.loaded.model,
+            &probes,
+            &self.weights,
+            &self.samples,
+            pass,
+            self.progress,
+            self.cancelled,
+        )?;
+        self.recording = recording;
         self.clock.lap("calibration");
         Ok(())
     }

@@ -57,9 +57,3 @@ const GUARD: usize = 6;
 pub(super) fn is_guard(sample: usize) -> bool {
     sample % GUARD == GUARD - 1
 }
-
-/// The samples without those that choose ridges.
-pub(super) fn fitted(samples: &Samples) -> Samples {
-    let own = (samples.samples.iter().enumerate()).filter(|(at, _)| !is_guard(*at));
-    with(samples, own.map(|(_, s)| s.clone()).collect())
-}

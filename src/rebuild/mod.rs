@@ -4,9 +4,10 @@
 //! weights     where the weight and the bias of a sink sit in the file
 //! part        sinks that read one weight, and a fit of it
 //! local       fits on the dense model's statistics
+//! recording   what the dense model has after the residual additions
 //! sequential  fits on what really arrives at each sink once the ones before it
-//!             are pruned: `stops` says at which layers, `sums` what is added up,
-//!             `ridges` which fit is taken
+//!             are pruned: `stops` says at which layers, `dense` what the dense
+//!             model has there, `sums` what is added up, `ridges` which fit is taken
 //! ```
 //!
 //! # What each idea brings
@@ -40,8 +41,10 @@
 //! - Layers between the sinks that have drifted by less than 2% of their variance are
 //!   left; with 10% as the limit 0.0073 becomes 0.0075, at 50% 0.0146 becomes 0.0150.
 
+mod dense;
 mod local;
 mod part;
+mod recording;
 mod ridges;
 mod sequential;
 mod stops;
@@ -50,7 +53,9 @@ pub mod weights;
 
 pub use local::Local;
 pub use part::{Fit, Part, apply, parts};
-pub use sequential::sequential;
+pub use recording::Recording;
+pub use sequential::{ROWS, sequential};
+pub use stops::targets;
 
 /// What re-fitting did at one site.
 #[derive(Debug, Clone, serde::Serialize)]

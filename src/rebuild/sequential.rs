@@ -1,9 +1,9 @@
 //! Fits on what really arrives at each sink once the ones before it are pruned.
 //!
-//! The sinks are walked in order, the dense and the pruned model side by side.
-//! At each, X comes from the pruned prefix, and the target is what the dense model
-//! has after the residual addition less the pruned model's own residual: so a
-//! site also mends what the ones before it have left. The ridge pulls towards the
+//! The sinks are walked in order. At each, X comes from the pruned prefix, and the
+//! target is what the dense model has after the residual addition (a [`Recording`] of
+//! the pass that calibrates) less the pruned model's own residual: so a site also mends
+//! what the ones before it have left. The ridge pulls towards the
 //! local fit; how strongly is chosen on samples kept apart, with the local fit
 //! itself (its intercept moved) as the last resort.
 //!
@@ -11,14 +11,16 @@
 //! whose input and output rows do not correspond.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
+use super::dense::{Dense, Fetch};
 use super::local::Local;
 use super::part::Fit;
+use super::recording::Recording;
 use super::ridges::fit;
 use super::stops::{Stop, plan};
-use super::sums::sums;
+use super::sums::{sums, wanted};
 use crate::calibrate::{Batch, Samples, Statistics, batches, input_specs};
 use crate::graph::ValueId;
 use crate::importance::Weights;
@@ -26,11 +28,11 @@ use crate::probe::Subject;
 use crate::progress::Progress;
 use crate::runtime::Engine;
 use crate::segment::{Boundary, Cut, Runner, Stream};
-use crate::tensor::Feeds;
+use crate::tensor::{Feeds, Tensor};
 use crate::{Result, ResultExt};
 
 /// Rows per run.
-const ROWS: usize = 16;
+pub const ROWS: usize = 16;
 
 /// Layers that keep all inputs are fitted where these have drifted by more than
 /// this fraction of their variance.
@@ -38,7 +40,8 @@ const DRIFT: f64 = 0.02;
 
 /// Re-fits every pruned site, sequentially where that is better than the local
 /// fit of `local` on `statistics`; these are without the samples that choose the ridge,
-/// which `is_guard` tells by index; `others` asks for the layers that keep all their
+/// which `is_guard` tells by index; `recording` has the [`targets`](super::targets) of
+/// the batches of [`ROWS`] rows; `others` asks for the layers that keep all their
 /// inputs too.
 ///
 /// # Errors
@@ -50,6 +53,7 @@ pub fn sequential(
     statistics: &Statistics,
     positions: &Weights,
     samples: &Samples,
+    recording: &Recording,
     is_guard: fn(usize) -> bool,
     others: bool,
     progress: &dyn Progress,
@@ -74,11 +78,15 @@ pub fn sequential(
         others: Vec::new(),
     };
     let halts = plan(subject, chosen, mask, positions, others)?;
-    let (mut dense_fed, mut pruned_fed) = (Feeds::new(), Feeds::new());
+    let mut fed = Feeds::new();
     let batches: Vec<Batch> = batches(samples, &input_specs(model)?, ROWS)?.collect::<Result<_>>()?;
+    let dense = Dense {
+        subject,
+        batches: &batches,
+        recording,
+    };
     progress.start("re-fitting", halts.len() as u64);
-    let mut dense = Stream::start(graph, &batches);
-    let mut pruned: Option<Stream> = None;
+    let mut pruned = Stream::start(graph, &batches);
     let mut cut = Cut::start(graph);
     for (at, halt) in halts.iter().enumerate() {
         progress.step(1);
@@ -91,50 +99,41 @@ pub fn sequential(
             .into_iter()
             .chain(own.iter().copied())
             .collect();
-        let held = dense
+        let held = pruned
             .tensors
             .first()
             .map(|t| t.keys().copied().collect::<BTreeSet<_>>());
         let held = held.unwrap_or_default();
         let gives: Vec<ValueId> = keep.difference(&held).copied().collect();
-        let reads = dense.boundary(&cut.crossing(graph, analysis, &gives))?;
+        let reads = pruned.boundary(&cut.crossing(graph, analysis, &gives))?;
         let within: Vec<Boundary> = halts[..at]
             .iter()
             .flatten()
             .filter(|s| next.is_done(s.sink.node) && !cut.is_done(s.sink.node))
             .flat_map(|s| s.part.boundaries())
             .collect();
-        let only = |fed: &Feeds| -> Feeds {
-            let names = within.iter().map(|b| &graph.value(b.value).name);
-            names
-                .filter_map(|n| fed.get_key_value(n))
-                .map(|(n, t)| (n.clone(), t.clone()))
-                .collect()
-        };
         if !gives.is_empty() {
             let mut runner = Runner::new(engine, model, graph, &reads, &within, &gives)?;
-            runner.feed(only(&dense_fed));
-            runner.advance(&mut dense, &keep, cancelled)?;
-            if let Some(pruned) = &mut pruned {
-                runner.feed(only(&pruned_fed));
-                runner.advance(pruned, &keep, cancelled)?;
-            }
+            let names = within.iter().map(|b| &graph.value(b.value).name);
+            let own = names.filter_map(|n| fed.get_key_value(n));
+            runner.feed(own.map(|(n, t)| (n.clone(), t.clone())).collect());
+            runner.advance(&mut pruned, &keep, cancelled)?;
         }
         cut = next;
         for done in halts[..at].iter().flatten().filter(|s| cut.is_done(s.sink.node)) {
             for boundary in done.part.boundaries() {
-                let name = &graph.value(boundary.value).name;
-                dense_fed.remove(name);
-                pruned_fed.remove(name);
+                fed.remove(&graph.value(boundary.value).name);
             }
         }
         let first = &halt[0];
-        let better = match &pruned {
-            // Before anything is pruned the local fit is the best there is.
-            None => None,
-            Some(pruned) if first.fit.is_none() && drift(first, &dense, pruned) < DRIFT => None,
-            Some(pruned) => sums(&halt, graph, &batches, [&dense, pruned], is_guard)?,
-        };
+        // Before anything is pruned the local fit is the best there is.
+        let mut better = None;
+        if at > 0 {
+            let mut dense = dense.fetch(&wanted(&halt))?;
+            if first.fit.is_some() || drift(first, &mut dense, &pruned)? >= DRIFT {
+                better = sums(&halt, graph, &batches, &mut dense, &pruned, is_guard)?;
+            }
+        }
         let mut new = match better {
             None => Vec::new(),
             Some(sums) => {
@@ -147,15 +146,11 @@ pub fn sequential(
         for (stop, better) in halt.iter().zip(new) {
             match better {
                 Some(better) => {
-                    pruned_fed.extend(better.feeds(graph));
+                    fed.extend(better.feeds(graph));
                     fits.replace(stop, better);
                 }
-                None => pruned_fed.extend(fits.now(stop).feeds(graph)),
+                None => fed.extend(fits.now(stop).feeds(graph)),
             }
-            dense_fed.extend(stop.part.constants(graph));
-        }
-        if pruned.is_none() {
-            pruned = Some(dense.clone());
         }
     }
     progress.finish();
@@ -192,15 +187,16 @@ impl Fits {
 
 /// How far the input of a layer is from the dense model's, as a fraction of its
 /// variance, on one batch.
-fn drift(stop: &Stop, dense: &Stream, pruned: &Stream) -> f64 {
+fn drift(stop: &Stop, dense: &mut Fetch, pruned: &Stream) -> Result<f64> {
     let activation = stop.sink.activation;
-    let of = |stream: &Stream| Some(stream.tensors.first()?.get(&activation)?.to_f32());
-    let (Some(a), Some(b)) = (of(dense), of(pruned)) else {
-        return 0.0;
+    let (a, b) = (dense.of(0)?, pruned.tensors.first());
+    let of = |tensors: &BTreeMap<ValueId, Tensor>| Some(tensors.get(&activation)?.to_f32());
+    let (Some(a), Some(b)) = (of(&a), b.and_then(of)) else {
+        return Ok(0.0);
     };
     let n = a.len().max(1) as f64;
     let mean = a.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
     let spread: f64 = a.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum();
     let change: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
-    change / spread.max(f64::MIN_POSITIVE)
+    Ok(change / spread.max(f64::MIN_POSITIVE))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::part::{Part, parts};
 use super::weights;
 use crate::Result;
-use crate::axes::{Kind, Sink};
+use crate::axes::{Analysis, Kind, Sink};
 use crate::calibrate::PositionWeights;
 use crate::graph::{Graph, NodeId, ValueId, ancestors};
 use crate::importance::Weights;
@@ -25,10 +25,19 @@ pub(super) struct Stop {
     /// The local fit that it replaces, by chosen group and part of it; none for a
     /// layer that keeps all its inputs.
     pub(super) fit: Option<(usize, usize)>,
-    /// The other operand of the residual addition.
-    pub(super) residual: Option<ValueId>,
+    /// The residual addition that its output goes into.
+    pub(super) residual: Option<Residual>,
     /// What its positions count.
     pub(super) weights: PositionWeights,
+}
+
+/// The addition of a layer's output to the residual stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Residual {
+    /// Its other operand.
+    pub(super) other: ValueId,
+    /// Its result, where that is a value of the graph.
+    pub(super) sum: Option<ValueId>,
 }
 
 impl Stop {
@@ -41,7 +50,7 @@ impl Stop {
     }
 
     pub(super) fn reads(&self) -> impl Iterator<Item = ValueId> {
-        std::iter::once(self.sink.activation).chain(self.residual)
+        std::iter::once(self.sink.activation).chain(self.residual.map(|r| r.other))
     }
 
     /// Whether both read the same rows of the same value, so that they can be
@@ -84,7 +93,7 @@ pub(super) fn plan(
             stops.push(Stop {
                 rows: c.units.kept_rows(kept),
                 fit: Some((at, index)),
-                residual: residual(graph, sink),
+                residual: residual(graph, analysis, sink, &part.sites[0]),
                 weights: positions
                     .get(&part.sites[0].name)
                     .copied()
@@ -187,31 +196,57 @@ fn unpruned(subject: Subject, chosen: &[Chosen], positions: &Weights) -> Result<
     Ok(stops)
 }
 
-/// The other operand of the addition that a sink's output goes into, where
-/// nothing but biases and views lies between.
-fn residual(graph: &Graph, sink: &Sink) -> Option<ValueId> {
+/// The results of the residual additions that the sinks of the chosen groups go into:
+/// what re-fitting wants to know of the dense model.
+pub fn targets(subject: Subject, chosen: &[Chosen]) -> BTreeSet<ValueId> {
+    let Subject { graph, analysis, .. } = subject;
+    let sinks = chosen.iter().flat_map(|c| {
+        let own = &analysis.groups[c.group].sinks;
+        c.sites
+            .iter()
+            .filter_map(|site| Some((site, own.get(site.sink)?)))
+    });
+    sinks
+        .filter_map(|(site, sink)| residual(graph, analysis, sink, site)?.sum)
+        .collect()
+}
+
+/// The addition that the output of a site's sink goes into, where nothing but biases
+/// and views lies between.
+fn residual(graph: &Graph, analysis: &Analysis, sink: &Sink, site: &Site) -> Option<Residual> {
+    let bias = site.bias.as_ref().map(|place| place.value);
     let mut value = (*graph.node(sink.node).outputs.first()?)?;
-    let found = loop {
+    // A constant that is added but is not the bias of the fit is not for the fit to make.
+    let inner = analysis.contractions.get(sink.contraction)?.bias;
+    let mut own = inner.is_none_or(|input| graph.input(sink.node, input) == bias);
+    let (other, sum) = loop {
         let [(node, input)] = graph.value(value).consumers[..] else {
             return None;
         };
         let n = graph.node(node);
+        let output = |at: usize| n.outputs.get(at).copied().flatten();
         match (n.domain.as_str(), n.op.as_str()) {
             ("", "Add") => {
                 let other = graph.input(node, 1 - input)?;
                 if graph.value(other).constant.is_none() {
-                    break other;
+                    break (other, output(0));
                 }
-                value = (*n.outputs.first()?)?;
+                own &= Some(other) == bias;
+                value = output(0)?;
             }
             ("com.microsoft", "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") if input < 2 => {
-                break graph.input(node, 1 - input)?;
+                let added = graph.input(node, if n.op == "SkipLayerNormalization" { 4 } else { 3 });
+                own &= added.is_none() || added == bias;
+                break (graph.input(node, 1 - input)?, output(3));
             }
-            ("", "Reshape" | "Identity" | "Dropout") if input == 0 => value = (*n.outputs.first()?)?,
+            ("", "Reshape" | "Identity" | "Dropout") if input == 0 => value = output(0)?,
             _ => return None,
         }
     };
     // The residual must be there before the sink is fitted.
     let output = (*graph.node(sink.node).outputs.first()?)?;
-    (!ancestors(graph, found)[output.0 as usize]).then_some(found)
+    (!ancestors(graph, other)[output.0 as usize]).then_some(Residual {
+        other,
+        sum: sum.filter(|_| own),
+    })
 }

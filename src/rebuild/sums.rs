@@ -1,13 +1,17 @@
 //! What the sequential fits of layers that read the same rows sum over the batches.
 
+use std::collections::BTreeMap;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef};
 
-use super::stops::Stop;
+use super::dense::Fetch;
+use super::stops::{Residual, Stop};
 use crate::calibrate::{Batch, Rows, SiteStatistics, Strides, floats};
 use crate::graph::{Graph, ValueId};
 use crate::segment::Stream;
 use crate::solve::Regression;
+use crate::tensor::Tensor;
 use crate::{Result, linalg};
 
 /// Rows per block of the sums.
@@ -19,12 +23,37 @@ pub(super) struct Sums {
     pub(super) guard: Regression,
 }
 
+/// What the target of a halt is made of, besides the pruned model's residual.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    /// What the dense model has after the residual addition.
+    Sum(ValueId),
+    /// Sums over the dense model's X, and W on top of them: where X is narrower than X W.
+    Narrow,
+    /// The dense model's X W and its residual.
+    Product,
+}
+
+/// The values of the dense model that the sums of a halt are made of, X first unless
+/// it is not needed.
+pub(super) fn wanted(halt: &[Stop]) -> Vec<ValueId> {
+    let stop = &halt[0];
+    match stop.residual {
+        Some(Residual { sum: Some(sum), .. }) => vec![sum],
+        other => {
+            let residual = other.map(|r| r.other);
+            std::iter::once(stop.sink.activation).chain(residual).collect()
+        }
+    }
+}
+
 /// `None` where the rows of the sink's input and output do not correspond.
 pub(super) fn sums(
     halt: &[Stop],
     graph: &Graph,
     batches: &[Batch],
-    [dense, pruned]: [&Stream; 2],
+    dense: &mut Fetch,
+    pruned: &Stream,
     is_guard: fn(usize) -> bool,
 ) -> Result<Option<Sums>> {
     let Some(stop) = halt.first() else {
@@ -35,8 +64,12 @@ pub(super) fn sums(
     let whole = linalg::side_by_side(&matrices);
     let d = whole.ncols();
     let old: Vec<f64> = halt.iter().flat_map(|s| s.part.bias()).collect();
-    // Where X is narrower than X W, sums over X do, and W comes on top of them.
-    let narrow = stop.residual.is_none() && stop.rows.len() == n && n < d;
+    let from = match stop.residual {
+        Some(Residual { sum: Some(sum), .. }) => From::Sum(sum),
+        None if stop.rows.len() == n && n < d => From::Narrow,
+        _ => From::Product,
+    };
+    let narrow = from == From::Narrow;
     let width = if narrow { n } else { d };
     let of = || Target {
         regression: Regression::new(stop.rows.len(), width),
@@ -44,28 +77,42 @@ pub(super) fn sums(
     };
     let mut sums = [of(), of()];
     let mut blocks = [Block::default(), Block::default()];
-    let weight = (!narrow).then(|| Mat::<f32>::from_fn(n, d, |i, j| whole[(i, j)] as f32));
+    let weight = (from == From::Product).then(|| Mat::<f32>::from_fn(n, d, |i, j| whole[(i, j)] as f32));
     let name = |v: ValueId| graph.value(v).name.as_str();
     let activation = stop.sink.activation;
-    for ((batch, dense), pruned) in batches.iter().zip(&dense.tensors).zip(&pruned.tensors) {
-        let (Some(x), Some(new)) = (dense.get(&activation), pruned.get(&activation)) else {
+    for (at, (batch, pruned)) in batches.iter().zip(&pruned.tensors).enumerate() {
+        let dense = dense.of(at)?;
+        let Some(new) = pruned.get(&activation) else {
             return Ok(None);
         };
-        let Some(strides) = Strides::new(&x.shape, &stop.sink.activation_axes) else {
+        let Some(strides) = Strides::new(&new.shape, &stop.sink.activation_axes) else {
             return Ok(None);
         };
-        if x.shape != new.shape || strides.width() != n {
+        if strides.width() != n {
             return Ok(None);
         }
-        let (x, new) = (floats(x, name(activation))?, floats(new, name(activation))?);
-        let residual = match stop.residual {
-            Some(r) => match (dense.get(&r), pruned.get(&r)) {
-                (Some(a), Some(b)) if a.len() == strides.count * d && b.len() == a.len() => {
-                    Some((floats(a, name(r))?, floats(b, name(r))?))
-                }
-                _ => return Ok(None),
-            },
+        let x = match (from, dense.get(&activation)) {
+            (From::Sum(_), _) => None,
+            (_, Some(x)) if x.shape == new.shape => Some(floats(x, name(activation))?),
+            _ => return Ok(None),
+        };
+        let new = floats(new, name(activation))?;
+        let rows_of = |tensors: &BTreeMap<ValueId, Tensor>, value: ValueId| -> Result<Option<Vec<f32>>> {
+            let tensor = tensors.get(&value).filter(|t| t.len() == strides.count * d);
+            tensor
+                .map(|t| Ok(floats(t, name(value))?.into_owned()))
+                .transpose()
+        };
+        // What the dense model has and what the pruned one has already.
+        let pair = match (from, stop.residual) {
+            (From::Sum(sum), Some(r)) => Some((rows_of(&dense, sum)?, rows_of(pruned, r.other)?)),
+            (_, Some(r)) => Some((rows_of(&dense, r.other)?, rows_of(pruned, r.other)?)),
+            (_, None) => None,
+        };
+        let pair = match pair {
+            Some((Some(a), Some(b))) => Some((a, b)),
             None => None,
+            _ => return Ok(None),
         };
         let rows = Rows::new(&strides.leading, batch);
         for row in 0..strides.count {
@@ -74,28 +121,33 @@ pub(super) fn sums(
             };
             let at = usize::from(is_guard(sample));
             let block = &mut blocks[at];
-            strides.read(&x, row, &mut block.dense);
+            if let Some(x) = &x {
+                strides.read(x, row, &mut block.dense);
+            }
             strides.pick(&new, row, &stop.rows, &mut block.pruned);
             block.weights.push(stop.weights.of(rows.place(row)));
-            if !narrow {
-                let range = row * d..(row + 1) * d;
-                match &residual {
-                    Some((a, b)) => {
-                        let parts = a[range.clone()].iter().zip(&b[range]).zip(&old);
-                        block
-                            .target
-                            .extend(parts.map(|((a, b), old)| a - b + *old as f32));
-                    }
-                    None => block.target.extend(old.iter().map(|b| *b as f32)),
+            let range = row * d..(row + 1) * d;
+            match (&pair, from) {
+                (_, From::Narrow) => {}
+                (Some((a, b)), From::Sum(_)) => {
+                    let parts = a[range.clone()].iter().zip(&b[range]);
+                    block.target.extend(parts.map(|(a, b)| a - b));
                 }
+                (Some((a, b)), _) => {
+                    let parts = a[range.clone()].iter().zip(&b[range]).zip(&old);
+                    block
+                        .target
+                        .extend(parts.map(|((a, b), old)| a - b + *old as f32));
+                }
+                (None, _) => block.target.extend(old.iter().map(|b| *b as f32)),
             }
             if block.weights.len() == BLOCK {
-                block.flush(weight.as_ref(), &mut sums[at]);
+                block.flush(from, weight.as_ref(), &mut sums[at]);
             }
         }
     }
     for (block, sums) in blocks.iter_mut().zip(&mut sums) {
-        block.flush(weight.as_ref(), sums);
+        block.flush(from, weight.as_ref(), sums);
     }
     let [fit, guard] = sums.map(|sums| {
         if narrow {
@@ -117,30 +169,31 @@ struct Target {
 /// Rows that wait to be summed.
 #[derive(Default)]
 struct Block {
-    /// The dense model's X, all columns.
+    /// The dense model's X, all columns, where it is needed.
     dense: Vec<f32>,
     /// The pruned model's, kept columns.
     pruned: Vec<f32>,
-    /// The bias and the difference of the residuals; X W comes on top.
+    /// The target; where it is made of X W, what comes on top of that.
     target: Vec<f32>,
     weights: Vec<f32>,
 }
 
 impl Block {
-    fn flush(&mut self, weight: Option<&Mat<f32>>, into: &mut Target) {
+    fn flush(&mut self, from: From, weight: Option<&Mat<f32>>, into: &mut Target) {
         let rows = self.weights.len();
-        match weight {
-            _ if rows == 0 => {}
-            Some(weight) => {
-                let x = MatRef::from_row_major_slice(&self.dense, rows, weight.nrows());
-                let y = MatMut::from_row_major_slice_mut(&mut self.target, rows, weight.ncols());
-                matmul(y, Accum::Add, x, weight.as_ref(), 1.0, linalg::par());
-                into.regression.add(&self.pruned, &self.target, &self.weights);
-            }
-            None => {
-                into.regression.add(&self.pruned, &self.dense, &self.weights);
-                into.dense.add(&self.dense, rows, Some(&self.weights));
-            }
+        if rows == 0 {
+            return;
+        }
+        if let Some(weight) = weight {
+            let x = MatRef::from_row_major_slice(&self.dense, rows, weight.nrows());
+            let y = MatMut::from_row_major_slice_mut(&mut self.target, rows, weight.ncols());
+            matmul(y, Accum::Add, x, weight.as_ref(), 1.0, linalg::par());
+        }
+        if from == From::Narrow {
+            into.regression.add(&self.pruned, &self.dense, &self.weights);
+            into.dense.add(&self.dense, rows, Some(&self.weights));
+        } else {
+            into.regression.add(&self.pruned, &self.target, &self.weights);
         }
         self.dense.clear();
         self.pruned.clear();

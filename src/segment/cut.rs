@@ -71,6 +71,6 @@ impl Cut {
 }
 
 /// Whether a value is the same in every run.
-pub(super) fn is_constant(graph: &Graph, analysis: &Analysis, value: ValueId) -> bool {
+pub(crate) fn is_constant(graph: &Graph, analysis: &Analysis, value: ValueId) -> bool {
     graph.value(value).role == Role::Constant || analysis.facts(value).constant
 }

@@ -14,5 +14,6 @@ mod piece;
 mod stream;
 
 pub use cut::Cut;
+pub(crate) use cut::is_constant;
 pub use piece::{Boundary, piece};
 pub use stream::{Runner, Stream};

@@ -71,7 +71,7 @@ impl Regression {
             }
         }
         self.x.add(x, rows, Some(weights));
-        let (p, ..) = self.x.parts();
+        let (p, _) = self.x.parts();
         let p: Vec<f32> = p.iter().map(|p| *p as f32).collect();
         let q: Vec<f32> = self.pilot.iter().map(|q| *q as f32).collect();
         let mut weighted = Vec::with_capacity(x.len());
@@ -121,8 +121,8 @@ impl Regression {
             return Err(Error::input("regressions of different widths cannot be merged"));
         }
         // x - p = (x - p') + a, y - q = (y - q') + b.
-        let (p, ..) = self.x.parts();
-        let (own, sum, _) = other.x.parts();
+        let (p, _) = self.x.parts();
+        let (own, sum) = other.x.parts();
         let a: Vec<f64> = own.iter().zip(p).map(|(o, p)| o - p).collect();
         let b: Vec<f64> = other.pilot.iter().zip(&self.pilot).map(|(o, q)| o - q).collect();
         let t = other.x.total();
@@ -150,7 +150,7 @@ impl Regression {
         let square = |j: usize| map(product.col(j).try_as_col_major().map_or(&[], |c| c.as_slice()), j);
         // The cross sums are about the pilot q: those about the mean are less by
         // the sum of x - p times the mean of y - q.
-        let (_, s, _) = self.x.parts();
+        let (_, s) = self.x.parts();
         let mut cross = self.cross;
         for (column, u) in cross.col_iter_mut().zip(&self.shifted_sum) {
             let off = if t > 0.0 { u / t } else { 0.0 };
@@ -169,7 +169,7 @@ impl Regression {
     /// taken off.
     pub fn normal(&self, columns: &[usize], intercept: bool) -> Normal {
         let t = self.x.total().max(f64::MIN_POSITIVE);
-        let (p, s, _) = self.x.parts();
+        let (p, s) = self.x.parts();
         let mut cross = linalg::select_columns(self.cross.as_ref(), columns);
         let mut energy: Vec<f64> = columns.iter().map(|&j| self.square[j]).collect();
         let own = cross.col_iter_mut().zip(&mut energy).zip(columns);
