@@ -90,7 +90,7 @@ impl Effort {
     /// Fractions of a group's units that are removed to measure it.
     pub fn levels(self) -> &'static [f64] {
         match self {
-            Effort::Normal => &[0.5, 0.85, 1.0],
+            Effort::Normal => &[0.5, 0.85],
             Effort::High => &[0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1.0],
         }
     }

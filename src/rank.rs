@@ -1,6 +1,8 @@
 //! Statistics and weights of the chosen groups in, a ranking per group out.
 
-use crate::axes::{Analysis, Kind};
+use rayon::prelude::*;
+
+use crate::axes::{Analysis, Kind, PruneGroup};
 use crate::budget::Ranking;
 use crate::calibrate::{SiteStatistics, Statistics};
 use crate::graph::Graph;
@@ -62,85 +64,37 @@ pub fn rank(
     };
     let mut heads_left = false;
     let mut held = 0;
-    for c in chosen {
-        let mut levels = Vec::new();
+    let one = |c: &Chosen, fractions: &[f64]| {
         let group = &analysis.groups[c.group];
-        if c.sites.iter().any(|s| s.weight.is_none()) {
-            ranked.notes.push(format!(
-                "'{}' stays whole: its weight is quantised in blocks or computed, so its units cannot be ranked (--mask with --reconstruct none can still remove some)",
-                group.name
-            ));
-            ranked.rankings.push(Ranking::Whole);
+        rank_one(model, graph, group, c, statistics, options, fractions)
+            .context(|| format!("group '{}'", group.name))
+    };
+    // As many at once as there are threads: more would only take memory.
+    for some in chosen.chunks(rayon::current_num_threads().max(1)) {
+        let fractions = if held < HELD { fractions } else { &[] };
+        let found: Vec<Result<One>> = some.par_iter().map(|c| one(c, fractions)).collect();
+        for (c, found) in some.iter().zip(found) {
+            let One {
+                ranking,
+                levels,
+                iterations,
+            } = found?;
+            let group = &analysis.groups[c.group];
+            if c.is_closed() {
+                ranked.notes.push(format!(
+                    "'{}' stays whole: its weight is quantised in blocks or computed, so its units cannot be ranked (--mask with --reconstruct none can still remove some)",
+                    group.name
+                ));
+            } else {
+                heads_left |= options.method == Method::Kcm && group.kind != Kind::Neurons;
+            }
+            held += levels.iter().map(Level::bytes).sum::<usize>();
+            ranked
+                .iterations
+                .extend(iterations.map(|i| (group.name.clone(), i)));
+            ranked.rankings.push(ranking);
             ranked.levels.push(levels);
-            continue;
         }
-        let weight = side_by_side(model, graph, c, &group.name)?;
-        let ranking = match options.method {
-            Method::Obs => {
-                let pooled = pooled(&c.sites, statistics)?;
-                let has_bias = c.sites.iter().all(|s| s.bias.is_some());
-                let sigma = if has_bias {
-                    pooled.covariance()
-                } else {
-                    pooled.gram()
-                };
-                let mean = if has_bias {
-                    pooled.mean()
-                } else {
-                    vec![0.0; sigma.nrows()]
-                };
-                let site = Site {
-                    sigma: &sigma,
-                    mean: &mean,
-                    tokens: pooled.total(),
-                    weight: &weight,
-                    units: c.units.clone(),
-                };
-                let obs = score::obs::ObsOptions {
-                    damp: options.damp,
-                    ..Default::default()
-                };
-                let at = match &c.sites[..] {
-                    [_] if held < HELD => removed(fractions, group.units, c.least),
-                    _ => Vec::new(),
-                };
-                let (curve, found) =
-                    score::obs::obs_at(&site, &obs, &at).context(|| format!("group '{}'", group.name))?;
-                held += found
-                    .iter()
-                    .map(|l| l.weight.nrows() * l.weight.ncols() * size_of::<f64>())
-                    .sum::<usize>();
-                levels = found;
-                Ranking::Curve(curve)
-            }
-            Method::Kcm if group.kind != Kind::Neurons => {
-                heads_left = true;
-                Ranking::Whole
-            }
-            Method::Kcm => {
-                let squares = pooled(&c.sites, statistics)?.squares();
-                let weight =
-                    faer::Mat::<f32>::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
-                let kcm = score::kcm::KcmOptions {
-                    sigma: options.kcm_sigma,
-                    alpha: options.kcm_alpha,
-                    max_iterations: options.kcm_iterations,
-                    normalise: options.kcm_normalise,
-                    ..Default::default()
-                };
-                let scores =
-                    score::kcm::kcm(&weight, &squares, &kcm).context(|| format!("group '{}'", group.name))?;
-                ranked.iterations.push((group.name.clone(), scores.iterations));
-                Ranking::Scores(scores.scores)
-            }
-            Method::Wanda => {
-                let squares = pooled(&c.sites, statistics)?.squares();
-                relative(&score::baselines::wanda(&weight, &squares, &c.units)?)
-            }
-            Method::Magnitude => relative(&score::baselines::magnitude(&weight, &c.units)?),
-        };
-        ranked.rankings.push(ranking);
-        ranked.levels.push(levels);
     }
     if heads_left {
         ranked
@@ -148,6 +102,101 @@ pub fn rank(
             .push("kcm keeps all attention heads, as published: only neurons are pruned".into());
     }
     Ok(ranked)
+}
+
+/// What a method says about one group.
+struct One {
+    ranking: Ranking,
+    levels: Vec<Level>,
+    /// Iterations that kcm ran.
+    iterations: Option<usize>,
+}
+
+fn rank_one(
+    model: &proto::ModelProto,
+    graph: &Graph,
+    group: &PruneGroup,
+    c: &Chosen,
+    statistics: &Statistics,
+    options: &Options,
+    fractions: &[f64],
+) -> Result<One> {
+    let whole = One {
+        ranking: Ranking::Whole,
+        levels: Vec::new(),
+        iterations: None,
+    };
+    if c.is_closed() {
+        return Ok(whole);
+    }
+    let weight = side_by_side(model, graph, c, &group.name)?;
+    Ok(match options.method {
+        Method::Obs => {
+            let pooled = pooled(&c.sites, statistics)?;
+            let has_bias = c.sites.iter().all(|s| s.bias.is_some());
+            let sigma = if has_bias {
+                pooled.covariance()
+            } else {
+                pooled.gram()
+            };
+            let mean = if has_bias {
+                pooled.mean()
+            } else {
+                vec![0.0; sigma.nrows()]
+            };
+            let site = Site {
+                sigma: &sigma,
+                mean: &mean,
+                tokens: pooled.total(),
+                weight: &weight,
+                units: c.units.clone(),
+            };
+            let obs = score::obs::ObsOptions {
+                damp: options.damp,
+                ..Default::default()
+            };
+            let at = match &c.sites[..] {
+                [_] => removed(fractions, group.units, c.least),
+                _ => Vec::new(),
+            };
+            let (curve, levels) = score::obs::obs_at(&site, &obs, &at)?;
+            One {
+                ranking: Ranking::Curve(curve),
+                levels,
+                ..whole
+            }
+        }
+        Method::Kcm if group.kind != Kind::Neurons => whole,
+        Method::Kcm => {
+            let squares = pooled(&c.sites, statistics)?.squares();
+            let weight =
+                faer::Mat::<f32>::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
+            let kcm = score::kcm::KcmOptions {
+                sigma: options.kcm_sigma,
+                alpha: options.kcm_alpha,
+                max_iterations: options.kcm_iterations,
+                normalise: options.kcm_normalise,
+                ..Default::default()
+            };
+            let scores = score::kcm::kcm(&weight, &squares, &kcm)?;
+            One {
+                ranking: Ranking::Scores(scores.scores),
+                iterations: Some(scores.iterations),
+                ..whole
+            }
+        }
+        Method::Wanda => {
+            let squares = pooled(&c.sites, statistics)?.squares();
+            One {
+                ranking: relative(&score::baselines::wanda(&weight, &squares, &c.units)?),
+                ..whole
+            }
+        }
+        Method::Magnitude => One {
+            ranking: relative(&score::baselines::magnitude(&weight, &c.units)?),
+            ..whole
+        },
+    })
 }
 
 /// Scores by their mean, so that groups of any scale compare.

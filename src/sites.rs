@@ -41,6 +41,14 @@ pub struct Chosen {
     pub least: usize,
 }
 
+impl Chosen {
+    /// Whether a weight is quantised in blocks or computed, so that its units cannot be
+    /// ranked.
+    pub fn is_closed(&self) -> bool {
+        self.sites.iter().any(|s| s.weight.is_none())
+    }
+}
+
 /// Chooses groups by the options.
 ///
 /// # Errors

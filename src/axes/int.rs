@@ -5,7 +5,7 @@
 //! tells whether the running graph will still compute what is needed.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::dim::{Dim, FactorId, SymbolId, Term};
 use super::space::Space;
@@ -18,7 +18,7 @@ pub enum Int {
     /// The size of a dimension, read with `Shape`.
     Dim(Dim),
     /// Computed from two others.
-    Op(Op, Rc<(Int, Int)>),
+    Op(Op, Arc<(Int, Int)>),
     /// Not followed; the number tells them apart.
     Unknown(u32),
 }
@@ -72,7 +72,7 @@ impl Int {
             (Op::Add, Int::Const(0), _) | (Op::Mul, Int::Const(1), _) => Some(b.clone()),
             _ => None,
         }
-        .unwrap_or_else(|| Int::Op(op, Rc::new((a, b))))
+        .unwrap_or_else(|| Int::Op(op, Arc::new((a, b))))
     }
 
     /// Number of nodes of the expression, counted up to `limit`.

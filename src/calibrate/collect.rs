@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::batch::{Batch, batches};
 use super::rows::{PositionWeights, Rows, Strides, floats};
 use super::samples::Samples;
@@ -188,12 +190,16 @@ pub fn collect_watching(
             .map(String::as_str)
             .zip(&fetched)
             .collect();
-        for collector in &mut collectors {
-            let tensor = fetched.get(collector.value).copied().ok_or_else(|| {
-                Error::engine(format!("the engine did not return value '{}'", collector.value))
-            })?;
-            collector.take(tensor, &batch, pass.apart)?;
-        }
+        let taken: Vec<Result<()>> = collectors
+            .par_iter_mut()
+            .map(|collector| {
+                let tensor = fetched.get(collector.value).copied().ok_or_else(|| {
+                    Error::engine(format!("the engine did not return value '{}'", collector.value))
+                })?;
+                collector.take(tensor, &batch, pass.apart)
+            })
+            .collect();
+        taken.into_iter().collect::<Result<()>>()?;
         if !pass.values.is_empty() {
             let watched: Vec<&Tensor> = (pass.values.iter())
                 .filter_map(|name| fetched.get(name.as_str()).copied())

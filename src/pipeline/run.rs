@@ -34,10 +34,10 @@ pub(super) const EQUALITY_SAMPLES: usize = 8;
 /// Samples that the importance of positions is measured on, and the dense passes
 /// over all samples that this may cost.
 const POSITION_SAMPLES: RangeInclusive<usize> = 4..=24;
-const POSITION_PASSES: f64 = 0.5;
+const POSITION_PASSES: f64 = 0.25;
 /// The same for the damage that groups do.
 const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
-const DAMAGE_PASSES: f64 = 2.25;
+const DAMAGE_PASSES: f64 = 1.5;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// Rows per run while calibrating.

@@ -1,5 +1,7 @@
 //! Fits on the dense model's statistics.
 
+use rayon::prelude::*;
+
 use super::part::{Fit, parts};
 use crate::axes::Analysis;
 use crate::calibrate::Statistics;
@@ -35,7 +37,15 @@ impl Local<'_> {
     /// # Errors
     /// A site whose weight or statistics are missing.
     pub fn fits(&self, statistics: &Statistics) -> Result<Vec<Vec<Fit>>> {
-        self.chosen.iter().map(|c| self.of(c, statistics)).collect()
+        let mut fits = Vec::with_capacity(self.chosen.len());
+        // As many at once as there are threads: more would only take memory.
+        for some in self.chosen.chunks(rayon::current_num_threads().max(1)) {
+            let own: Vec<Result<_>> = some.par_iter().map(|c| self.of(c, statistics)).collect();
+            for fit in own {
+                fits.push(fit?);
+            }
+        }
+        Ok(fits)
     }
 
     /// The fits of one group, by the weights that its sinks read; none where it

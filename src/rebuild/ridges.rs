@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use faer::Mat;
+use rayon::prelude::*;
 
 use super::part::Fit;
 use super::stops::Stop;
@@ -67,10 +68,12 @@ pub(super) fn fit(halt: &[Stop], sums: Sums, priors: &[Cow<Fit>]) -> Result<Vec<
     let moved = guard.errors(&prior, &biased(&train, &prior), &ranges);
     let mut ridged = Vec::new();
     if sums.guard.tokens() > 0 && !halt[0].rows.is_empty() {
-        for ridge in RIDGES {
+        let tried = RIDGES.par_iter().map(|&ridge| {
             let weight = train.solve(&prior, ridge)?;
-            ridged.push((ridge, guard.errors(&weight, &biased(&train, &weight), &ranges)));
-        }
+            Ok((ridge, guard.errors(&weight, &biased(&train, &weight), &ranges)))
+        });
+        let tried: Vec<Result<_>> = tried.collect();
+        ridged = tried.into_iter().collect::<Result<_>>()?;
     }
     drop(train);
     let best: Vec<(f64, Option<f64>)> = (0..halt.len())

@@ -14,7 +14,7 @@ use crate::solve::Regression;
 use crate::tensor::Tensor;
 use crate::{Result, linalg};
 
-/// Rows per block of the sums.
+/// Rows that are summed at once, at least.
 const BLOCK: usize = 1024;
 
 /// Sums over all batches, of the samples to fit and those kept apart.
@@ -115,33 +115,49 @@ pub(super) fn sums(
             _ => return Ok(None),
         };
         let rows = Rows::new(&strides.leading, batch);
-        for row in 0..strides.count {
-            let Some(sample) = rows.sample(row) else {
-                continue;
+        let real: Vec<(usize, bool)> = (0..strides.count)
+            .filter_map(|row| Some((row, is_guard(rows.sample(row)?))))
+            .collect();
+        for (at, block) in blocks.iter_mut().enumerate() {
+            let own: Vec<usize> = real
+                .iter()
+                .filter(|(_, guard)| usize::from(*guard) == at)
+                .map(|(row, _)| *row)
+                .collect();
+            let Block {
+                dense,
+                pruned,
+                target,
+                weights,
+            } = block;
+            let inputs = || {
+                for &row in &own {
+                    if let Some(x) = &x {
+                        strides.read(x, row, dense);
+                    }
+                    strides.pick(&new, row, &stop.rows, pruned);
+                }
             };
-            let at = usize::from(is_guard(sample));
-            let block = &mut blocks[at];
-            if let Some(x) = &x {
-                strides.read(x, row, &mut block.dense);
-            }
-            strides.pick(&new, row, &stop.rows, &mut block.pruned);
-            block.weights.push(stop.weights.of(rows.place(row)));
-            let range = row * d..(row + 1) * d;
-            match (&pair, from) {
-                (_, From::Narrow) => {}
-                (Some((a, b)), From::Sum(_)) => {
-                    let parts = a[range.clone()].iter().zip(&b[range]);
-                    block.target.extend(parts.map(|(a, b)| a - b));
+            let targets = || {
+                for &row in &own {
+                    weights.push(stop.weights.of(rows.place(row)));
+                    let range = row * d..(row + 1) * d;
+                    match (&pair, from) {
+                        (_, From::Narrow) => {}
+                        (Some((a, b)), From::Sum(_)) => {
+                            let parts = a[range.clone()].iter().zip(&b[range]);
+                            target.extend(parts.map(|(a, b)| a - b));
+                        }
+                        (Some((a, b)), _) => {
+                            let parts = a[range.clone()].iter().zip(&b[range]).zip(&old);
+                            target.extend(parts.map(|((a, b), old)| a - b + *old as f32));
+                        }
+                        (None, _) => target.extend(old.iter().map(|b| *b as f32)),
+                    }
                 }
-                (Some((a, b)), _) => {
-                    let parts = a[range.clone()].iter().zip(&b[range]).zip(&old);
-                    block
-                        .target
-                        .extend(parts.map(|((a, b), old)| a - b + *old as f32));
-                }
-                (None, _) => block.target.extend(old.iter().map(|b| *b as f32)),
-            }
-            if block.weights.len() == BLOCK {
+            };
+            rayon::join(inputs, targets);
+            if block.weights.len() >= BLOCK {
                 block.flush(from, weight.as_ref(), &mut sums[at]);
             }
         }

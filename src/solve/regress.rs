@@ -4,10 +4,14 @@ use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef};
+use rayon::prelude::*;
 
 use crate::calibrate::SiteStatistics;
 use crate::linalg::{self, Cholesky};
 use crate::{Error, Result};
+
+/// Columns that one task sums.
+const PANEL: usize = 128;
 
 /// The sums that a regression of Y (`T x d`) on X (`T x n`) needs.
 #[derive(Debug, Clone)]
@@ -74,21 +78,32 @@ impl Regression {
         let (p, _) = self.x.parts();
         let p: Vec<f32> = p.iter().map(|p| *p as f32).collect();
         let q: Vec<f32> = self.pilot.iter().map(|q| *q as f32).collect();
-        let mut weighted = Vec::with_capacity(x.len());
-        for (row, w) in x.chunks_exact(n.max(1)).zip(weights) {
-            weighted.extend(row.iter().zip(&p).map(|(x, p)| w * (x - p)));
-        }
-        let mut shifted = Vec::with_capacity(y.len());
-        for (row, w) in y.chunks_exact(d.max(1)).zip(weights) {
-            let from = shifted.len();
-            shifted.extend(row.iter().zip(&q).map(|(y, q)| y - q));
-            let w = f64::from(*w);
-            let sums = self.shifted_sum.iter_mut().zip(&mut self.square);
-            for ((sum, square), y) in sums.zip(&shifted[from..]) {
-                *sum += w * f64::from(*y);
-                *square += w * f64::from(*y) * f64::from(*y);
-            }
-        }
+        let rows_of = |out: &mut Vec<f32>, from: &[f32], pilot: &[f32], weigh: bool| {
+            let width = pilot.len().max(1);
+            out.resize(rows * pilot.len(), 0.0);
+            let own = out.par_chunks_exact_mut(width).zip(from.par_chunks_exact(width));
+            own.zip(weights).for_each(|((out, from), w)| {
+                let w = if weigh { *w } else { 1.0 };
+                for ((out, from), pilot) in out.iter_mut().zip(from).zip(pilot) {
+                    *out = w * (from - pilot);
+                }
+            });
+        };
+        let (mut weighted, mut shifted) = (Vec::new(), Vec::new());
+        rows_of(&mut weighted, x, &p, true);
+        rows_of(&mut shifted, y, &q, false);
+        let sums = self.shifted_sum.par_chunks_mut(PANEL);
+        sums.zip(self.square.par_chunks_mut(PANEL))
+            .enumerate()
+            .for_each(|(at, (sums, squares))| {
+                for (row, w) in shifted.chunks_exact(d.max(1)).zip(weights) {
+                    let (w, own) = (f64::from(*w), row.get(at * PANEL..).unwrap_or_default());
+                    for ((sum, square), y) in sums.iter_mut().zip(squares.iter_mut()).zip(own) {
+                        *sum += w * f64::from(*y);
+                        *square += w * f64::from(*y) * f64::from(*y);
+                    }
+                }
+            });
         let mut product = Mat::<f32>::zeros(n, d);
         matmul(
             product.as_mut(),
