@@ -1,6 +1,6 @@
 //! Statistics and weights of the chosen groups in, a ranking per group out.
 
-use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 use crate::axes::{Analysis, Kind, PruneGroup};
 use crate::budget::Ranking;
@@ -10,7 +10,7 @@ use crate::onnx::proto;
 use crate::options::{Method, Options};
 use crate::score::obs::Level;
 use crate::score::{self, Site};
-use crate::sites::{Chosen, side_by_side};
+use crate::sites::{Chosen, each, side_by_side};
 use crate::{Error, Result, ResultExt};
 
 /// What a method says about the chosen groups.
@@ -63,38 +63,36 @@ pub fn rank(
         notes: Vec::new(),
     };
     let mut heads_left = false;
-    let mut held = 0;
-    let one = |c: &Chosen, fractions: &[f64]| {
+    let holding = holding(chosen, fractions);
+    let found = each(chosen, |c| {
         let group = &analysis.groups[c.group];
+        let fractions = if holding.contains(&c.group) {
+            fractions
+        } else {
+            &[]
+        };
         rank_one(model, graph, group, c, statistics, options, fractions)
             .context(|| format!("group '{}'", group.name))
-    };
-    // As many at once as there are threads: more would only take memory.
-    for some in chosen.chunks(rayon::current_num_threads().max(1)) {
-        let fractions = if held < HELD { fractions } else { &[] };
-        let found: Vec<Result<One>> = some.par_iter().map(|c| one(c, fractions)).collect();
-        for (c, found) in some.iter().zip(found) {
-            let One {
-                ranking,
-                levels,
-                iterations,
-            } = found?;
-            let group = &analysis.groups[c.group];
-            if c.is_closed() {
-                ranked.notes.push(format!(
-                    "'{}' stays whole: its weight is quantised in blocks or computed, so its units cannot be ranked (--mask with --reconstruct none can still remove some)",
-                    group.name
-                ));
-            } else {
-                heads_left |= options.method == Method::Kcm && group.kind != Kind::Neurons;
-            }
-            held += levels.iter().map(Level::bytes).sum::<usize>();
-            ranked
-                .iterations
-                .extend(iterations.map(|i| (group.name.clone(), i)));
-            ranked.rankings.push(ranking);
-            ranked.levels.push(levels);
+    });
+    for (c, found) in chosen.iter().zip(found) {
+        let One {
+            ranking,
+            levels,
+            iterations,
+        } = found?;
+        let group = &analysis.groups[c.group];
+        if c.is_closed() {
+            ranked.notes.push(format!(
+                "'{}' stays whole: its weight is quantised in blocks or computed, so its units cannot be ranked (--mask with --reconstruct none can still remove some)",
+                group.name
+            ));
+        } else {
+            heads_left |= options.method == Method::Kcm && group.kind != Kind::Neurons;
         }
+        let named = iterations.map(|i| (group.name.clone(), i));
+        ranked.iterations.extend(named);
+        ranked.rankings.push(ranking);
+        ranked.levels.push(levels);
     }
     if heads_left {
         ranked
@@ -102,6 +100,25 @@ pub fn rank(
             .push("kcm keeps all attention heads, as published: only neurons are pruned".into());
     }
     Ok(ranked)
+}
+
+/// The groups whose weights at the levels are held: the first ones, as many as
+/// [`HELD`] bytes allow.
+fn holding(chosen: &[Chosen], fractions: &[f64]) -> BTreeSet<usize> {
+    let left: f64 = fractions.iter().map(|f| 1.0 - f).sum();
+    let mut held = 0.0;
+    let mut groups = BTreeSet::new();
+    for c in chosen {
+        let [site] = &c.sites[..] else {
+            continue;
+        };
+        let entries = site.weight.as_ref().map_or(0, |w| w.rows * w.columns);
+        held += left * (entries * size_of::<f64>()) as f64;
+        if held <= HELD as f64 {
+            groups.insert(c.group);
+        }
+    }
+    groups
 }
 
 /// What a method says about one group.

@@ -1,6 +1,7 @@
 //! The groups that a run prunes, with what the numerics need of each.
 
 use faer::Mat;
+use rayon::prelude::*;
 
 use crate::axes::{Analysis, Kind, PruneGroup};
 use crate::calibrate::SiteProbe;
@@ -47,6 +48,21 @@ impl Chosen {
     pub fn is_closed(&self) -> bool {
         self.sites.iter().any(|s| s.weight.is_none())
     }
+}
+
+/// What `work` makes of each group, in order. As many groups at once as there are
+/// threads, since more would only take memory, and those of like size together, so that
+/// no thread waits long.
+pub fn each<T: Send>(chosen: &[Chosen], work: impl Fn(&Chosen) -> T + Sync) -> Vec<T> {
+    let size = |c: &Chosen| -> usize { c.units.rows.iter().map(Vec::len).sum() };
+    let mut order: Vec<usize> = (0..chosen.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(size(&chosen[at])));
+    let mut made: Vec<(usize, T)> = Vec::with_capacity(chosen.len());
+    for some in order.chunks(rayon::current_num_threads().max(1)) {
+        made.par_extend(some.par_iter().map(|&at| (at, work(&chosen[at]))));
+    }
+    made.sort_by_key(|(at, _)| *at);
+    made.into_iter().map(|(_, made)| made).collect()
 }
 
 /// Chooses groups by the options.

@@ -1,7 +1,5 @@
 //! Fits on the dense model's statistics.
 
-use rayon::prelude::*;
-
 use super::part::{Fit, parts};
 use crate::axes::Analysis;
 use crate::calibrate::Statistics;
@@ -11,7 +9,7 @@ use crate::onnx::proto;
 use crate::options::{Options, Reconstruct};
 use crate::rank::pooled;
 use crate::score::Site;
-use crate::sites::Chosen;
+use crate::sites::{Chosen, each};
 use crate::{Result, ResultExt, solve};
 
 /// What local fits are made of.
@@ -37,15 +35,8 @@ impl Local<'_> {
     /// # Errors
     /// A site whose weight or statistics are missing.
     pub fn fits(&self, statistics: &Statistics) -> Result<Vec<Vec<Fit>>> {
-        let mut fits = Vec::with_capacity(self.chosen.len());
-        // As many at once as there are threads: more would only take memory.
-        for some in self.chosen.chunks(rayon::current_num_threads().max(1)) {
-            let own: Vec<Result<_>> = some.par_iter().map(|c| self.of(c, statistics)).collect();
-            for fit in own {
-                fits.push(fit?);
-            }
-        }
-        Ok(fits)
+        let fits = each(self.chosen, |c| self.of(c, statistics));
+        fits.into_iter().collect()
     }
 
     /// The fits of one group, by the weights that its sinks read; none where it

@@ -71,13 +71,6 @@ pub struct Level {
     pub weight: Mat<f64>,
 }
 
-impl Level {
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.weight.nrows() * self.weight.ncols() * size_of::<f64>()
-    }
-}
-
 /// [`obs`], and W after each number of removed units in `levels` (ascending).
 ///
 /// # Errors
