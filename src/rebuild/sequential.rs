@@ -36,7 +36,7 @@ pub const ROWS: usize = 16;
 
 /// Layers that keep all inputs are fitted where these have drifted by more than
 /// this fraction of their variance.
-const DRIFT: f64 = 0.1;
+const DRIFT: f64 = 0.04;
 
 /// Re-fits every pruned site, sequentially where that is better than the local
 /// fit of `local` on `statistics`; these are without the samples that choose the ridge,

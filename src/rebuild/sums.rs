@@ -14,6 +14,11 @@ use crate::solve::Regression;
 use crate::tensor::Tensor;
 use crate::{Result, linalg};
 
+/// Rows of X for each of its columns that the fit of a layer which keeps all its inputs
+/// is made of, where there are as many: it moves weights a little, and its error falls
+/// with the number of rows by the number of columns.
+const ENOUGH: usize = 16;
+
 /// Rows that are summed at once, at least.
 const BLOCK: usize = 1024;
 
@@ -80,7 +85,14 @@ pub(super) fn sums(
     let weight = (from == From::Product).then(|| Mat::<f32>::from_fn(n, d, |i, j| whole[(i, j)] as f32));
     let name = |v: ValueId| graph.value(v).name.as_str();
     let activation = stop.sink.activation;
-    for (at, (batch, pruned)) in batches.iter().zip(&pruned.tensors).enumerate() {
+    // Every so-manieth batch, where that is enough.
+    let tokens: u64 = batches.iter().map(|b| b.real_tokens(|_| true)).sum();
+    let step = match stop.fit {
+        None => (tokens as usize / (ENOUGH * n).max(1)).max(1),
+        Some(_) => 1,
+    };
+    let all = batches.iter().zip(&pruned.tensors).enumerate();
+    for (at, (batch, pruned)) in all.step_by(step) {
         let dense = dense.of(at)?;
         let Some(new) = pruned.get(&activation) else {
             return Ok(None);
