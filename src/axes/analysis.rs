@@ -14,8 +14,8 @@ use crate::graph::{Declared, Graph, NodeId, Role, ValueId};
 pub struct Options {
     /// Whether axes of graph inputs and outputs (the KV cache) may shrink.
     pub change_interface: bool,
-    /// Whether every layer keeps the same number of heads, as runtimes with one
-    /// cache size want: heads at the same place in all layers are one unit.
+    /// Whether every layer is to keep the same number of heads, as runtimes with
+    /// one cache size want: see [`Analysis::even`].
     pub uniform_kv: bool,
     /// Rules that come before the built-in ones.
     pub own_rules: &'static [rules::OwnRule],
@@ -139,6 +139,9 @@ pub struct Analysis {
     pub unsupported: BTreeMap<String, usize>,
     /// What can be pruned, in topological order of the first sink.
     pub groups: Vec<groups::PruneGroup>,
+    /// Groups, by their index, that are to keep the same number of units; which
+    /// ones is each group's own affair.
+    pub even: Vec<Vec<usize>>,
     /// Axes that would be a group, and why they are not.
     pub frozen: Vec<groups::FrozenAxis>,
     pub(super) own: &'static [rules::OwnRule],
@@ -158,8 +161,8 @@ pub fn analyse(graph: &Graph, options: Options) -> Analysis {
         analysis.freeze_outputs(graph);
     }
     groups::find(&mut analysis, graph);
-    if options.uniform_kv && links::same_heads(&mut analysis, graph) {
-        groups::find(&mut analysis, graph);
+    if options.uniform_kv {
+        analysis.even = links::same_numbers(&analysis, graph);
     }
     analysis
 }
