@@ -145,6 +145,8 @@ pub struct Analysis {
     /// Axes that would be a group, and why they are not.
     pub frozen: Vec<groups::FrozenAxis>,
     pub(super) own: &'static [rules::OwnRule],
+    /// Nodes that were not followed.
+    pub(super) lost: BTreeSet<NodeId>,
     pub(super) unknowns: u32,
     pub(super) followed: BTreeSet<(NodeId, usize)>,
 }
