@@ -251,6 +251,13 @@ impl Analysis {
                     },
                 },
             };
+            // Packed into less than a byte, or no number at all.
+            if value.constant.is_some() && value.elem.is_none() {
+                for dim in facts.dims.iter().flatten() {
+                    self.space
+                        .freeze(dim, None, "it is an axis of numbers of a type that is not cut");
+                }
+            }
             self.facts[at] = facts;
         }
     }

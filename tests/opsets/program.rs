@@ -9,7 +9,8 @@
 //! Constants stand where they are read: `W[6,8]` random floats, `S[8]` small
 //! positive floats, `F0.5` a float, `I[1,-1]` and `I3` integers of 64 bits, `J[4]`
 //! and `J4` of 32, `Q[6,8]`, `Q0`, `U[6,8]`, `U0` bytes with and without sign,
-//! `K1` a truth value; `_` is an input that is not given.
+//! `N[8,8]` numbers of four bits, `K1` a truth value; `_` is an input that is not
+//! given.
 
 use onnx_prune::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto,
@@ -193,10 +194,10 @@ impl Maker {
         if text == "_" {
             return String::new();
         }
-        if !constant || !"WSFIJQUK".contains(kind) {
+        if !constant || !"WSFIJQUKN".contains(kind) {
             return text.into();
         }
-        let shape: Vec<usize> = if list && "WSQU".contains(kind) {
+        let shape: Vec<usize> = if list && "WSQUN".contains(kind) {
             numbers(rest)
         } else if list {
             vec![numbers::<i64>(rest).len()]
@@ -226,9 +227,14 @@ impl Maker {
         };
         self.count += 1;
         let name = format!("c{}", self.count);
-        graph
-            .initializer
-            .push(onnx::tensor_proto(&name, &Tensor { shape, data }));
+        let mut tensor = onnx::tensor_proto(&name, &Tensor { shape, data });
+        if kind == "N" {
+            // Two in each byte.
+            tensor.data_type = Some(22);
+            let bytes = tensor.raw_data.take().unwrap_or_default();
+            tensor.raw_data = Some(bytes[..count.div_ceil(2)].to_vec().into());
+        }
+        graph.initializer.push(tensor);
         name
     }
 }

@@ -88,6 +88,7 @@ pub const INSIDE: &[(RangeInclusive<i64>, &str, usize, &str)] = &[
     (11..=24, "q, s, z = DynamicQuantizeLinear(x); i = MatMulInteger(q, Q[6,8], z); c = Cast{to=1}(i); f = Mul(s, S[8]); a = Mul(c, f)", 8, "neurons 8"),
     (21..=24, "w = DequantizeLinear{axis=0,block_size=2}(Q[6,8], S[3,8]); b = MatMul(x, w); a = Relu(b)", 8, "neurons 8; frozen 2; frozen 3"),
     (21..=24, "w = DequantizeLinear{axis=0,block_size=2}(Q[8,8], S[4,8]); g = MatMul(h, w); a = Relu(g)", 8, "neurons 8; other 4; frozen 2"),
+    (21..=24, "w = DequantizeLinear{axis=0,block_size=2}(N[8,8], S[4,8]); g = MatMul(h, w); a = Relu(g)", 8, "frozen 2; frozen 4; frozen 8"),
     // Bodies.
     (9..=24, "a = If{then_branch=|> p : p = Relu(h)|,else_branch=|> p : p = Neg(h)|}(K1)", 8, "frozen 8"),
     (9..=24, "a = Loop{body=|step go s > on r : on = Identity(go); r = Relu(s)|}(I2, K1, h)", 8, "frozen 8"),
