@@ -241,7 +241,7 @@ pub struct AxesArgs {
     #[arg(long)]
     pub change_interface: bool,
     /// Keep the same number of key/value heads in every layer, as runtimes with
-    /// one cache size want.
+    /// one cache size want; which ones is up to each layer.
     #[arg(long)]
     pub uniform_kv: bool,
 }

@@ -75,6 +75,7 @@ pub mod budget;
 pub mod calibrate;
 pub mod cli;
 pub mod damage;
+mod disjoint;
 pub mod error;
 pub mod evaluate;
 pub mod files;

@@ -25,8 +25,9 @@ use faer::Mat;
 use sha2::{Digest, Sha256};
 
 use crate::axes::{Analysis, PruneGroup};
-use crate::budget::{self, Allocation, Budget, Cost, Item, Ranking, UnitPrices};
+use crate::budget::{self, Allocation, Budget, Cost, Even, Item, Ranking, UnitPrices};
 use crate::calibrate::{SiteStatistics, Statistics};
+use crate::disjoint::Disjoint;
 use crate::graph::{Graph, ValueId, ancestors};
 use crate::mask::Mask;
 use crate::onnx::{self, proto};
@@ -393,7 +394,8 @@ pub fn allocate(
         per_unit: items.iter().map(|item| item.price).collect(),
         spare: prices.iter().map(|p| p.spare).sum(),
     };
-    let picked = budget::pick(&items, &joined, all.purse(), asked, method)?;
+    let even = even(files, classes);
+    let picked = budget::pick(&items, &joined, &even, all.purse(), asked, method)?;
 
     let mut masks = vec![Mask::default(); files.len()];
     let mut damage: Vec<Vec<f64>> = files.iter().map(|f| vec![0.0; f.chosen.len()]).collect();
@@ -437,6 +439,21 @@ pub fn allocate(
     })
 }
 
+/// Classes that keep the same number of units because groups of some file do.
+fn even(files: &[File<'_>], classes: &[Class]) -> Even {
+    let class_of = |file: usize, group: usize| {
+        classes.iter().position(|class| {
+            let of_group = |m: &Member| files[file].chosen.get(m.chosen).is_some_and(|c| c.group == group);
+            class.members.iter().any(|m| m.file == file && of_group(m))
+        })
+    };
+    let ties = files.iter().enumerate().flat_map(|(file, f)| {
+        let tie = move |tie: &Vec<usize>| tie.iter().map(|group| class_of(file, *group)).collect();
+        f.analysis.even.iter().map(tie)
+    });
+    Even::new(classes.len(), ties)
+}
+
 /// The ranking of a class: damage adds up over its members, and so do scores.
 fn join(files: &[File<'_>], class: &Class, rankings: &[Vec<Ranking>]) -> Result<Ranking> {
     let mut total: Option<Ranking> = None;
@@ -477,31 +494,4 @@ fn join(files: &[File<'_>], class: &Class, rankings: &[Vec<Ranking>]) -> Result<
 
 fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
-}
-
-/// Disjoint sets of indices; the root of a set is its least member.
-struct Disjoint {
-    parent: Vec<usize>,
-}
-
-impl Disjoint {
-    fn new(count: usize) -> Self {
-        Self {
-            parent: (0..count).collect(),
-        }
-    }
-
-    fn root(&self, mut at: usize) -> usize {
-        while let Some(&up) = self.parent.get(at).filter(|up| **up != at) {
-            at = up;
-        }
-        at
-    }
-
-    fn unite(&mut self, a: usize, b: usize) {
-        let (a, b) = (self.root(a), self.root(b));
-        if let Some(slot) = self.parent.get_mut(a.max(b)) {
-            *slot = a.min(b);
-        }
-    }
 }

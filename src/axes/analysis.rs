@@ -14,8 +14,8 @@ use crate::graph::{Declared, Graph, NodeId, Role, ValueId};
 pub struct Options {
     /// Whether axes of graph inputs and outputs (the KV cache) may shrink.
     pub change_interface: bool,
-    /// Whether every layer keeps the same number of heads, as runtimes with one
-    /// cache size want: heads at the same place in all layers are one unit.
+    /// Whether every layer is to keep the same number of heads, as runtimes with
+    /// one cache size want: see [`Analysis::even`].
     pub uniform_kv: bool,
     /// Rules that come before the built-in ones.
     pub own_rules: &'static [rules::OwnRule],
@@ -139,9 +139,14 @@ pub struct Analysis {
     pub unsupported: BTreeMap<String, usize>,
     /// What can be pruned, in topological order of the first sink.
     pub groups: Vec<groups::PruneGroup>,
+    /// Groups, by their index, that are to keep the same number of units; which
+    /// ones is each group's own affair.
+    pub even: Vec<Vec<usize>>,
     /// Axes that would be a group, and why they are not.
     pub frozen: Vec<groups::FrozenAxis>,
     pub(super) own: &'static [rules::OwnRule],
+    /// Nodes that were not followed.
+    pub(super) lost: BTreeSet<NodeId>,
     pub(super) unknowns: u32,
     pub(super) followed: BTreeSet<(NodeId, usize)>,
 }
@@ -158,8 +163,8 @@ pub fn analyse(graph: &Graph, options: Options) -> Analysis {
         analysis.freeze_outputs(graph);
     }
     groups::find(&mut analysis, graph);
-    if options.uniform_kv && links::same_heads(&mut analysis, graph) {
-        groups::find(&mut analysis, graph);
+    if options.uniform_kv {
+        analysis.even = links::same_numbers(&analysis, graph);
     }
     analysis
 }
@@ -246,6 +251,13 @@ impl Analysis {
                     },
                 },
             };
+            // Packed into less than a byte, or no number at all.
+            if value.constant.is_some() && value.elem.is_none() {
+                for dim in facts.dims.iter().flatten() {
+                    self.space
+                        .freeze(dim, None, "it is an axis of numbers of a type that is not cut");
+                }
+            }
             self.facts[at] = facts;
         }
     }

@@ -78,6 +78,12 @@ const MOST_UNITS: usize = 1 << 24;
 
 pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
     let classes = classes(analysis, graph);
+    // Where an axis leads into a node that is not followed, nothing is known of its
+    // sinks: it is told as frozen all the same.
+    let ends = |leaf: FactorId, class: &Class| {
+        let node = analysis.space.frozen(leaf).and_then(|f| f.node);
+        !class.nodes.is_empty() && node.is_some_and(|n| analysis.lost.contains(&n))
+    };
     let rank: BTreeMap<NodeId, usize> = graph.order.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut groups = Vec::new();
     let mut frozen = Vec::new();
@@ -85,18 +91,11 @@ pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
     let mut names = names::Names::default();
     let mut found: Vec<(FactorId, Class)> = classes
         .into_iter()
-        .filter(|(_, class)| !class.sinks.is_empty() && !class.sources.is_empty())
+        .filter(|(leaf, class)| !class.sources.is_empty() && (!class.sinks.is_empty() || ends(*leaf, class)))
         .collect();
     found.sort_by_key(|(leaf, class)| {
-        (
-            class
-                .sinks
-                .iter()
-                .filter_map(|s| rank.get(&s.node))
-                .min()
-                .copied(),
-            *leaf,
-        )
+        let first = class.sinks.iter().filter_map(|s| rank.get(&s.node)).min();
+        (first.is_none(), first.copied(), *leaf)
     });
     for (leaf, mut class) in found {
         let units = analysis.space.factor_size(leaf);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::analysis::{Analysis, Link};
 use super::dim::{Dim, FactorId};
 use super::kind::Kind;
-use crate::graph::{Graph, NodeId};
+use crate::graph::Graph;
 
 pub(super) fn settle(analysis: &mut Analysis) {
     let mut open: Vec<Link> = std::mem::take(&mut analysis.links);
@@ -70,40 +70,25 @@ fn contracted(analysis: &Analysis) -> Vec<FactorId> {
     leaves
 }
 
-/// Joins the heads of all layers whose caches are inputs or outputs (of all
-/// layers, where no cache is); only heads of the same number can be joined.
-/// Whether anything was.
-pub(super) fn same_heads(analysis: &mut Analysis, graph: &Graph) -> bool {
+/// The heads of all layers whose caches are inputs or outputs (of all layers,
+/// where no cache is), by how many there are.
+pub(super) fn same_numbers(analysis: &Analysis, graph: &Graph) -> Vec<Vec<usize>> {
     let mut cached: Vec<FactorId> = Vec::new();
     for value in graph.inputs.iter().chain(&graph.outputs) {
         for dim in analysis.facts(*value).dims.iter().flatten() {
             cached.extend(analysis.space.leaves(dim));
         }
     }
-    let heads: Vec<(FactorId, usize, NodeId)> = analysis
-        .groups
-        .iter()
-        .filter(|g| g.kind == Kind::Heads)
-        .filter_map(|g| Some((g.leaf, g.units, g.sinks.first()?.node)))
-        .collect();
-    let any_cached = heads.iter().any(|(leaf, ..)| cached.contains(leaf));
-    let mut first: BTreeMap<usize, FactorId> = BTreeMap::new();
-    let mut joined = false;
-    for (leaf, units, node) in heads {
-        if any_cached && !cached.contains(&leaf) {
-            continue;
-        }
-        match first.get(&units) {
-            Some(other) => {
-                analysis
-                    .space
-                    .unify(&Dim::factor(*other), &Dim::factor(leaf), node);
-                joined = true;
-            }
-            None => {
-                first.insert(units, leaf);
-            }
+    let heads = || {
+        let groups = analysis.groups.iter().enumerate();
+        groups.filter(|(_, g)| g.kind == Kind::Heads)
+    };
+    let any_cached = heads().any(|(_, g)| cached.contains(&g.leaf));
+    let mut alike: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (index, group) in heads() {
+        if !any_cached || cached.contains(&group.leaf) {
+            alike.entry(group.units).or_default().push(index);
         }
     }
-    joined
+    alike.into_values().filter(|tie| tie.len() > 1).collect()
 }

@@ -345,6 +345,7 @@ impl<'a> Op<'a> {
 
     /// As [`Op::give_up`], where the node reads only values of these names.
     pub(super) fn give_up_on(&mut self, why: &str, names: Option<&[&str]>) {
+        self.a.lost.insert(self.id);
         for index in 0..self.node().inputs.len() + self.node().captures.len() {
             let Some(id) = self.graph.input(self.id, index) else {
                 continue;

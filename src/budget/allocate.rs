@@ -1,8 +1,9 @@
 //! From rankings to a mask within a budget.
 
 use super::cost::Cost;
+use super::even::Even;
 use super::knapsack::{self, Choice};
-use super::ranking::{Ranked, top_scores};
+use super::ranking::{Ranked, best, top_scores};
 use crate::axes::Analysis;
 use crate::mask::Mask;
 use crate::score::Curve;
@@ -191,7 +192,8 @@ pub fn allocate(
             price: *price,
         })
         .collect();
-    let picked = pick(&items, rankings, prices.purse(), asked, method)?;
+    let even = Even::of(analysis, chosen);
+    let picked = pick(&items, rankings, &even, prices.purse(), asked, method)?;
     let mut mask = Mask::default();
     for (c, flags) in chosen.iter().zip(picked.kept) {
         if flags.contains(&false) {
@@ -240,15 +242,24 @@ pub struct Purse {
 }
 
 /// The units that stay, of all items together, for a fraction `asked` of what the
-/// prunable blocks cost.
+/// prunable blocks cost; items of one set of `even` keep the same number of units.
 ///
 /// # Errors
-/// [`Error::Unmet`] when even the least that the method can keep costs more.
-pub fn pick(items: &[Item], rankings: &[Ranking], purse: Purse, asked: f64, method: &str) -> Result<Picked> {
+/// [`Error::Unmet`] when even the least that the method can keep costs more;
+/// rankings of different kinds within a set.
+pub fn pick(
+    items: &[Item],
+    rankings: &[Ranking],
+    even: &Even,
+    purse: Purse,
+    asked: f64,
+    method: &str,
+) -> Result<Picked> {
     let budget = allowance(asked, purse.prunable).saturating_add(purse.spare);
-    let least: u64 = items
+    let (sets, joined) = (even.items(items), even.rankings(rankings)?);
+    let least: u64 = sets
         .iter()
-        .zip(rankings)
+        .zip(&joined)
         .map(|(item, r)| {
             let units = match r {
                 Ranking::Whole => item.units,
@@ -265,26 +276,29 @@ pub fn pick(items: &[Item], rankings: &[Ranking], purse: Purse, asked: f64, meth
             (floor * 1000.0).ceil() / 1000.0
         )));
     }
-    let kept = match rankings.iter().any(|r| matches!(r, Ranking::Scores(_))) {
-        true => by_scores(items, rankings, budget),
-        false => by_curves(items, rankings, budget),
+    let counts = match joined.iter().any(|r| matches!(r, Ranking::Scores(_))) {
+        true => by_scores(&sets, &joined, budget),
+        false => by_curves(&sets, &joined, budget),
     };
-    let kept = kept.ok_or_else(|| Error::Unmet(format!("no mask meets --flops {asked}")))?;
-    let damage = kept
-        .iter()
-        .zip(rankings)
-        .map(|(flags, ranking)| match ranking {
-            Ranking::Curve(curve) => {
-                let removed = flags.iter().filter(|k| !**k).count();
-                curve.error.get(removed).copied().unwrap_or(1.0)
-            }
+    let counts = counts.ok_or_else(|| Error::Unmet(format!("no mask meets --flops {asked}")))?;
+    let (mut kept, mut damage) = (Vec::new(), Vec::new());
+    for ((item, ranking), count) in items.iter().zip(rankings).zip(even.spread(&counts)) {
+        let removed = item.units.saturating_sub(count);
+        damage.push(match ranking {
+            Ranking::Curve(curve) => curve.error.get(removed).copied().unwrap_or(1.0),
             _ => 0.0,
-        })
-        .collect();
+        });
+        kept.push(match ranking {
+            Ranking::Curve(curve) => curve.kept(removed),
+            Ranking::Scores(scores) => best(scores, count),
+            Ranking::Whole => vec![true; item.units],
+        });
+    }
     Ok(Picked { kept, damage, floor })
 }
 
-fn by_curves(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<Vec<bool>>> {
+/// How many units of each item stay.
+fn by_curves(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<usize>> {
     let mut levels: Vec<Vec<Choice>> = Vec::with_capacity(items.len());
     for (item, ranking) in items.iter().zip(rankings) {
         let units = item.units;
@@ -301,19 +315,12 @@ fn by_curves(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<Ve
             }],
         });
     }
-    let picked = knapsack::allocate(&levels, budget)?;
-    let kept = picked
-        .into_iter()
-        .zip(rankings)
-        .zip(items)
-        .map(|((removed, ranking), item)| match ranking {
-            Ranking::Curve(curve) => curve.kept(removed),
-            _ => vec![true; item.units],
-        });
-    Some(kept.collect())
+    let removed = knapsack::allocate(&levels, budget)?.into_iter();
+    Some(removed.zip(items).map(|(r, item)| item.units - r).collect())
 }
 
-fn by_scores(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<Vec<bool>>> {
+/// The same by scores.
+fn by_scores(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<usize>> {
     let mut fixed = 0;
     let mut sites = Vec::new();
     for (item, ranking) in items.iter().zip(rankings) {
@@ -327,9 +334,9 @@ fn by_scores(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<Ve
         }
     }
     let mut picked = top_scores(&sites, fixed, budget)?.into_iter();
-    let kept = rankings.iter().zip(items).map(|(ranking, item)| match ranking {
-        Ranking::Scores(_) => picked.next().unwrap_or_default(),
-        _ => vec![true; item.units],
+    let counts = rankings.iter().zip(items).map(|(ranking, item)| match ranking {
+        Ranking::Scores(_) => picked.next().map_or(0, |k| k.into_iter().filter(|k| *k).count()),
+        _ => item.units,
     });
-    Some(kept.collect())
+    Some(counts.collect())
 }

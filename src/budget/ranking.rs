@@ -22,18 +22,17 @@ pub fn top_scores(sites: &[Ranked], fixed: u64, budget: u64) -> Option<Vec<Vec<b
     let mut kept: Vec<Vec<bool>> = sites.iter().map(|s| vec![false; s.scores.len()]).collect();
     let mut rest = Vec::new();
     for (index, (site, kept)) in sites.iter().zip(&mut kept).enumerate() {
-        let mut units: Vec<(f64, usize)> = site.scores.iter().copied().zip(0..).collect();
-        units.sort_by(|a, b| rank(b.0).total_cmp(&rank(a.0)).then(a.1.cmp(&b.1)));
+        let units = best_first(&site.scores);
         let least = site.min_units.min(units.len());
         let cost = u64::try_from(least).ok()?.checked_mul(site.unit_cost)?;
         left = left.checked_sub(cost)?;
-        for &(_, unit) in &units[..least] {
+        for &unit in &units[..least] {
             kept[unit] = true;
         }
         rest.extend(
             units[least..]
                 .iter()
-                .map(|&(score, unit)| (rank(score), index, unit)),
+                .map(|&unit| (rank(site.scores[unit]), index, unit)),
         );
     }
     rest.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
@@ -46,6 +45,22 @@ pub fn top_scores(sites: &[Ranked], fixed: u64, budget: u64) -> Option<Vec<Vec<b
     Some(kept)
 }
 
-fn rank(score: f64) -> f64 {
+/// Units by falling score; the earlier of equals first, NaN last.
+pub(super) fn best_first(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| rank(scores[*b]).total_cmp(&rank(scores[*a])).then(a.cmp(b)));
+    order
+}
+
+/// The `kept` best units.
+pub(super) fn best(scores: &[f64], kept: usize) -> Vec<bool> {
+    let mut flags = vec![false; scores.len()];
+    for unit in best_first(scores).into_iter().take(kept) {
+        flags[unit] = true;
+    }
+    flags
+}
+
+pub(super) fn rank(score: f64) -> f64 {
     if score.is_nan() { f64::NEG_INFINITY } else { score }
 }

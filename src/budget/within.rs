@@ -2,8 +2,10 @@
 
 use super::align::Align;
 use super::allocate::Ranking;
+use super::even::Even;
 use super::knapsack::{self, Choice};
-use super::prices::Limit;
+use super::prices::{Limit, Prices};
+use super::ranking::{best, best_first, rank};
 use super::several::{self, Level};
 use super::target::Target;
 use crate::axes::{Analysis, Kind};
@@ -69,20 +71,13 @@ pub fn within(
             }
         })
         .collect();
-    let budgets = budgets(limits, &allowed, method)?;
-    let scores = rankings.iter().any(|r| matches!(r, Ranking::Scores(_)));
-    let kept = if scores {
-        by_scores(limits, &budgets, &allowed, rankings)
-    } else {
-        by_curves(limits, &budgets, &allowed, rankings)
-    };
-    let kept = kept.ok_or_else(|| {
-        let asked: Vec<String> = limits.iter().map(|l| l.target.to_string()).collect();
-        Error::Unmet(format!(
-            "no mask of {method} meets {} together",
-            asked.join(" and ")
-        ))
-    })?;
+    let even = Even::of(analysis, chosen);
+    let kept = even.spread(&numbers(
+        &limits.iter().map(|l| joined(l, &even)).collect::<Vec<_>>(),
+        &even.allowed(&allowed),
+        &even.rankings(rankings)?,
+        method,
+    )?);
     let mut mask = Mask::default();
     let mut damage = Vec::with_capacity(chosen.len());
     for ((c, ranking), &kept) in chosen.iter().zip(rankings).zip(&kept) {
@@ -103,7 +98,12 @@ pub fn within(
             );
         }
     }
-    let least: Vec<usize> = allowed.iter().map(|a| a.first().copied().unwrap_or(0)).collect();
+    let least: Vec<usize> = even
+        .allowed(&allowed)
+        .iter()
+        .map(|a| a.first().copied().unwrap_or(0))
+        .collect();
+    let least = even.spread(&least);
     let got = limits
         .iter()
         .map(|limit| {
@@ -127,6 +127,40 @@ pub fn within(
         kept,
         damage,
         got,
+    })
+}
+
+/// A limit on sets of groups.
+fn joined(limit: &Limit, even: &Even) -> Limit {
+    Limit {
+        prices: Prices {
+            levels: even.levels(&limit.prices.levels),
+            ..limit.prices.clone()
+        },
+        ..limit.clone()
+    }
+}
+
+/// The best numbers of units to keep.
+fn numbers(
+    limits: &[Limit],
+    allowed: &[Vec<usize>],
+    rankings: &[Ranking],
+    method: &str,
+) -> Result<Vec<usize>> {
+    let budgets = budgets(limits, allowed, method)?;
+    let scores = rankings.iter().any(|r| matches!(r, Ranking::Scores(_)));
+    let kept = if scores {
+        by_scores(limits, &budgets, allowed, rankings)
+    } else {
+        by_curves(limits, &budgets, allowed, rankings)
+    };
+    kept.ok_or_else(|| {
+        let asked: Vec<String> = limits.iter().map(|l| l.target.to_string()).collect();
+        Error::Unmet(format!(
+            "no mask of {method} meets {} together",
+            asked.join(" and ")
+        ))
     })
 }
 
@@ -262,7 +296,7 @@ fn by_scores(
     let mut units: Vec<(f64, usize, usize)> = Vec::new();
     for (site, ranking) in rankings.iter().enumerate() {
         if let Ranking::Scores(scores) = ranking {
-            let order = order(scores);
+            let order = best_first(scores);
             units.extend(order.iter().map(|u| (rank(scores[*u]), site, *u)));
         }
     }
@@ -291,30 +325,9 @@ fn by_scores(
     Some(kept)
 }
 
-/// Units by falling score; the earlier of equals first, NaN last.
-fn order(scores: &[f64]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| rank(scores[*b]).total_cmp(&rank(scores[*a])).then(a.cmp(b)));
-    order
-}
-
-/// The `kept` best units.
-fn best(scores: &[f64], kept: usize) -> Vec<bool> {
-    let mut flags = vec![false; scores.len()];
-    for unit in order(scores).into_iter().take(kept) {
-        flags[unit] = true;
-    }
-    flags
-}
-
-fn rank(score: f64) -> f64 {
-    if score.is_nan() { f64::NEG_INFINITY } else { score }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::prices::Prices;
     use crate::budget::target::Measure;
 
     fn limit(target: Target, base: u64, per: &[u64], units: usize) -> Limit {

@@ -18,6 +18,10 @@ pub(super) fn constant_units(
     mask: &mut Mask,
 ) {
     for c in chosen {
+        // It would no longer have as many units as the others.
+        if analysis.even.iter().flatten().any(|g| *g == c.group) {
+            continue;
+        }
         let Some(group) = analysis.groups.get(c.group) else {
             continue;
         };

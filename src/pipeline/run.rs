@@ -491,6 +491,7 @@ impl<'a> Run<'a> {
     pub fn import(&mut self, path: &Path) -> Result<Allocation> {
         let open = self.chosen.iter().map(|c| (c.group, c.least)).collect();
         let (mask, mut notes) = mask::file::read(path, &self.loaded.analysis, &open)?;
+        budget::check_even(&self.loaded.analysis, &mask)?;
         notes.extend(provenance::of_another(path, &self.sha256)?);
         self.loaded.notes.extend(notes);
         let allocation = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);

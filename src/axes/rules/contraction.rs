@@ -103,6 +103,19 @@ pub(super) fn product(op: &mut Op, a: &[Dim], b: &[Dim], flip: [bool; 2]) -> Opt
     Some(out)
 }
 
+/// `GemmFastGelu`: rows of any rank, a matrix and a bias.
+pub(super) fn with_bias(op: &mut Op) -> Option<()> {
+    let (a, b) = (op.dims(0)?, op.dims(1)?);
+    let out = product(op, &a, &b, [false; 2])?;
+    join_vector(op, 2, out.last().cloned());
+    let bias = op.has(2).then_some(2);
+    if let Some(last) = op.a.contractions.last_mut() {
+        last.bias = bias;
+    }
+    op.set(0, out);
+    Some(())
+}
+
 /// `Gemm`: two matrices and a bias.
 pub(super) fn gemm(op: &mut Op) -> Option<()> {
     let (a, b) = (op.dims(0)?, op.dims(1)?);

@@ -280,6 +280,10 @@ fn clamp(bound: i64, size: usize) -> usize {
     bound.clamp(0, size) as usize
 }
 
+/// No axis is longer: what ends there ends where the axis does. Exporters write the
+/// end as the greatest number of 32 or 64 bits, or as a thousand million.
+const FAR: i64 = 1 << 24;
+
 /// One `start:end:step` of a Slice.
 struct Range<'i> {
     entry: usize,
@@ -294,7 +298,7 @@ impl Range<'_> {
     fn of(&self, op: &mut Op, dim: &Dim) -> Dim {
         let (start, end) = (op.a.space.value(self.start), op.a.space.value(self.end));
         let (start_value, end_value) = (start.as_const(), end.as_const());
-        let far = |v: i64| v >= i64::from(i32::MAX);
+        let far = |v: i64| v >= FAR;
         let whole = start_value == Some(0)
             && self.step == 1
             && (end_value.is_some_and(far) || end == op.a.space.value(&Int::Dim(dim.clone())));
@@ -312,7 +316,12 @@ impl Range<'_> {
                     op.a.space
                         .freeze_int(bound, Some(op.id), "it is where a slice begins or ends");
                 }
-                if self.step != 1 {
+                // An axis whose size is known at run time only may be shorter than
+                // where several entries end.
+                let beyond = op.a.space.size(dim).is_none()
+                    && end_value
+                        .is_some_and(|v| !far(v) && v > start_value.unwrap_or(0).max(0).saturating_add(1));
+                if self.step != 1 || beyond {
                     return op.a.space.unknown();
                 }
                 let end = match end_value {

@@ -6,19 +6,21 @@ use crate::axes::dim::Dim;
 use crate::axes::int::Int;
 use crate::axes::op::Op;
 
+const BLOCK: &str = "it lies inside a block of quantised numbers";
+
 /// `QuantizeLinear`, `DequantizeLinear`: a scale per tensor, per axis, or per
-/// block (not followed).
+/// block along an axis.
 pub(super) fn linear(op: &mut Op) -> Option<()> {
     let x = op.dims(0)?;
-    if op.node().int("block_size", 0) != 0 {
-        return None;
-    }
+    let block = usize::try_from(op.node().int("block_size", 0)).ok()?;
     for input in [1, 2] {
         if !op.has(input) {
             continue;
         }
         let rank = op.dims(input)?.len();
-        if rank == 1 && !x.is_empty() {
+        if block > 0 && rank == x.len() {
+            join_blocks(op, input, &x, block)?;
+        } else if rank == 1 && !x.is_empty() {
             let axis = op.axis(op.node().int("axis", 1), x.len()).unwrap_or(0);
             op.join_input(input, 0, &x[axis]);
         } else if rank > 1 {
@@ -27,6 +29,31 @@ pub(super) fn linear(op: &mut Op) -> Option<()> {
     }
     op.set(0, x);
     Some(())
+}
+
+/// Joins an input that has an entry per block of `x` along an axis.
+fn join_blocks(op: &mut Op, input: usize, x: &[Dim], block: usize) -> Option<()> {
+    let along = op.axis(op.node().int("axis", 1), x.len())?;
+    for (axis, dim) in x.iter().enumerate().filter(|(axis, _)| *axis != along) {
+        op.join_input(input, axis, dim);
+    }
+    let count = op.dims(input)?[along].clone();
+    whole_blocks(op, &x[along], &count, block);
+    Some(())
+}
+
+/// An axis that is quantised in blocks: only whole ones can go. `count` is the
+/// number of blocks.
+fn whole_blocks(op: &mut Op, axis: &Dim, count: &Dim, block: usize) {
+    let blocks = op.a.space.size(count).and_then(|n| n.checked_mul(block));
+    if blocks.is_some() && blocks == op.a.space.size(axis) {
+        let inner = op.a.space.fresh(block);
+        op.freeze(&inner, BLOCK);
+        op.unify(axis, &count.clone().times(inner));
+    } else {
+        op.freeze(axis, BLOCK);
+        op.freeze(count, BLOCK);
+    }
 }
 
 /// `DynamicQuantizeLinear`: one scale for the tensor, computed from its range.
@@ -61,7 +88,6 @@ pub(super) fn matmul(op: &mut Op) -> Option<()> {
 /// `MatMulNBits`: columns are whole rows of the packed weight; the contracted axis
 /// is blocks of quantised numbers, of which only whole blocks can go.
 pub(super) fn blocks(op: &mut Op) -> Option<()> {
-    const BLOCK: &str = "it lies inside a block of quantised numbers";
     let (a, b) = (op.dims(0)?, op.dims(1)?);
     let (last, rows) = a.split_last()?;
     let [columns, count, packed] = &b[..] else {
@@ -73,15 +99,10 @@ pub(super) fn blocks(op: &mut Op) -> Option<()> {
         return None;
     }
     op.freeze(packed, BLOCK);
-    let whole = op.a.space.size(count)?.checked_mul(block) == Some(width);
-    if whole {
-        let inner = op.a.space.fresh(block);
-        op.freeze(&inner, BLOCK);
-        op.unify(last, &count.clone().times(inner));
-    } else {
-        op.freeze(last, BLOCK);
-        op.freeze(count, BLOCK);
+    if op.a.space.size(last).is_some_and(|n| n != width) {
+        return None;
     }
+    whole_blocks(op, last, count, block);
     for input in [2, 3] {
         let Some(own) = op.dims(input) else { continue };
         let total = own.iter().cloned().fold(Dim::one(), Dim::times);
