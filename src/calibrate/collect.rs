@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::batch::{Batch, batches};
+use super::in_graph::InGraph;
 use super::rows::{PositionWeights, Rows, Strides, floats};
 use super::samples::Samples;
 use super::spec::input_specs;
@@ -55,12 +56,12 @@ impl std::ops::Add for Timings {
 }
 
 /// What is summed for one value; sites with the same input share it.
-struct Collector<'a> {
+pub(super) struct Collector<'a> {
     site: &'a str,
-    value: &'a str,
-    axes: &'a [usize],
-    weights: PositionWeights,
-    statistics: SiteStatistics,
+    pub(super) value: &'a str,
+    pub(super) axes: &'a [usize],
+    pub(super) weights: PositionWeights,
+    pub(super) statistics: SiteStatistics,
     /// Rows that wait for a full block.
     rows: Vec<f32>,
     /// How much each of them counts.
@@ -74,6 +75,9 @@ struct Collector<'a> {
 /// not grow with the number of samples. Padding and rows that fill a batch are
 /// left out; `weights` says by site how much rows count, all alike where it does
 /// not name one. `progress` counts samples.
+///
+/// Where the engine [reduces](Engine::reduces), nodes of the model make the sums; then
+/// the engine's seconds are those of the sums too.
 #[allow(clippy::too_many_arguments)]
 pub fn collect(
     engine: &dyn Engine,
@@ -124,6 +128,9 @@ pub fn collect(
     };
     let mut session = engine.session(model, &options)?;
     timings.prepare_seconds += started.elapsed().as_secs_f64();
+    let mut in_graph = engine
+        .reduces()
+        .then(|| InGraph::new(engine, model, collectors.len()));
 
     progress.start("calibrating", samples.samples.len() as u64);
     let _finish = Finish(progress);
@@ -133,6 +140,13 @@ pub fn collect(
             return Err(Error::Interrupted);
         }
         let batch = batch?;
+        tokens = tokens.saturating_add(batch.real_tokens());
+        if let Some(nodes) = &mut in_graph
+            && nodes.add(&batch, &mut collectors, &mut timings)
+        {
+            progress.step(batch.rows.len() as u64);
+            continue;
+        }
         let started = Instant::now();
         let fetched = session
             .run(&batch.feeds)
@@ -147,14 +161,18 @@ pub fn collect(
             .map(String::as_str)
             .zip(&fetched)
             .collect();
-        for collector in &mut collectors {
+        for (at, collector) in collectors.iter_mut().enumerate() {
             let tensor = fetched.get(collector.value).copied().ok_or_else(|| {
                 Error::engine(format!("the engine did not return value '{}'", collector.value))
             })?;
             collector.take(tensor, &batch)?;
+            if let Some(nodes) = &mut in_graph {
+                // The first rows set the pilot, which the nodes are given.
+                collector.flush();
+                nodes.learn(at, &batch, &tensor.shape);
+            }
         }
         timings.statistics_seconds += started.elapsed().as_secs_f64();
-        tokens = tokens.saturating_add(batch.real_tokens());
         progress.step(batch.rows.len() as u64);
     }
     let started = Instant::now();

@@ -3,7 +3,7 @@
 //! [`read_samples`] turns files (or nothing at all) into [`Samples`];
 //! [`batches`] groups those of equal shape; [`collect`] runs them and adds up
 //! what ranking and re-fitting need of each site: [`Statistics`], which
-//! [`mod@file`] keeps.
+//! [`mod@file`] keeps. On a device with a memory of its own the sums are made there.
 
 mod arrays;
 mod batch;
@@ -12,12 +12,15 @@ mod draw;
 mod exact;
 pub mod file;
 mod fill;
+mod in_graph;
 mod layout;
+mod nodes;
 pub mod npz;
 mod padding;
 mod resume;
 mod rows;
 mod samples;
+mod sizes;
 mod source;
 mod spec;
 mod statistics;

@@ -76,6 +76,10 @@ impl Engine for Metered {
         }))
     }
 
+    fn reduces(&self) -> bool {
+        self.inner.reduces()
+    }
+
     fn optimised_operators(&self, model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>> {
         timed(&self.meters.start_up, || self.inner.optimised_operators(model))
     }

@@ -124,6 +124,12 @@ pub trait Engine: Send + Sync {
     /// tensor), and when a value to fetch does not exist.
     fn session(&self, model: &proto::ModelProto, options: &SessionOptions) -> Result<Box<dyn Session>>;
 
+    /// Whether sums over tokens are made by nodes of the model, so that they come back
+    /// and not the activations: where the device has a memory of its own.
+    fn reduces(&self) -> bool {
+        self.info().device == "cuda"
+    }
+
     /// How often each operator occurs after the engine's own optimisations, as
     /// `op_type` for the default domain and `domain::op_type` for others, inner
     /// graphs included; `None` where the engine cannot tell.
