@@ -21,7 +21,7 @@ use onnx_prune::runtime::{
     self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
 };
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{Error, Result};
+use onnx_prune::{Error, Result, onnx};
 
 /// An engine that has sums made by nodes, and counts the runs that make some.
 struct Reducing {
@@ -214,6 +214,17 @@ fn padded_texts_of_many_lengths_give_the_same_sums() {
     }
 }
 
+/// The float constants by name.
+fn weights(model: &ModelProto) -> BTreeMap<String, Vec<f64>> {
+    let constants = model.graph.iter().flat_map(|g| &g.initializer);
+    let floats = constants.filter_map(|t| {
+        let tensor = onnx::tensor(t).ok().filter(|t| t.elem().is_float())?;
+        let values = tensor.to_f32().into_iter().map(f64::from).collect();
+        Some((t.name().to_owned(), values))
+    });
+    floats.collect()
+}
+
 #[test]
 fn what_follows_from_them_is_the_same() {
     for engine in [EngineChoice::Ort, EngineChoice::Tract] {
@@ -224,7 +235,7 @@ fn what_follows_from_them_is_the_same() {
             .data([common::fixture("digits-vit/calibration.npz")])
             .sample_count(96);
         let own = Mutex::new(Some(own));
-        let kept = |reduce: bool| {
+        let pruned = |reduce: bool| {
             let mut run = pruner.run().expect("a model");
             if reduce {
                 let engine = own.lock().ok().and_then(|mut o| o.take()).expect("once");
@@ -232,9 +243,17 @@ fn what_follows_from_them_is_the_same() {
             }
             run.calibrate().expect("sums");
             run.judge().expect("rankings");
-            run.allocate(0.5).expect("a mask").mask.kept
+            let mask = run.allocate(0.5).expect("a mask").mask;
+            let built = run.build(&mask).expect("a smaller model");
+            (mask.kept, weights(&built.model))
         };
-        assert_eq!(kept(true), kept(false), "{engine}");
+        let ((kept, graph), (expected, host)) = (pruned(true), pruned(false));
+        assert_eq!(kept, expected, "{engine}");
+        assert!(graph.keys().eq(host.keys()));
+        for (name, own) in &graph {
+            let worst = relative(own, &host[name]);
+            assert!(worst <= 1e-3, "{engine}: {name}: {worst:e}");
+        }
         assert!(runs.load(Ordering::Relaxed) > 0, "{engine}");
     }
 }

@@ -34,6 +34,7 @@ mod trim;
 pub use batch::{Batch, Batches, batches, real_tokens};
 pub use collect::{SiteProbe, Timings, collect};
 pub use exact::{ExactBatch, exact_batch};
+pub(crate) use nodes::{Nodes, finite};
 pub use padding::Padding;
 pub use resume::{Collected, Kept, collect_kept};
 pub use rows::{Place, PositionWeights};

@@ -8,7 +8,7 @@
 //! ```text
 //! R = diag(sqrt w) (X - 1 p^T)     weighted; zero where w is, whatever X holds there
 //! S = R^T R                        product
-//! s = R^T sqrt w                   product
+//! s = (sqrt w)^T R                 product
 //! ```
 //!
 //! The operators are among the oldest: opset [`OLDEST`] has them all, in both
@@ -106,20 +106,16 @@ impl Nodes {
 
     fn cast(&mut self, value: &str, to: Elem) -> String {
         let to = AttributeProto {
-            name: Some("to".into()),
-            r#type: Some(AttributeType::Int as i32),
             i: Some(i64::from(to.to_onnx())),
-            ..AttributeProto::default()
+            ..attribute("to", AttributeType::Int)
         };
         self.node("Cast", &[value], vec![to])
     }
 
     fn transpose(&mut self, value: &str, perm: &[usize]) -> String {
         let perm = AttributeProto {
-            name: Some("perm".into()),
-            r#type: Some(AttributeType::Ints as i32),
             ints: perm.iter().map(|&p| p as i64).collect(),
-            ..AttributeProto::default()
+            ..attribute("perm", AttributeType::Ints)
         };
         self.node("Transpose", &[value], vec![perm])
     }
@@ -161,6 +157,19 @@ impl Nodes {
         self.node("MatMul", &[&turned, b], Vec::new())
     }
 
+    /// The sum of the squares of each column; up to opset 17.
+    pub(crate) fn squares(&mut self, rows: &str) -> String {
+        let axes = AttributeProto {
+            ints: vec![0],
+            ..attribute("axes", AttributeType::Ints)
+        };
+        let keep = AttributeProto {
+            i: Some(0),
+            ..attribute("keepdims", AttributeType::Int)
+        };
+        self.node("ReduceSumSquare", &[rows], vec![axes, keep])
+    }
+
     /// Puts all of it behind the nodes of `model`.
     ///
     /// # Errors
@@ -181,6 +190,14 @@ impl Nodes {
         graph.input.extend(self.inputs);
         graph.initializer.extend(self.constants);
         Ok(())
+    }
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(kind as i32),
+        ..AttributeProto::default()
     }
 }
 

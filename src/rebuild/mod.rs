@@ -5,7 +5,8 @@
 //! part        sinks that read one weight, and a fit of it
 //! local       fits on the dense model's statistics
 //! sequential  fits on what really arrives at each sink once the ones before it
-//!             are pruned: `stops` says at which layers, `sums` what is added up,
+//!             are pruned: `stops` says at which layers, `sums` what is added up
+//!             (by the engine, `on_device`, where that has memory of its own),
 //!             `ridges` which fit is taken
 //! ```
 //!
@@ -41,6 +42,7 @@
 //!   left; with 10% as the limit 0.0073 becomes 0.0075, at 50% 0.0146 becomes 0.0150.
 
 mod local;
+mod on_device;
 mod part;
 mod ridges;
 mod sequential;

@@ -133,7 +133,7 @@ pub fn sequential(
             // Before anything is pruned the local fit is the best there is.
             None => None,
             Some(pruned) if first.fit.is_none() && drift(first, &dense, pruned) < DRIFT => None,
-            Some(pruned) => sums(&halt, graph, &batches, [&dense, pruned], is_guard)?,
+            Some(pruned) => sums(engine, &halt, graph, &batches, [&dense, pruned], is_guard)?,
         };
         let mut new = match better {
             None => Vec::new(),
