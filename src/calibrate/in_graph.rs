@@ -41,7 +41,7 @@ struct Ready {
     session: Box<dyn Session>,
     /// The inputs with the roots of the rows' weights, by collector.
     roots: Vec<String>,
-    /// The pilots.
+    /// The pilots, where the session does not hold them.
     constants: Feeds,
 }
 
@@ -145,7 +145,10 @@ impl<'a> InGraph<'a> {
             optimise: true,
             outputs: Some(outputs),
         };
-        let session = self.engine.session(&model, &options)?;
+        let mut session = self.engine.session(&model, &options)?;
+        if session.hold(&constants)? {
+            constants.clear();
+        }
         Ok(Ready {
             session,
             roots,

@@ -95,6 +95,10 @@ impl Session for MeteredSession {
         self.inner.outputs()
     }
 
+    fn hold(&mut self, constants: &Feeds) -> Result<bool> {
+        timed(&self.meters.running, || self.inner.hold(constants))
+    }
+
     fn run(&mut self, feeds: &Feeds) -> Result<Vec<Tensor>> {
         timed(&self.meters.running, || self.inner.run(feeds))
     }

@@ -162,6 +162,15 @@ pub trait Session: Send {
     /// The names of the values that [`run`](Session::run) returns, in order.
     fn outputs(&self) -> &[String];
 
+    /// Keeps inputs for all later runs, which are then not given them, until the next
+    /// call; `false` where the engine gains nothing by that and wants them each time.
+    ///
+    /// Fails when one is unknown, or of the wrong type or shape.
+    fn hold(&mut self, constants: &Feeds) -> Result<bool> {
+        let _ = constants;
+        Ok(false)
+    }
+
     /// Runs the model once; one tensor for each of [`outputs`](Session::outputs).
     ///
     /// Fails when an input is missing, unknown, or of the wrong type or shape,
