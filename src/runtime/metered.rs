@@ -83,6 +83,10 @@ impl Engine for Metered {
     fn optimised_operators(&self, model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>> {
         timed(&self.meters.start_up, || self.inner.optimised_operators(model))
     }
+
+    fn placement(&self, model: &proto::ModelProto, feeds: &Feeds) -> Result<Option<BTreeMap<String, usize>>> {
+        self.inner.placement(model, feeds)
+    }
 }
 
 struct MeteredSession {

@@ -136,6 +136,13 @@ pub trait Engine: Send + Sync {
     ///
     /// The optimisations depend on the device and on the processor.
     fn optimised_operators(&self, model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>>;
+
+    /// How many nodes each provider of the engine really runs, after optimisations,
+    /// found by one run on `feeds`; `None` where the engine cannot tell.
+    fn placement(&self, model: &proto::ModelProto, feeds: &Feeds) -> Result<Option<BTreeMap<String, usize>>> {
+        let _ = (model, feeds);
+        Ok(None)
+    }
 }
 
 /// How to prepare a model.

@@ -4,6 +4,7 @@
 mod bound;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod placement;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -227,6 +228,10 @@ impl Engine for OnnxRuntime {
             .map_err(|e| Error::engine(format!("{NAME} wrote an unreadable model: {e}")))?;
         Ok(optimised.graph.as_ref().map(operators::count))
     }
+
+    fn placement(&self, model: &ModelProto, feeds: &Feeds) -> Result<Option<BTreeMap<String, usize>>> {
+        placement::of(self, model, feeds).map(Some)
+    }
 }
 
 /// A loaded model.
@@ -265,14 +270,7 @@ impl Session for Run {
             return done;
         }
         guard(NAME, || {
-            let inputs = feeds
-                .iter()
-                .map(|(name, tensor)| {
-                    let value = to_engine(tensor).map_err(|e| failed(&e))?;
-                    Ok((Cow::Borrowed(name.as_str()), value))
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let values = self.session.run(inputs).map_err(|e| failed(&e))?;
+            let values = self.session.run(inputs(feeds)?).map_err(|e| failed(&e))?;
             self.positions
                 .iter()
                 .zip(&self.outputs)
@@ -425,6 +423,15 @@ fn failed<R>(error: &::ort::Error<R>) -> Error {
 
 fn refused(error: &::ort::Error) -> Error {
     Error::engine(format!("{NAME} cannot load the model: {error}"))
+}
+
+/// Views of all inputs for the library.
+fn inputs(feeds: &Feeds) -> Result<Vec<(Cow<'_, str>, SessionInputValue<'_>)>> {
+    let views = feeds.iter().map(|(name, tensor)| {
+        let value = to_engine(tensor).map_err(|e| failed(&e))?;
+        Ok((Cow::Borrowed(name.as_str()), value))
+    });
+    views.collect()
 }
 
 /// A view of `tensor` for the library.
