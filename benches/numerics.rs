@@ -1,27 +1,32 @@
 //! The loops that must run at the speed of a plain matrix product: the Gram
 //! matrix of calibration, one R2 iteration of `kcm` and the block elimination of
-//! `obs`. Besides criterion's
+//! `obs`; and the local fit, which runs in float64. Besides criterion's
 //! times each prints its ratio to an f32 product of the same size in the same
-//! library, as useful operations per second over the product's; the bar is 0.60.
+//! library, as useful operations per second over the product's.
 //!
 //! `cargo bench --bench numerics` (threads: `RAYON_NUM_THREADS`).
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+mod common;
 
+use std::hint::black_box;
+use std::time::Duration;
+
+use common::{best, say, time};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};
 use onnx_prune::calibrate::SiteStatistics;
-use onnx_prune::linalg;
 use onnx_prune::score::kcm::{gaussian_kernel, representatives};
 use onnx_prune::score::obs::{Elimination, ObsOptions, eliminate};
 use onnx_prune::score::{Site, Units};
+use onnx_prune::{linalg, solve};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Neurons and outputs: the feed-forward sinks of MiniLM and of BERT-base.
 const SIZES: [(usize, usize); 2] = [(1536, 384), (3072, 768)];
+/// What is named for the Gram matrix, R2 and elimination.
+const FAST: &str = "at least 0.60";
 
 fn random(seed: u64, rows: usize, columns: usize) -> Mat<f64> {
     let rng = &mut ChaCha8Rng::seed_from_u64(seed);
@@ -32,44 +37,28 @@ fn single(a: &Mat<f64>) -> Mat<f32> {
     Mat::from_fn(a.nrows(), a.ncols(), |i, j| a[(i, j)] as f32)
 }
 
-fn time(f: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    f();
-    start.elapsed().as_secs_f64()
-}
-
-/// The best of several runs of both, taken in turns so that a busy machine slows
-/// both; prints operations per second of `what` over those of the product.
-fn print_ratio(what: &str, operations: f64, n: usize, run: impl FnMut() -> f64 + Send) {
+/// Prints operations per second of `what` over those of a product.
+fn print_ratio(what: &str, operations: f64, n: usize, bar: &str, run: impl FnMut() -> f64 + Send) {
     // As in the pipeline, inside the pool: each call from outside would wait for
     // a thread to wake up.
-    rayon::scope(|_| ratio(what, operations, n, run));
+    rayon::scope(|_| ratio(what, operations, n, bar, run));
 }
 
-fn ratio(what: &str, operations: f64, n: usize, mut run: impl FnMut() -> f64) {
+fn ratio(what: &str, operations: f64, n: usize, bar: &str, run: impl FnMut() -> f64) {
     let a = single(&random(1, n, n));
     let mut out = Mat::<f32>::zeros(n, n);
-    let (mut product, mut own) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..7 {
-        product = product.min(time(|| {
-            matmul(
-                out.as_mut(),
-                Accum::Replace,
-                a.as_ref(),
-                a.as_ref(),
-                1.0,
-                linalg::par(),
-            );
-        }));
-        own = own.min(run());
-    }
+    let product = || {
+        let (out, a) = (out.as_mut(), a.as_ref());
+        time(|| matmul(out, Accum::Replace, a, a, 1.0, linalg::par()))
+    };
+    let (own, product) = best(7, run, product);
     let product_rate = 2.0 * (n as f64).powi(3) / product;
-    println!(
-        "{what}, n = {n}: {own:.4} s, {:.0} GF/s; product {:.0} GF/s; ratio {:.2}",
+    let what = format!(
+        "{what}, n = {n}: {own:.4} s, {:.0} GF/s; product {:.0} GF/s",
         operations / own / 1e9,
         product_rate / 1e9,
-        operations / own / product_rate,
     );
+    say(&what, operations / own / product_rate, bar);
 }
 
 fn gram(c: &mut Criterion) {
@@ -85,7 +74,9 @@ fn gram(c: &mut Criterion) {
         let mut statistics = SiteStatistics::new(n);
         // One triangle.
         let operations = (ROWS * n * (n + 1)) as f64;
-        print_ratio("Gram", operations, n, || time(|| statistics.add(&x, ROWS, None)));
+        print_ratio("Gram", operations, n, FAST, || {
+            time(|| statistics.add(&x, ROWS, None))
+        });
         group.throughput(Throughput::Elements(operations as u64));
         group.bench_function(n.to_string(), |b| b.iter(|| statistics.add(&x, ROWS, None)));
     }
@@ -99,7 +90,7 @@ fn r2_iteration(c: &mut Criterion) {
         let kernel = gaussian_kernel(&single(&random(2, n, d)), 1.0).expect("finite weights");
         let operations = 2.0 * (n as f64).powi(3);
         // Two counts of iterations apart: the set-up of C falls out.
-        print_ratio("R2 iteration", operations, n, || {
+        print_ratio("R2 iteration", operations, n, FAST, || {
             let run = |iterations| time(|| drop(black_box(representatives(&kernel, 0.0, iterations))));
             (run(4) - run(1)) / 3.0
         });
@@ -126,7 +117,7 @@ fn block_elimination(c: &mut Criterion) {
         let start = Elimination::new(&site, options.damp).expect("a Gram matrix");
         // Z takes a third of n^3 in its symmetric form, W takes n^2 d.
         let operations = (n as f64).powi(3) / 3.0 + (n * n * d) as f64;
-        print_ratio("block elimination", operations, n, || {
+        print_ratio("block elimination", operations, n, FAST, || {
             let state = start.clone();
             time(|| drop(black_box(eliminate(state, &site.units, &options))))
         });
@@ -145,5 +136,35 @@ fn block_elimination(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, gram, r2_iteration, block_elimination);
+fn local_fit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("local fit");
+    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    for (n, d) in SIZES {
+        let sigma = linalg::outer(random(6, n, n + n / 2).as_ref());
+        let (mean, weight) = (vec![0.0; n], random(7, n, d));
+        let site = Site {
+            sigma: &sigma,
+            mean: &mean,
+            tokens: 1.5 * n as f64,
+            weight: &weight,
+            units: Units::single(n),
+        };
+        let kept: Vec<usize> = (0..n).step_by(2).collect();
+        let k = kept.len() as f64;
+        // The right-hand sides, a factor, two triangular solves.
+        let operations = 2.0 * k * (n * d) as f64 + k.powi(3) / 3.0 + 2.0 * k * k * d as f64;
+        let fit = || solve::local(&site, &kept, 0.03, true).expect("a fit").error_after;
+        let bar = "none; float64 halves it";
+        print_ratio("local fit", operations, n, bar, || {
+            time(|| {
+                black_box(fit());
+            })
+        });
+        group.throughput(Throughput::Elements(operations as u64));
+        group.bench_function(n.to_string(), |b| b.iter(fit));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, gram, r2_iteration, block_elimination, local_fit);
 criterion_main!(benches);

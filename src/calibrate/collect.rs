@@ -7,6 +7,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::batch::{Batch, batches};
+use super::in_graph::InGraph;
 use super::rows::{PositionWeights, Rows, Strides, floats};
 use super::samples::Samples;
 use super::spec::input_specs;
@@ -57,12 +58,12 @@ impl std::ops::Add for Timings {
 }
 
 /// What is summed for one value; sites with the same input share it.
-struct Collector<'a> {
+pub(super) struct Collector<'a> {
     site: &'a str,
-    value: &'a str,
-    axes: &'a [usize],
-    weights: PositionWeights,
-    statistics: SiteStatistics,
+    pub(super) value: &'a str,
+    pub(super) axes: &'a [usize],
+    pub(super) weights: PositionWeights,
+    pub(super) statistics: SiteStatistics,
     /// Rows that wait for a full block.
     rows: Vec<f32>,
     /// How much each of them counts.
@@ -76,6 +77,9 @@ struct Collector<'a> {
 /// not grow with the number of samples. Padding and rows that fill a batch are
 /// left out; `weights` says by site how much rows count, all alike where it does
 /// not name one. `progress` counts samples.
+///
+/// Where the engine [reduces](Engine::reduces), nodes of the model make the sums; then
+/// the engine's seconds are those of the sums too.
 #[allow(clippy::too_many_arguments)]
 pub fn collect(
     engine: &dyn Engine,
@@ -167,6 +171,9 @@ pub fn collect_watching(
     };
     let mut session = engine.session(model, &options)?;
     timings.prepare_seconds += started.elapsed().as_secs_f64();
+    let mut in_graph = engine
+        .reduces()
+        .then(|| InGraph::new(engine, model, collectors.len(), pass.apart, pass.values));
 
     progress.start("calibrating", samples.samples.len() as u64);
     let _finish = Finish(progress);
@@ -176,6 +183,13 @@ pub fn collect_watching(
             return Err(Error::Interrupted);
         }
         let batch = batch?;
+        tokens = tokens.saturating_add(batch.real_tokens(|sample| !(pass.apart)(sample)));
+        if let Some(nodes) = &mut in_graph
+            && nodes.add(&batch, &mut collectors, &mut timings, pass.watch)?
+        {
+            progress.step(batch.rows.len() as u64);
+            continue;
+        }
         let started = Instant::now();
         let fetched = session
             .run(&batch.feeds)
@@ -200,6 +214,15 @@ pub fn collect_watching(
             })
             .collect();
         taken.into_iter().collect::<Result<()>>()?;
+        if let Some(nodes) = &mut in_graph {
+            for (at, collector) in collectors.iter_mut().enumerate() {
+                // The first rows set the pilot, which the nodes are given.
+                collector.flush();
+                if let Some(tensor) = fetched.get(collector.value) {
+                    nodes.learn(at, &batch, &tensor.shape);
+                }
+            }
+        }
         if !pass.values.is_empty() {
             let watched: Vec<&Tensor> = (pass.values.iter())
                 .filter_map(|name| fetched.get(name.as_str()).copied())
@@ -207,7 +230,6 @@ pub fn collect_watching(
             (pass.watch)(&watched)?;
         }
         timings.statistics_seconds += started.elapsed().as_secs_f64();
-        tokens = tokens.saturating_add(batch.real_tokens(|sample| !(pass.apart)(sample)));
         progress.step(batch.rows.len() as u64);
     }
     let started = Instant::now();

@@ -3,7 +3,7 @@
 //! [`read_samples`] turns files (or nothing at all) into [`Samples`];
 //! [`batches`] groups those of equal shape; [`collect`] runs them and adds up
 //! what ranking and re-fitting need of each site: [`Statistics`], which
-//! [`mod@file`] keeps.
+//! [`mod@file`] keeps. On a device with a memory of its own the sums are made there.
 
 mod arrays;
 mod batch;
@@ -12,13 +12,16 @@ mod draw;
 mod exact;
 pub mod file;
 mod fill;
+mod in_graph;
 mod layout;
+mod nodes;
 pub mod npz;
 mod padding;
 mod products;
 mod resume;
 mod rows;
 mod samples;
+mod sizes;
 mod source;
 mod spec;
 mod statistics;
@@ -32,6 +35,7 @@ mod trim;
 pub use batch::{Batch, Batches, batches, real_tokens};
 pub use collect::{Pass, SiteProbe, Timings, collect, collect_watching};
 pub use exact::{ExactBatch, exact_batch};
+pub(crate) use nodes::{Nodes, finite};
 pub use padding::Padding;
 pub use resume::{Collected, Kept, collect_kept};
 pub use rows::{Place, PositionWeights};

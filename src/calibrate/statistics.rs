@@ -206,6 +206,29 @@ impl SiteStatistics {
         self.products.add(y);
     }
 
+    /// Adds sums about this pilot that were made elsewhere: of `tokens` rows that
+    /// count `total`, s (`n`) and S (`n x n`, symmetric). Nothing where these are of
+    /// other sizes.
+    pub(crate) fn add_sums(&mut self, tokens: u64, total: f64, s: &[f32], gram: &[f32]) {
+        let n = self.width;
+        if s.len() != n || gram.len() != n * n {
+            return;
+        }
+        self.tokens += tokens;
+        self.total += total;
+        for (sum, s) in self.shifted_sum.iter_mut().zip(s) {
+            *sum += f64::from(*s);
+        }
+        let mut columns = self.products.settled();
+        for (j, row) in gram.chunks_exact(n.max(1)).enumerate() {
+            let (sums, rest) = columns.split_at_mut(n - j);
+            sums.iter_mut()
+                .zip(&row[j..])
+                .for_each(|(sum, g)| *sum += f64::from(*g));
+            columns = rest;
+        }
+    }
+
     /// Adds the tokens of `other`. The pilot stays this one's, unless there are
     /// no tokens yet.
     pub fn merge(&mut self, other: &Self) -> Result<()> {

@@ -71,7 +71,7 @@ pub struct Run<'a> {
     /// the statistics are without them, where they are not from a file.
     pub(super) guarded: bool,
     /// What the dense model has after its residual additions, for re-fitting in order.
-    pub(super) recording: Recording,
+    pub(crate) recording: Recording,
     /// What the method says.
     pub ranked: Ranked,
     /// Time of the calibration runs.

@@ -7,7 +7,8 @@
 //! recording   what the dense model has after the residual additions
 //! sequential  fits on what really arrives at each sink once the ones before it
 //!             are pruned: `stops` says at which layers, `dense` what the dense
-//!             model has there, `sums` what is added up, `ridges` which fit is taken
+//!             model has there, `sums` what is added up (by the engine, `on_device`,
+//!             where that has memory of its own), `ridges` which fit is taken
 //! ```
 //!
 //! # What each idea brings
@@ -43,6 +44,7 @@
 
 mod dense;
 mod local;
+mod on_device;
 mod part;
 mod recording;
 mod ridges;

@@ -131,7 +131,7 @@ pub fn sequential(
         if at > 0 {
             let mut dense = dense.fetch(&wanted(&halt))?;
             if first.fit.is_some() || drift(first, &mut dense, &pruned)? >= DRIFT {
-                better = sums(&halt, graph, &batches, &mut dense, &pruned, is_guard)?;
+                better = sums(engine, &halt, graph, &batches, &mut dense, &pruned, is_guard)?;
             }
         }
         let mut new = match better {

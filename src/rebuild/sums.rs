@@ -6,9 +6,11 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef};
 
 use super::dense::Fetch;
+use super::on_device::{Made, OnDevice};
 use super::stops::{Residual, Stop};
 use crate::calibrate::{Batch, Rows, SiteStatistics, Strides, floats};
 use crate::graph::{Graph, ValueId};
+use crate::runtime::Engine;
 use crate::segment::Stream;
 use crate::solve::Regression;
 use crate::tensor::Tensor;
@@ -21,6 +23,11 @@ const ENOUGH: usize = 16;
 
 /// Rows that are summed at once, at least.
 const BLOCK: usize = 1024;
+/// The same where a device makes the sums: as many rows as a layer is wide, so that
+/// what comes back is no more than what goes there.
+const ON_DEVICE: usize = 4096;
+/// Rows whose means are the pilots, where a device makes the sums.
+const PILOT: usize = 128;
 
 /// Sums over all batches, of the samples to fit and those kept apart.
 pub(super) struct Sums {
@@ -54,6 +61,7 @@ pub(super) fn wanted(halt: &[Stop]) -> Vec<ValueId> {
 
 /// `None` where the rows of the sink's input and output do not correspond.
 pub(super) fn sums(
+    engine: &dyn Engine,
     halt: &[Stop],
     graph: &Graph,
     batches: &[Batch],
@@ -83,6 +91,14 @@ pub(super) fn sums(
     let mut sums = [of(), of()];
     let mut blocks = [Block::default(), Block::default()];
     let weight = (from == From::Product).then(|| Mat::<f32>::from_fn(n, d, |i, j| whole[(i, j)] as f32));
+    let made = match (from, &weight) {
+        (From::Product, Some(weight)) => Made::Product(weight),
+        (From::Narrow, _) => Made::Dense,
+        _ => Made::Given,
+    };
+    let mut device = (engine.reduces() && !stop.rows.is_empty())
+        .then(|| OnDevice::new(engine, [n, stop.rows.len(), width], made));
+    let most = device.as_ref().map_or(BLOCK, |_| ON_DEVICE);
     let name = |v: ValueId| graph.value(v).name.as_str();
     let activation = stop.sink.activation;
     // Every so-manieth batch, where that is enough.
@@ -169,13 +185,13 @@ pub(super) fn sums(
                 }
             };
             rayon::join(inputs, targets);
-            if block.weights.len() >= BLOCK {
-                block.flush(from, weight.as_ref(), &mut sums[at]);
+            if block.weights.len() >= most {
+                block.flush(from, weight.as_ref(), device.as_mut(), &mut sums[at]);
             }
         }
     }
     for (block, sums) in blocks.iter_mut().zip(&mut sums) {
-        block.flush(from, weight.as_ref(), sums);
+        block.flush(from, weight.as_ref(), device.as_mut(), sums);
     }
     let [fit, guard] = sums.map(|sums| {
         if narrow {
@@ -188,26 +204,68 @@ pub(super) fn sums(
 }
 
 /// Sums over the rows of some samples.
-struct Target {
-    regression: Regression,
+pub(super) struct Target {
+    pub(super) regression: Regression,
     /// Of the dense model's X, where that stands for the target.
-    dense: SiteStatistics,
+    pub(super) dense: SiteStatistics,
 }
 
 /// Rows that wait to be summed.
 #[derive(Default)]
-struct Block {
+pub(super) struct Block {
     /// The dense model's X, all columns, where it is needed.
-    dense: Vec<f32>,
+    pub(super) dense: Vec<f32>,
     /// The pruned model's, kept columns.
-    pruned: Vec<f32>,
+    pub(super) pruned: Vec<f32>,
     /// The target; where it is made of X W, what comes on top of that.
-    target: Vec<f32>,
-    weights: Vec<f32>,
+    pub(super) target: Vec<f32>,
+    pub(super) weights: Vec<f32>,
 }
 
 impl Block {
-    fn flush(&mut self, from: From, weight: Option<&Mat<f32>>, into: &mut Target) {
+    fn flush(
+        &mut self,
+        from: From,
+        weight: Option<&Mat<f32>>,
+        device: Option<&mut OnDevice>,
+        into: &mut Target,
+    ) {
+        if let Some(device) = device {
+            // The first rows set the pilots.
+            if into.regression.tokens() == 0 {
+                let rest = self.split_off(PILOT);
+                self.add(from, weight, into);
+                *self = rest;
+            }
+            if !device.add(self, into) {
+                self.add(from, weight, into);
+            }
+        } else {
+            self.add(from, weight, into);
+        }
+        self.clear();
+    }
+
+    /// The rows from `rows` on.
+    fn split_off(&mut self, rows: usize) -> Self {
+        let all = self.weights.len().max(1);
+        let off = |values: &mut Vec<f32>| values.split_off((values.len() / all * rows).min(values.len()));
+        Self {
+            dense: off(&mut self.dense),
+            pruned: off(&mut self.pruned),
+            target: off(&mut self.target),
+            weights: off(&mut self.weights),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.dense.clear();
+        self.pruned.clear();
+        self.target.clear();
+        self.weights.clear();
+    }
+
+    fn add(&mut self, from: From, weight: Option<&Mat<f32>>, into: &mut Target) {
         let rows = self.weights.len();
         if rows == 0 {
             return;
@@ -223,9 +281,5 @@ impl Block {
         } else {
             into.regression.add(&self.pruned, &self.target, &self.weights);
         }
-        self.dense.clear();
-        self.pruned.clear();
-        self.target.clear();
-        self.weights.clear();
     }
 }

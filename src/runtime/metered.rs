@@ -76,8 +76,16 @@ impl Engine for Metered {
         }))
     }
 
+    fn reduces(&self) -> bool {
+        self.inner.reduces()
+    }
+
     fn optimised_operators(&self, model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>> {
         timed(&self.meters.start_up, || self.inner.optimised_operators(model))
+    }
+
+    fn placement(&self, model: &proto::ModelProto, feeds: &Feeds) -> Result<Option<BTreeMap<String, usize>>> {
+        self.inner.placement(model, feeds)
     }
 }
 
@@ -89,6 +97,10 @@ struct MeteredSession {
 impl Session for MeteredSession {
     fn outputs(&self) -> &[String] {
         self.inner.outputs()
+    }
+
+    fn hold(&mut self, constants: &Feeds) -> Result<bool> {
+        timed(&self.meters.running, || self.inner.hold(constants))
     }
 
     fn run(&mut self, feeds: &Feeds) -> Result<Vec<Tensor>> {

@@ -124,12 +124,25 @@ pub trait Engine: Send + Sync {
     /// tensor), and when a value to fetch does not exist.
     fn session(&self, model: &proto::ModelProto, options: &SessionOptions) -> Result<Box<dyn Session>>;
 
+    /// Whether sums over tokens are made by nodes of the model, so that they come back
+    /// and not the activations: where the device has a memory of its own.
+    fn reduces(&self) -> bool {
+        self.info().device == "cuda"
+    }
+
     /// How often each operator occurs after the engine's own optimisations, as
     /// `op_type` for the default domain and `domain::op_type` for others, inner
     /// graphs included; `None` where the engine cannot tell.
     ///
     /// The optimisations depend on the device and on the processor.
     fn optimised_operators(&self, model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>>;
+
+    /// How many nodes each provider of the engine really runs, after optimisations,
+    /// found by one run on `feeds`; `None` where the engine cannot tell.
+    fn placement(&self, model: &proto::ModelProto, feeds: &Feeds) -> Result<Option<BTreeMap<String, usize>>> {
+        let _ = (model, feeds);
+        Ok(None)
+    }
 }
 
 /// How to prepare a model.
@@ -155,6 +168,15 @@ impl Default for SessionOptions {
 pub trait Session: Send {
     /// The names of the values that [`run`](Session::run) returns, in order.
     fn outputs(&self) -> &[String];
+
+    /// Keeps inputs for all later runs, which are then not given them, until the next
+    /// call; `false` where the engine gains nothing by that and wants them each time.
+    ///
+    /// Fails when one is unknown, or of the wrong type or shape.
+    fn hold(&mut self, constants: &Feeds) -> Result<bool> {
+        let _ = constants;
+        Ok(false)
+    }
 
     /// Runs the model once; one tensor for each of [`outputs`](Session::outputs).
     ///

@@ -1,4 +1,10 @@
-//! ONNX Runtime, loaded at run time. The crate `ort` is used in this file only.
+//! ONNX Runtime, loaded at run time. The crate `ort` is used here and in the modules
+//! of this one only.
+
+mod bound;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod placement;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,6 +18,7 @@ use ::ort::session::{Session as OrtSession, SessionInputValue};
 use ::ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 use prost::Message;
 
+use self::bound::Bound;
 use super::guard::guard;
 use super::locate::{self, Candidate, Origin, Surroundings};
 use super::prepare::{Prepared, prepare};
@@ -44,6 +51,8 @@ pub(super) struct OnnxRuntime {
     info: EngineInfo,
     environment: Environment,
     provider: Provider,
+    /// Whether inputs that are held go to the device once.
+    binds: bool,
 }
 
 /// What executes the operators.
@@ -69,6 +78,7 @@ impl OnnxRuntime {
             },
             environment: library.environment,
             provider: Provider::Cpu,
+            binds: false,
         };
         notes.extend(engine.settle(options.device)?);
         engine.info.note = (!notes.is_empty()).then(|| notes.join("; "));
@@ -86,6 +96,7 @@ impl OnnxRuntime {
         match (works, device) {
             (Ok(()), _) => {
                 self.info.device = "cuda".into();
+                self.binds = true;
                 Ok(None)
             }
             (Err(reason), Device::Cuda) => Err(reason.context("--device cuda")),
@@ -199,6 +210,8 @@ impl OnnxRuntime {
             signature,
             outputs,
             positions,
+            binds: self.binds,
+            bound: None,
         })
     }
 }
@@ -238,6 +251,10 @@ impl Engine for OnnxRuntime {
             .map_err(|e| Error::engine(format!("{NAME} wrote an unreadable model: {e}")))?;
         Ok(optimised.graph.as_ref().map(operators::count))
     }
+
+    fn placement(&self, model: &ModelProto, feeds: &Feeds) -> Result<Option<BTreeMap<String, usize>>> {
+        placement::of(self, model, feeds).map(Some)
+    }
 }
 
 /// A loaded model.
@@ -246,6 +263,9 @@ struct Run {
     signature: Signature,
     outputs: Vec<String>,
     positions: Vec<usize>,
+    binds: bool,
+    /// The inputs that are held.
+    bound: Option<Bound>,
 }
 
 impl Session for Run {
@@ -253,17 +273,27 @@ impl Session for Run {
         &self.outputs
     }
 
+    fn hold(&mut self, constants: &Feeds) -> Result<bool> {
+        self.bound = None;
+        if !self.binds || constants.is_empty() {
+            return Ok(false);
+        }
+        self.signature.check_some(constants)?;
+        self.bound = Some(guard(NAME, || Bound::new(&self.session, constants))?);
+        Ok(true)
+    }
+
     fn run(&mut self, feeds: &Feeds) -> Result<Vec<Tensor>> {
-        self.signature.check(feeds)?;
+        let held = |name: &str| self.bound.as_ref().is_some_and(|b| b.holds(name));
+        self.signature.check_with(feeds, &held)?;
+        if let Some(bound) = &mut self.bound {
+            let done = guard(NAME, || {
+                bound.run(&mut self.session, feeds, &self.positions, &self.outputs)
+            });
+            return done;
+        }
         guard(NAME, || {
-            let inputs = feeds
-                .iter()
-                .map(|(name, tensor)| {
-                    let value = to_engine(tensor).map_err(|e| failed(&e))?;
-                    Ok((Cow::Borrowed(name.as_str()), value))
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let values = self.session.run(inputs).map_err(|e| failed(&e))?;
+            let values = self.session.run(inputs(feeds)?).map_err(|e| failed(&e))?;
             self.positions
                 .iter()
                 .zip(&self.outputs)
@@ -418,6 +448,15 @@ fn refused(error: &::ort::Error) -> Error {
     Error::engine(format!("{NAME} cannot load the model: {error}"))
 }
 
+/// Views of all inputs for the library.
+fn inputs(feeds: &Feeds) -> Result<Vec<(Cow<'_, str>, SessionInputValue<'_>)>> {
+    let views = feeds.iter().map(|(name, tensor)| {
+        let value = to_engine(tensor).map_err(|e| failed(&e))?;
+        Ok((Cow::Borrowed(name.as_str()), value))
+    });
+    views.collect()
+}
+
 /// A view of `tensor` for the library.
 fn to_engine(tensor: &Tensor) -> ::ort::Result<SessionInputValue<'_>> {
     macro_rules! view {
@@ -464,123 +503,6 @@ fn from_engine(value: &DynValue) -> Result<Tensor> {
         .collect::<Result<_, _>>()
         .map_err(|_| Error::engine("a result has a negative size"))?;
     Ok(Tensor { shape, data })
-}
-
-/// The CUDA execution provider.
-#[cfg(feature = "cuda")]
-mod cuda {
-    use ::ort::ep::cuda::ConvAlgorithmSearch;
-    use ::ort::ep::{CUDA, ExecutionProviderDispatch};
-
-    use super::*;
-    use crate::onnx::proto::{
-        GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
-    };
-    use crate::tensor::Elem;
-
-    /// Registered strictly. Neither TF32, whose mantissa has 10 bits, nor
-    /// algorithms chosen by timing: results are compared and must repeat.
-    pub(super) fn provider() -> ExecutionProviderDispatch {
-        CUDA::default()
-            .with_tf32(false)
-            .with_conv_algorithm_search(ConvAlgorithmSearch::Default)
-            .build()
-            .error_on_failure()
-    }
-
-    /// Whether CUDA really works: a library built with CUDA says that it is
-    /// available even without a driver, so a product is computed on the device.
-    pub(super) fn probe(engine: &OnnxRuntime) -> Result<()> {
-        preload(engine.info.library.as_deref());
-        let mut run = engine.open(&product(), &SessionOptions::default(), LIMIT)?;
-        let feeds = Feeds::from([("x".to_owned(), Tensor::f32([1, 2], vec![3.0, 4.0]))]);
-        let result = run.run(&feeds)?;
-        match result.first().and_then(Tensor::as_f32) {
-            Some([25.0]) => Ok(()),
-            other => Err(Error::engine(format!(
-                "CUDA computes {other:?} where 25 is right"
-            ))),
-        }
-    }
-
-    /// `y = x [1, 2] · (3, 4)`.
-    fn product() -> ModelProto {
-        let float = type_proto::Tensor {
-            elem_type: Some(Elem::F32.to_onnx()),
-            shape: None,
-        };
-        let value = |name: &str| ValueInfoProto {
-            name: Some(name.into()),
-            r#type: Some(TypeProto {
-                value: Some(type_proto::Value::TensorType(float.clone())),
-                ..TypeProto::default()
-            }),
-            ..ValueInfoProto::default()
-        };
-        ModelProto {
-            ir_version: Some(8),
-            opset_import: vec![OperatorSetIdProto {
-                version: Some(17),
-                ..OperatorSetIdProto::default()
-            }],
-            graph: Some(GraphProto {
-                name: Some("product".into()),
-                node: vec![NodeProto {
-                    op_type: Some("MatMul".into()),
-                    input: vec!["x".into(), "w".into()],
-                    output: vec!["y".into()],
-                    ..NodeProto::default()
-                }],
-                initializer: vec![TensorProto {
-                    name: Some("w".into()),
-                    dims: vec![2, 1],
-                    data_type: Some(Elem::F32.to_onnx()),
-                    float_data: vec![3.0, 4.0],
-                    ..TensorProto::default()
-                }],
-                input: vec![value("x")],
-                output: vec![value("y")],
-                ..GraphProto::default()
-            }),
-            ..ModelProto::default()
-        }
-    }
-
-    /// Loads the CUDA libraries that pip installs beside onnxruntime-gpu, where
-    /// the system's loader does not look. What is missing shows when the
-    /// provider is registered, with the reason.
-    fn preload(library: Option<&Path>) {
-        /// In the order in which they need each other.
-        const WANTED: [&str; 8] = [
-            "libcudart.so",
-            "libcublasLt.so",
-            "libcublas.so",
-            "libnvrtc.so",
-            "libcurand.so",
-            "libcufft.so",
-            "libcudnn.so",
-            "libcudnn_",
-        ];
-        let Some(packages) = library.and_then(|l| l.ancestors().nth(3)) else {
-            return;
-        };
-        let list = |folder: PathBuf| {
-            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            entries.map(|entry| entry.path())
-        };
-        let mut files: Vec<PathBuf> = list(packages.join("nvidia"))
-            .flat_map(|package| list(package.join("lib")))
-            .collect();
-        files.sort();
-        for wanted in WANTED {
-            for file in &files {
-                let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                if name.starts_with(wanted) && name.contains(".so") {
-                    let _ = ::ort::util::preload_dylib(file);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,26 @@ impl Signature {
 
     /// Whether `feeds` has each input, nothing else, and all of the declared
     /// types and shapes.
+    #[cfg(any(feature = "tract", test))]
     pub(super) fn check(&self, feeds: &Feeds) -> Result<()> {
+        self.check_with(feeds, &|_| false)
+    }
+
+    /// The same where some inputs are `held` already.
+    pub(super) fn check_with(&self, feeds: &Feeds, held: &dyn Fn(&str) -> bool) -> Result<()> {
+        self.check_some(feeds)?;
+        let given = |i: &Input| feeds.contains_key(&i.name) || i.has_default || held(&i.name);
+        match self.inputs.iter().find(|i| !given(i)) {
+            None => Ok(()),
+            Some(input) => Err(Error::input(format!(
+                "input `{}` is missing; the model reads {self}",
+                input.name
+            ))),
+        }
+    }
+
+    /// Whether `feeds` has nothing but inputs, of the declared types and shapes.
+    pub(super) fn check_some(&self, feeds: &Feeds) -> Result<()> {
         if let Some(unknown) = feeds
             .keys()
             .find(|name| !self.inputs.iter().any(|i| &i.name == *name))
@@ -69,19 +88,10 @@ impl Signature {
                 "`{unknown}` is not an input of the model, which reads {self}"
             )));
         }
-        for input in &self.inputs {
-            match feeds.get(&input.name) {
-                Some(tensor) => input.check(tensor)?,
-                None if input.has_default => {}
-                None => {
-                    return Err(Error::input(format!(
-                        "input `{}` is missing; the model reads {self}",
-                        input.name
-                    )));
-                }
-            }
-        }
-        Ok(())
+        let given = self.inputs.iter().filter_map(|i| Some((i, feeds.get(&i.name)?)));
+        given
+            .into_iter()
+            .try_for_each(|(input, tensor)| input.check(tensor))
     }
 }
 

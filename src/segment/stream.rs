@@ -56,6 +56,8 @@ pub struct Runner {
     gives: Vec<ValueId>,
     /// The inputs of the next run: constants stay from run to run.
     feeds: Feeds,
+    /// Whether the session was not yet asked to hold the constants.
+    new: bool,
 }
 
 impl Runner {
@@ -98,12 +100,14 @@ impl Runner {
                 .collect(),
             gives: gives.to_vec(),
             feeds: Feeds::new(),
+            new: false,
         })
     }
 
     /// Gives the constants that are inputs, for all runs until the next call.
     pub fn feed(&mut self, constants: Feeds) {
         self.feeds = constants;
+        self.new = true;
     }
 
     /// Runs one batch.
@@ -111,6 +115,9 @@ impl Runner {
     /// # Errors
     /// The engine's.
     pub fn run(&mut self, tensors: &BTreeMap<ValueId, Tensor>) -> Result<Vec<Tensor>> {
+        if std::mem::take(&mut self.new) && self.session.hold(&self.feeds)? {
+            self.feeds.clear();
+        }
         for (value, name) in &self.reads {
             let tensor = tensors
                 .get(value)

@@ -27,6 +27,24 @@ pub struct Regression {
     square: Vec<f64>,
 }
 
+/// Sums about the pilots of a regression that were made elsewhere, of some rows.
+pub struct Sums<'a> {
+    /// Rows that count.
+    pub tokens: u64,
+    /// The sum of their weights.
+    pub total: f64,
+    /// Sum of w (x - p), `n`.
+    pub x: &'a [f32],
+    /// `(X - 1 p^T)^T diag(w) (X - 1 p^T)`, `n x n`.
+    pub gram: &'a [f32],
+    /// Sum of w (y - q), `d`.
+    pub y: &'a [f32],
+    /// `(X - 1 p^T)^T diag(w) (Y - 1 q^T)`, `n x d`, row-major.
+    pub cross: &'a [f32],
+    /// Sum of w (y - q)^2, `d`.
+    pub square: &'a [f32],
+}
+
 /// A regression about its means.
 pub struct Normal {
     /// T: the sum of the weights.
@@ -117,6 +135,31 @@ impl Regression {
             for (sum, p) in sums.iter_mut().zip(product.iter()) {
                 *sum += f64::from(*p);
             }
+        }
+    }
+
+    /// p and q, once rows were added.
+    pub fn pilots(&self) -> (&[f64], &[f64]) {
+        (self.x.parts().0, &self.pilot)
+    }
+
+    /// Adds sums about these pilots.
+    pub fn add_sums(&mut self, sums: &Sums) {
+        self.x.add_sums(sums.tokens, sums.total, sums.x, sums.gram);
+        let add = |own: &mut [f64], more: &[f32]| {
+            own.iter_mut()
+                .zip(more)
+                .for_each(|(sum, s)| *sum += f64::from(*s));
+        };
+        add(&mut self.shifted_sum, sums.y);
+        add(&mut self.square, sums.square);
+        let d = self.pilot.len();
+        for (j, column) in self.cross.col_iter_mut().enumerate() {
+            let more = sums.cross.iter().skip(j).step_by(d.max(1));
+            column
+                .iter_mut()
+                .zip(more)
+                .for_each(|(sum, s)| *sum += f64::from(*s));
         }
     }
 
