@@ -196,7 +196,7 @@ fn fixed_lengths_keep_padding_and_mark_it() {
     // The second row repeats the first and is not real.
     let mask = made[1].token_mask.clone().unwrap();
     assert_eq!(mask, [[true; 5], [false; 5]].concat());
-    assert_eq!(made[0].real_tokens(|_| true) + made[1].real_tokens(|_| true), 11);
+    assert_eq!(made[0].real_tokens() + made[1].real_tokens(), 11);
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn only_the_map_is_unsafe() {
             vec![
                 "#![allow(unsafe_code)]",
                 "let map = unsafe { memmap2::Mmap::map(&file) }.map_err(fail)?;",
+                "let _ = unsafe { map.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };",
             ],
         ),
     ];

@@ -29,9 +29,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The number of real token positions of the samples that `counts`, or of these
-    /// where there are no tokens.
-    pub fn real_tokens(&self, counts: impl Fn(usize) -> bool) -> u64 {
+    /// The number of real token positions, or of rows where there are no tokens.
+    pub fn real_tokens(&self) -> u64 {
+        self.real_tokens_of(|_| true)
+    }
+
+    /// The same of the samples that `counts`.
+    pub fn real_tokens_of(&self, counts: impl Fn(usize) -> bool) -> u64 {
         let tokens = self.tokens.unwrap_or(1);
         let of = |row: usize| match &self.token_mask {
             Some(mask) => {

@@ -183,7 +183,7 @@ pub fn collect_watching(
             return Err(Error::Interrupted);
         }
         let batch = batch?;
-        tokens = tokens.saturating_add(batch.real_tokens(|sample| !(pass.apart)(sample)));
+        tokens = tokens.saturating_add(batch.real_tokens_of(|sample| !(pass.apart)(sample)));
         if let Some(nodes) = &mut in_graph
             && nodes.add(&batch, &mut collectors, &mut timings, pass.watch)?
         {

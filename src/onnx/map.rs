@@ -5,7 +5,7 @@
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -61,8 +61,20 @@ pub fn origin(bytes: &[u8]) -> Option<Origin> {
     let same = std::fs::metadata(&map.path).is_ok_and(|now| Identity::of(&now) == map.identity);
     (same && map.identity.is_some()).then(|| Origin {
         path: map.path.clone(),
-        offset: (at - map.start) as u64,
+        offset: (at - map.start()) as u64,
     })
+}
+
+/// Gives the memory of all maps back to the system, which reads the files again where
+/// they are needed: for when somebody else reads them.
+pub fn let_go() {
+    #[cfg(unix)]
+    for map in MAPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        // SAFETY: the map is of a file and read-only, so that no page holds anything that
+        // the file does not; a page that is read later is filled from the file again.
+        // Where the advice is not taken nothing changes.
+        let _ = unsafe { map.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
 }
 
 /// The maps of this process.
@@ -70,17 +82,20 @@ static MAPS: Mutex<Vec<Place>> = Mutex::new(Vec::new());
 
 /// A map in memory and the file that it shows.
 struct Place {
-    start: usize,
-    length: usize,
+    map: Arc<memmap2::Mmap>,
     path: PathBuf,
     identity: Option<Identity>,
 }
 
 impl Place {
+    fn start(&self) -> usize {
+        self.map.as_ptr().addr()
+    }
+
     fn holds(&self, at: usize, length: usize) -> bool {
-        at.checked_sub(self.start)
+        at.checked_sub(self.start())
             .and_then(|offset| offset.checked_add(length))
-            .is_some_and(|end| end <= self.length)
+            .is_some_and(|end| end <= self.map.len())
     }
 }
 
@@ -113,14 +128,14 @@ impl Identity {
 }
 
 /// A map that is known as long as it lives.
-struct Mapped(memmap2::Mmap);
+struct Mapped(Arc<memmap2::Mmap>);
 
 impl Mapped {
     fn new(map: memmap2::Mmap, path: &Path, metadata: &Metadata) -> Self {
+        let map = Arc::new(map);
         if let Ok(path) = path.canonicalize() {
             MAPS.lock().unwrap_or_else(PoisonError::into_inner).push(Place {
-                start: map.as_ptr().addr(),
-                length: map.len(),
+                map: Arc::clone(&map),
                 path,
                 identity: Identity::of(metadata),
             });
@@ -137,9 +152,8 @@ impl AsRef<[u8]> for Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        let start = self.0.as_ptr().addr();
         MAPS.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|m| m.start != start);
+            .retain(|m| !Arc::ptr_eq(&m.map, &self.0));
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn sums(
     let name = |v: ValueId| graph.value(v).name.as_str();
     let activation = stop.sink.activation;
     // Every so-manieth batch, where that is enough.
-    let tokens: u64 = batches.iter().map(|b| b.real_tokens(|_| true)).sum();
+    let tokens: u64 = batches.iter().map(|b| b.real_tokens()).sum();
     let step = match stop.fit {
         None => (tokens as usize / (ENOUGH * n).max(1)).max(1),
         Some(_) => 1,

@@ -26,7 +26,7 @@ use super::serialise::{LIMIT, Serialised, beside, serialise};
 use super::signature::Signature;
 use super::{Device, Engine, EngineInfo, EngineOptions, INSTALL, Session, SessionOptions, operators};
 use crate::error::{Error, Result, ResultExt};
-use crate::onnx::proto::ModelProto;
+use crate::onnx::{self, proto::ModelProto};
 use crate::tensor::{Data, Feeds, Tensor};
 
 /// How the engine is called in messages.
@@ -182,12 +182,17 @@ impl OnnxRuntime {
                     .map_err(|e| failed(&e))?;
                 // Laid out anew for products, weights are read a second time.
                 if *outside > LARGE {
+                    // So is what this process has read of them.
+                    onnx::let_go();
                     let key = "session.disable_prepacking";
                     builder = builder.with_config_entry(key, "1").map_err(|e| failed(&e))?;
                 }
                 builder.commit_from_memory(bytes)
             }
-            Serialised::File { path, _folder } => builder.commit_from_file(path),
+            Serialised::File { path, _folder } => {
+                onnx::let_go();
+                builder.commit_from_file(path)
+            }
         }
         .map_err(|e| refused(&e))
     }

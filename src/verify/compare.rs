@@ -1,11 +1,12 @@
 //! Two models on the same inputs, output by output.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Interface;
 use crate::calibrate::{Batch, Samples, batches, input_specs};
 use crate::onnx::proto;
-use crate::runtime::Session;
+use crate::runtime::{Engine, Session, SessionOptions};
 use crate::tensor::{Feeds, Tensor};
 use crate::{Error, Result};
 
@@ -140,6 +141,54 @@ pub fn compare(
         let x = a.run(&interface.feeds(feeds)?)?;
         Ok((x, interface.outputs(&names, y)?))
     })
+}
+
+/// [`compare`] with one session after the other: at no time are both models laid out in
+/// memory. `a` and `b` are the models with how they are run.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_in_turn(
+    engine: &dyn Engine,
+    [a, b]: [(&proto::ModelProto, &SessionOptions); 2],
+    model: &proto::ModelProto,
+    samples: &Samples,
+    interface: &Interface,
+    cancelled: &AtomicBool,
+) -> Result<Comparison> {
+    let mut told = {
+        let mut b = engine.session(b.0, b.1)?;
+        let mut told = Told {
+            names: b.outputs().to_vec(),
+            outputs: VecDeque::new(),
+        };
+        for batch in batches(samples, &input_specs(model)?, ROWS)? {
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            told.outputs.push_back(b.run(&batch?.feeds)?);
+        }
+        told
+    };
+    let mut a = engine.session(a.0, a.1)?;
+    compare(a.as_mut(), &mut told, model, samples, interface, cancelled)
+}
+
+/// A session that ran already and gives what it gave, in the same order.
+struct Told {
+    names: Vec<String>,
+    outputs: VecDeque<Vec<Tensor>>,
+}
+
+impl Session for Told {
+    fn outputs(&self) -> &[String] {
+        &self.names
+    }
+
+    fn run(&mut self, _: &Feeds) -> Result<Vec<Tensor>> {
+        let next = self.outputs.pop_front();
+        next.ok_or_else(|| Error::engine("there are more batches than were run"))
+    }
 }
 
 /// Runs both of a pair on every batch of the samples.

@@ -3,7 +3,9 @@
 mod compare;
 mod interface;
 
-pub use compare::{Comparison, Differences, OutputDifference, ROWS, compare, compare_alike, divergence};
+pub use compare::{
+    Comparison, Differences, OutputDifference, ROWS, compare, compare_alike, compare_in_turn, divergence,
+};
 pub use interface::Interface;
 
 use std::collections::BTreeMap;
@@ -103,23 +105,16 @@ pub fn sliced_equals_masked(
         optimise,
         outputs: Some(outputs.to_vec()),
     };
-    let own = {
-        let mut a = engine.session(model, &options(&finals, true))?;
-        let mut b = engine.session(model, &options(&finals, false))?;
-        compare(
-            a.as_mut(),
-            b.as_mut(),
-            model,
-            samples,
-            &Interface::default(),
-            cancelled,
-        )?
-        .worst()
-    };
-    let mut a = engine.session(sliced, &options(&all, true))?;
-    let mut b = engine.session(&mask_model, &options(&all, true))?;
+    let in_turn =
+        |pair, interface: &Interface| compare_in_turn(engine, pair, model, samples, interface, cancelled);
+    let both = [
+        (model, &options(&finals, true)),
+        (model, &options(&finals, false)),
+    ];
+    let own = in_turn(both, &Interface::default())?.worst();
     let interface = Interface::new(graph, analysis, mask);
-    let comparison = compare(a.as_mut(), b.as_mut(), model, samples, &interface, cancelled)?;
+    let options = options(&all, true);
+    let comparison = in_turn([(sliced, &options), (&mask_model, &options)], &interface)?;
     let base = match kind {
         Elem::F16 => CLOSE_F16,
         Elem::BF16 => CLOSE_BF16,
