@@ -59,18 +59,19 @@ impl Products {
         }
     }
 
-    /// Adds a block of rows of Y, row-major. Uses all threads of rayon's pool; the
-    /// result does not depend on their number.
+    /// Adds a block of rows of Y, row-major, each [`stride`] entries from the one before
+    /// it. Uses all threads of rayon's pool; the result does not depend on their number.
     pub(super) fn add(&mut self, y: Vec<f32>) {
-        let rows = y.len().checked_div(self.width).unwrap_or(0);
+        let rows = y.len() / stride(self.width);
         let small = size_of::<f32>() * (self.rows.len() + y.len()) < size_of::<f64>() * triangle(self.width);
         if self.sparing && self.sums.is_empty() && small {
             self.rows.extend(y);
             self.blocks.push(rows);
             return;
         }
+        let width = self.width;
         let sums = self.settled();
-        add_block(sums, &y, rows);
+        add_block(sums, &y, width);
     }
 
     /// The packed triangle.
@@ -100,7 +101,7 @@ impl Products {
         let n = self.width;
         if self.sums.is_empty() {
             let mut squares = vec![0.0f64; n];
-            for row in self.rows.chunks_exact(n.max(1)) {
+            for row in self.rows.chunks_exact(stride(n)) {
                 let parts = squares.iter_mut().zip(row);
                 parts.for_each(|(sum, y)| *sum += f64::from(y * y));
             }
@@ -119,8 +120,8 @@ impl Products {
     fn sum_into(&self, sums: &mut [f64]) {
         let mut rest = self.rows.as_slice();
         for &rows in &self.blocks {
-            let (block, after) = rest.split_at(rows * self.width);
-            add_block(sums, block, rows);
+            let (block, after) = rest.split_at(rows * stride(self.width));
+            add_block(sums, block, self.width);
             rest = after;
         }
     }
@@ -133,20 +134,20 @@ impl PartialEq for Products {
     }
 }
 
-/// Adds `Y^T Y` of some rows to a packed triangle.
-fn add_block(sums: &mut [f64], rows: &[f32], count: usize) {
-    let n = rows.len().checked_div(count).unwrap_or(0);
-    if n == 0 {
+/// How far rows of n entries are apart: rows a multiple of a page apart would fall into
+/// the same sets of the cache.
+pub(super) fn stride(n: usize) -> usize {
+    n.next_multiple_of(16) + 16
+}
+
+/// Adds `Y^T Y` of some rows of n entries to a packed triangle.
+fn add_block(sums: &mut [f64], rows: &[f32], n: usize) {
+    let stride = stride(n);
+    let count = rows.len() / stride;
+    if n == 0 || count == 0 {
         return;
     }
-    // Rows a multiple of a page apart would fall into the same sets of the
-    // cache.
-    let stride = n.next_multiple_of(16) + 16;
-    let mut y = vec![0.0f32; count * stride];
-    y.par_chunks_exact_mut(stride)
-        .zip(rows.par_chunks_exact(n))
-        .for_each(|(y, row)| y[..n].copy_from_slice(row));
-    let y = MatRef::from_row_major_slice(&y, count, stride).subcols(0, n);
+    let y = MatRef::from_row_major_slice(rows, count, stride).subcols(0, n);
     let width = panel(n);
     let mut panels = Vec::with_capacity(n.div_ceil(width));
     let mut rest = sums;
@@ -211,7 +212,7 @@ mod tests {
     fn rows_that_wait_give_the_same_sums() {
         let n = 70;
         let block = |seed: usize, rows: usize| -> Vec<f32> {
-            (0..rows * n)
+            (0..rows * stride(n))
                 .map(|i| ((i * 31 + seed * 17) % 97) as f32 / 97.0 - 0.5)
                 .collect()
         };
@@ -227,7 +228,7 @@ mod tests {
         }
         assert!(later.rows.is_empty() && later.is_finite());
         let mut large = Products::new(n, true);
-        large.add(vec![3e19; n]);
+        large.add(vec![3e19; stride(n)]);
         assert!(!large.is_finite(), "its squares overflow float32");
     }
 }

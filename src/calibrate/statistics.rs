@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use faer::{Mat, MatMut};
 use rayon::prelude::*;
 
-use super::products::{Products, triangle};
+use super::products::{Products, stride, triangle};
 use crate::error::{Error, Result, ResultExt};
 
 /// Rows whose products are summed in float32.
@@ -182,13 +182,15 @@ impl SiteStatistics {
     /// Adds a block of at most [`BLOCK`] rows.
     fn add_block(&mut self, x: &[(&[f32], f32)]) {
         let n = self.width;
-        let mut y = vec![0.0f32; x.len() * n];
-        y.par_chunks_exact_mut(n).zip(x).for_each(|(y, (x, weight))| {
-            let root = weight.sqrt();
-            for ((y, x), &p) in y.iter_mut().zip(*x).zip(&self.pilot) {
-                *y = root * (x - p as f32);
-            }
-        });
+        let mut y = vec![0.0f32; x.len() * stride(n)];
+        y.par_chunks_exact_mut(stride(n))
+            .zip(x)
+            .for_each(|(y, (x, weight))| {
+                let root = weight.sqrt();
+                for ((y, x), &p) in y.iter_mut().zip(*x).zip(&self.pilot) {
+                    *y = root * (x - p as f32);
+                }
+            });
         // The sum is exact in float64, unlike the differences in y.
         let columns = self.shifted_sum.par_chunks_mut(PANEL);
         columns

@@ -146,10 +146,16 @@ fn read(mut file: &File, place: &Place) -> std::io::Result<Vec<u8>> {
 
 /// Little-endian; `None` for what is not a float of up to 32 bits.
 fn bytes(tensor: &Tensor) -> Option<Vec<u8>> {
+    fn of<T: Copy, const N: usize>(values: &[T], bytes: fn(T) -> [u8; N]) -> Vec<u8> {
+        let mut out = vec![0; N * values.len()];
+        let slots = out.as_chunks_mut().0.iter_mut();
+        slots.zip(values).for_each(|(slot, value)| *slot = bytes(*value));
+        out
+    }
     Some(match &tensor.data {
-        Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::F16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Data::BF16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::F32(v) => of(v, f32::to_le_bytes),
+        Data::F16(v) => of(v, f16::to_le_bytes),
+        Data::BF16(v) => of(v, bf16::to_le_bytes),
         _ => return None,
     })
 }

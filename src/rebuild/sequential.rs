@@ -27,7 +27,7 @@ use crate::importance::Weights;
 use crate::probe::Subject;
 use crate::progress::Progress;
 use crate::runtime::Engine;
-use crate::segment::{Boundary, Cut, Runner, Stream};
+use crate::segment::{Boundary, Cut, Runner, Stream, piece, with_constants};
 use crate::tensor::{Feeds, Tensor};
 use crate::{Result, ResultExt};
 
@@ -113,10 +113,11 @@ pub fn sequential(
             .flat_map(|s| s.part.boundaries())
             .collect();
         if !gives.is_empty() {
-            let mut runner = Runner::new(engine, model, graph, &reads, &within, &gives)?;
             let names = within.iter().map(|b| &graph.value(b.value).name);
             let own = names.filter_map(|n| fed.get_key_value(n));
-            runner.feed(own.map(|(n, t)| (n.clone(), t.clone())).collect());
+            let inputs: Vec<Boundary> = reads.iter().chain(&within).copied().collect();
+            let part = with_constants(piece(model, graph, &inputs, &gives)?, own)?;
+            let mut runner = Runner::of(engine, &part, graph, &reads, &gives)?;
             runner.advance(&mut pruned, &keep, cancelled)?;
         }
         cut = next;

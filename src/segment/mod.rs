@@ -15,5 +15,5 @@ mod stream;
 
 pub use cut::Cut;
 pub(crate) use cut::is_constant;
-pub use piece::{Boundary, piece};
+pub use piece::{Boundary, piece, with_constants};
 pub use stream::{Runner, Stream};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::onnx::proto;
+use crate::onnx::{self, proto};
 use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
 
@@ -120,6 +120,29 @@ pub fn piece(
         opset_import: model.opset_import.clone(),
         ..Default::default()
     })
+}
+
+/// A piece with constants in place of some of its inputs, by name: an engine lays these
+/// out once instead of in every run.
+///
+/// # Errors
+/// A piece without a graph.
+pub fn with_constants<'a>(
+    mut piece: proto::ModelProto,
+    constants: impl Iterator<Item = (&'a String, &'a Tensor)>,
+) -> Result<proto::ModelProto> {
+    let graph = piece
+        .graph
+        .as_mut()
+        .ok_or_else(|| Error::input("the piece has no graph"))?;
+    for (name, tensor) in constants {
+        let before = graph.input.len();
+        graph.input.retain(|i| i.name() != name);
+        if graph.input.len() < before {
+            graph.initializer.push(onnx::tensor_proto(name, tensor));
+        }
+    }
+    Ok(piece)
 }
 
 fn declared(graph: &Graph, boundary: &Boundary) -> proto::ValueInfoProto {
