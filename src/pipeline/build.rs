@@ -1,15 +1,18 @@
 //! From a mask to a smaller model: re-fitted, sliced, checked.
 
-use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run, compare};
+use std::time::Instant;
+
+use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
 use super::split::{is_guard, spread};
 use super::{Loaded, described};
-use crate::calibrate::Samples;
+use crate::calibrate::{self, Samples};
 use crate::lossless::{self, Pass};
 use crate::mask::Mask;
 use crate::onnx::proto;
 use crate::options::Reconstruct;
 use crate::rebuild::{self, Fitted};
-use crate::runtime::{Engine, SessionOptions};
+use crate::runtime::{Engine, Session, SessionOptions};
+use crate::tensor::{Feeds, Tensor};
 use crate::verify::{self, Comparison, Equality, Interface};
 use crate::{Error, Result, axes, graph, provenance, rewrite};
 
@@ -175,15 +178,44 @@ impl Run<'_> {
     /// # Errors
     /// The engine's.
     pub fn held_out(&mut self, built: &Built) -> Result<Comparison> {
-        let compared = compare(
-            &self.engine,
+        let options = SessionOptions::default();
+        let mut pruned = self.engine.session(&built.model, &options)?;
+        let mut dense = Clocked {
+            inner: self.engine.session(self.dense(), &options)?,
+            seconds: 0.0,
+        };
+        let compared = verify::compare(
+            pruned.as_mut(),
+            &mut dense,
             self.dense(),
-            &built.model,
             &self.held_out,
             &built.interface,
             self.cancelled,
         );
+        let specs = calibrate::input_specs(&self.loaded.model)?;
+        let tokens = |samples: &Samples| calibrate::real_tokens(samples, &specs) as f64;
+        let share = tokens(&self.samples) / tokens(&self.held_out).max(1.0);
+        self.plain = Some(dense.seconds * share);
         self.clock.lap("measuring");
         compared
+    }
+}
+
+/// A session that knows how long it ran.
+struct Clocked {
+    inner: Box<dyn Session>,
+    seconds: f64,
+}
+
+impl Session for Clocked {
+    fn outputs(&self) -> &[String] {
+        self.inner.outputs()
+    }
+
+    fn run(&mut self, feeds: &Feeds) -> Result<Vec<Tensor>> {
+        let started = Instant::now();
+        let given = self.inner.run(feeds);
+        self.seconds += started.elapsed().as_secs_f64();
+        given
     }
 }

@@ -13,7 +13,7 @@ use crate::tensor::{Data, Elem, Tensor};
 use crate::{Error, Result};
 
 /// Bytes that are held in memory.
-const HELD: usize = 1 << 28;
+const HELD: usize = 1 << 26;
 
 /// Values by batch.
 #[derive(Default)]
