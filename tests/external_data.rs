@@ -541,3 +541,75 @@ fn more_than_two_gibibytes() {
             .all(|(a, b)| a == b)
     );
 }
+
+/// x (1 x 1024) times w (1024 x 512), w in a side file that is large enough to be mapped.
+fn large(folder: &Path) -> (Model, Vec<f32>) {
+    let values: Vec<f32> = (0..1024 * 512).map(|i| (i % 251) as f32 / 251.0 - 0.4).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    std::fs::write(folder.join("w.bin"), bytes).unwrap();
+    let mut proto = pointing_at(&[("location", "w.bin"), ("offset", "0")]);
+    let graph = proto.graph.as_mut().unwrap();
+    graph.initializer[0].dims = vec![1024, 512];
+    let rows = || tensor_shape_proto::dimension::Value::DimParam("n".into());
+    let columns = tensor_shape_proto::dimension::Value::DimValue;
+    graph.input[0] = shaped("x", [rows(), columns(1024)]);
+    graph.output[0] = shaped("y", [rows(), columns(512)]);
+    let path = folder.join("model.onnx");
+    write_as_is(&proto, &path);
+    (load(&path).unwrap(), values)
+}
+
+#[test]
+fn mapped_data_know_their_file_as_long_as_it_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, _) = large(folder.path());
+    let tensor = &model.proto.graph.as_ref().unwrap().initializer[0];
+    let raw = tensor.raw_data.as_ref().unwrap();
+    let file = folder.path().canonicalize().unwrap().join("w.bin");
+    let found = |bytes: &[u8]| origin(bytes).map(|o| (o.path, o.offset));
+    if cfg!(unix) {
+        assert_eq!(found(raw), Some((file.clone(), 0)));
+        assert_eq!(found(&raw[4096..8192]), Some((file.clone(), 4096)));
+    }
+    assert_eq!(found(&raw.to_vec()), None, "a copy is of no file");
+    let before = raw.to_vec();
+    let_go();
+    assert_eq!(raw.to_vec(), before, "what was given back is read again");
+    // Another file under the same name is not what was mapped.
+    let other = folder.path().join("other.bin");
+    std::fs::write(&other, vec![0u8; before.len()]).unwrap();
+    std::fs::rename(&other, &file).unwrap();
+    assert_eq!(found(raw), None);
+    assert_eq!(raw.to_vec(), before);
+}
+
+#[test]
+fn engines_compute_the_same_from_data_in_a_side_file() {
+    use onnx_prune::runtime::{EngineOptions, SessionOptions, choose};
+    use onnx_prune::tensor::{Feeds, Tensor};
+
+    let Ok(engine) = choose(&EngineOptions::default()) else {
+        eprintln!("skipped: no engine");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (beside, values) = large(folder.path());
+    let mut inside = beside.proto.clone();
+    let tensor = &mut inside.graph.as_mut().unwrap().initializer[0];
+    tensor.raw_data = Some(tensor.raw_data.as_ref().unwrap().to_vec().into());
+    let x: Vec<f32> = (0..1024).map(|i| (i % 13) as f32 - 6.0).collect();
+    let feeds = Feeds::from([("x".to_owned(), Tensor::f32([1, 1024], x.clone()))]);
+    let run = |model: &ModelProto| {
+        let mut session = engine.session(model, &SessionOptions::default()).unwrap();
+        session.run(&feeds).unwrap()[0].to_f32()
+    };
+    let (a, b) = (run(&beside.proto), run(&inside));
+    assert_eq!(a, b);
+    let expected: f32 = x.iter().zip(values.iter().step_by(512)).map(|(x, w)| x * w).sum();
+    assert!((a[0] - expected).abs() < 1e-2, "{} {expected}", a[0]);
+    // The file is replaced while the model is in memory: its weights stay those of before.
+    let other = folder.path().join("other.bin");
+    std::fs::write(&other, vec![0u8; 4 * values.len()]).unwrap();
+    std::fs::rename(&other, folder.path().join("w.bin")).unwrap();
+    assert_eq!(run(&beside.proto), b);
+}
