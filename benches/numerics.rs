@@ -100,19 +100,40 @@ fn r2_iteration(c: &mut Criterion) {
     group.finish();
 }
 
+/// A site of n neurons with random statistics of one and a half times as many tokens.
+struct Data {
+    sigma: Mat<f64>,
+    mean: Vec<f64>,
+    weight: Mat<f64>,
+}
+
+impl Data {
+    fn random(seed: u64, n: usize, d: usize) -> Self {
+        Self {
+            sigma: linalg::outer(random(seed, n, n + n / 2).as_ref()),
+            mean: vec![0.0; n],
+            weight: random(seed + 1, n, d),
+        }
+    }
+
+    fn site(&self) -> Site<'_> {
+        let n = self.mean.len();
+        Site {
+            sigma: &self.sigma,
+            mean: &self.mean,
+            tokens: 1.5 * n as f64,
+            weight: &self.weight,
+            units: Units::single(n),
+        }
+    }
+}
+
 fn block_elimination(c: &mut Criterion) {
     let mut group = c.benchmark_group("block elimination");
     group.sample_size(10).measurement_time(Duration::from_secs(5));
     for (n, d) in SIZES {
-        let sigma = linalg::outer(random(3, n, n + n / 2).as_ref());
-        let (mean, weight) = (vec![0.0; n], random(4, n, d));
-        let site = Site {
-            sigma: &sigma,
-            mean: &mean,
-            tokens: 1.5 * n as f64,
-            weight: &weight,
-            units: Units::single(n),
-        };
+        let data = Data::random(3, n, d);
+        let site = data.site();
         let options = ObsOptions::default();
         let start = Elimination::new(&site, options.damp).expect("a Gram matrix");
         // Z takes a third of n^3 in its symmetric form, W takes n^2 d.
@@ -140,15 +161,8 @@ fn local_fit(c: &mut Criterion) {
     let mut group = c.benchmark_group("local fit");
     group.sample_size(10).measurement_time(Duration::from_secs(5));
     for (n, d) in SIZES {
-        let sigma = linalg::outer(random(6, n, n + n / 2).as_ref());
-        let (mean, weight) = (vec![0.0; n], random(7, n, d));
-        let site = Site {
-            sigma: &sigma,
-            mean: &mean,
-            tokens: 1.5 * n as f64,
-            weight: &weight,
-            units: Units::single(n),
-        };
+        let data = Data::random(6, n, d);
+        let site = data.site();
         let kept: Vec<usize> = (0..n).step_by(2).collect();
         let k = kept.len() as f64;
         // The right-hand sides, a factor, two triangular solves.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::axes::{Analysis, Sink};
-use crate::calibrate::{Batch, Rows, Samples, Strides, batches, input_specs};
+use crate::calibrate::{Batch, ROWS, Rows, Samples, Strides, batches, input_specs};
 use crate::graph::{Graph, ValueId};
 use crate::lossless;
 use crate::onnx::proto;
@@ -17,8 +17,6 @@ use crate::tensor::{Feeds, Tensor};
 use crate::verify::{Comparison, Differences};
 use crate::{Error, Result};
 
-/// Rows per run.
-const ROWS: usize = 16;
 /// Bytes of recorded values that are held at once.
 const HELD: usize = 1 << 29;
 

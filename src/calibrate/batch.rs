@@ -62,6 +62,9 @@ pub fn real_tokens(samples: &Samples, specs: &[InputSpec]) -> u64 {
     samples.samples.iter().map(|s| of(s) as u64).sum()
 }
 
+/// Rows per run where a model or a part of it goes over all samples.
+pub const ROWS: usize = 16;
+
 /// The batches of some samples, made one at a time.
 pub struct Batches<'a> {
     samples: &'a Samples,

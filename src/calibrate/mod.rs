@@ -32,7 +32,7 @@ mod tokenize;
 mod trial;
 mod trim;
 
-pub use batch::{Batch, Batches, batches, real_tokens};
+pub use batch::{Batch, Batches, ROWS, batches, real_tokens};
 pub use collect::{Pass, SiteProbe, Timings, collect, collect_watching};
 pub use exact::{ExactBatch, exact_batch};
 pub(crate) use nodes::{Nodes, finite};

@@ -9,6 +9,8 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::linalg::padded;
+
 /// Entries of the lower triangle of an n x n matrix.
 pub(super) fn triangle(n: usize) -> usize {
     n * (n + 1) / 2
@@ -59,10 +61,10 @@ impl Products {
         }
     }
 
-    /// Adds a block of rows of Y, row-major, each [`stride`] entries from the one before
+    /// Adds a block of rows of Y, row-major, each [`padded`] entries from the one before
     /// it. Uses all threads of rayon's pool; the result does not depend on their number.
     pub(super) fn add(&mut self, y: Vec<f32>) {
-        let rows = y.len() / stride(self.width);
+        let rows = y.len() / padded(self.width);
         let small = size_of::<f32>() * (self.rows.len() + y.len()) < size_of::<f64>() * triangle(self.width);
         if self.sparing && self.sums.is_empty() && small {
             self.rows.extend(y);
@@ -101,7 +103,7 @@ impl Products {
         let n = self.width;
         if self.sums.is_empty() {
             let mut squares = vec![0.0f64; n];
-            for row in self.rows.chunks_exact(stride(n)) {
+            for row in self.rows.chunks_exact(padded(n)) {
                 let parts = squares.iter_mut().zip(row);
                 parts.for_each(|(sum, y)| *sum += f64::from(y * y));
             }
@@ -120,7 +122,7 @@ impl Products {
     fn sum_into(&self, sums: &mut [f64]) {
         let mut rest = self.rows.as_slice();
         for &rows in &self.blocks {
-            let (block, after) = rest.split_at(rows * stride(self.width));
+            let (block, after) = rest.split_at(rows * padded(self.width));
             add_block(sums, block, self.width);
             rest = after;
         }
@@ -134,15 +136,9 @@ impl PartialEq for Products {
     }
 }
 
-/// How far rows of n entries are apart: rows a multiple of a page apart would fall into
-/// the same sets of the cache.
-pub(super) fn stride(n: usize) -> usize {
-    n.next_multiple_of(16) + 16
-}
-
 /// Adds `Y^T Y` of some rows of n entries to a packed triangle.
 fn add_block(sums: &mut [f64], rows: &[f32], n: usize) {
-    let stride = stride(n);
+    let stride = padded(n);
     let count = rows.len() / stride;
     if n == 0 || count == 0 {
         return;
@@ -212,7 +208,7 @@ mod tests {
     fn rows_that_wait_give_the_same_sums() {
         let n = 70;
         let block = |seed: usize, rows: usize| -> Vec<f32> {
-            (0..rows * stride(n))
+            (0..rows * padded(n))
                 .map(|i| ((i * 31 + seed * 17) % 97) as f32 / 97.0 - 0.5)
                 .collect()
         };
@@ -228,7 +224,7 @@ mod tests {
         }
         assert!(later.rows.is_empty() && later.is_finite());
         let mut large = Products::new(n, true);
-        large.add(vec![3e19; stride(n)]);
+        large.add(vec![3e19; padded(n)]);
         assert!(!large.is_finite(), "its squares overflow float32");
     }
 }

@@ -24,8 +24,9 @@ use std::collections::BTreeMap;
 use faer::{Mat, MatMut};
 use rayon::prelude::*;
 
-use super::products::{Products, stride, triangle};
+use super::products::{Products, triangle};
 use crate::error::{Error, Result, ResultExt};
+use crate::linalg::padded;
 
 /// Rows whose products are summed in float32.
 pub(crate) const BLOCK: usize = 1024;
@@ -182,8 +183,8 @@ impl SiteStatistics {
     /// Adds a block of at most [`BLOCK`] rows.
     fn add_block(&mut self, x: &[(&[f32], f32)]) {
         let n = self.width;
-        let mut y = vec![0.0f32; x.len() * stride(n)];
-        y.par_chunks_exact_mut(stride(n))
+        let mut y = vec![0.0f32; x.len() * padded(n)];
+        y.par_chunks_exact_mut(padded(n))
             .zip(x)
             .for_each(|(y, (x, weight))| {
                 let root = weight.sqrt();

@@ -40,8 +40,6 @@ const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
 const DAMAGE_PASSES: f64 = 1.5;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
-/// Rows per run while calibrating.
-pub(super) const ROWS: usize = 16;
 /// The exit code of an interrupt.
 pub(super) const INTERRUPTED: u8 = 130;
 /// With fewer samples none are kept apart to choose ridges.
@@ -306,7 +304,7 @@ impl<'a> Run<'a> {
         let name = |v: ValueId| self.loaded.graph.value(v).name.clone();
         let values: Vec<String> = recording.values().map(name).collect();
         let pass = calibrate::Pass {
-            max_rows: rebuild::ROWS,
+            max_rows: calibrate::ROWS,
             apart: if self.guarded { is_guard } else { |_| false },
             values: &values,
             watch: &mut |tensors| recording.push(tensors),

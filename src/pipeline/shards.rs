@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::guard;
 use super::ready::{Ready, probes, ready};
-use super::run::{self, Run};
+use super::run::Run;
 use crate::calibrate::{self, Kept, Origin, SiteProbe, Statistics, file};
 use crate::importance::Weights;
 use crate::options::Options;
@@ -121,7 +121,7 @@ pub fn calibrate(
         &probes,
         &Weights::new(),
         &options.data,
-        run::ROWS,
+        calibrate::ROWS,
         progress,
         cancelled,
     )?;
@@ -155,7 +155,7 @@ fn key(model: &str, probes: &[SiteProbe], engine: &dyn Engine, options: &Options
     hash.update(format!(
         "{} {model} {PART} {} {probes:?} {files:?} {:?} {} {} {} {:?} {} {} {}",
         provenance::tool(),
-        run::ROWS,
+        calibrate::ROWS,
         data.text_columns,
         data.max_length,
         data.samples,

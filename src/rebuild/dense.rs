@@ -45,7 +45,7 @@ impl<'a> Dense<'a> {
             let Subject {
                 engine, model, graph, ..
             } = self.subject;
-            let runner = Runner::new(engine, model, graph, &boundaries, &[], &gives)?;
+            let runner = Runner::new(engine, model, graph, &boundaries, &gives)?;
             computed = Some((runner, reads, gives));
         }
         Ok(Fetch {

@@ -64,7 +64,7 @@ pub mod weights;
 pub use local::Local;
 pub use part::{Fit, Part, apply, parts};
 pub use recording::Recording;
-pub use sequential::{ROWS, sequential};
+pub use sequential::sequential;
 pub use stops::targets;
 
 /// What re-fitting did at one site.

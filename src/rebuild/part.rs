@@ -109,17 +109,7 @@ impl Part {
                 .all(|(places, _)| readers(places[0].value) == 1)
     }
 
-    /// The values that a fit replaces, by name: the weight and the biases.
-    pub fn constants(&self, graph: &Graph) -> Feeds {
-        let weight = self.weight.tensor(&self.matrix, self.elem);
-        let biases = self.biases.iter().map(|(p, t)| (p[0].value, t.clone()));
-        std::iter::once((self.value, weight))
-            .chain(biases)
-            .map(|(v, t)| (graph.value(v).name.clone(), t))
-            .collect()
-    }
-
-    /// Types and ranks of [`Part::constants`].
+    /// Types and ranks of the values that a fit replaces: the weight and the biases.
     pub fn boundaries(&self) -> Vec<Boundary> {
         let weight = Boundary {
             value: self.value,

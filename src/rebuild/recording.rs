@@ -2,6 +2,7 @@
 //! until layers are re-fitted: in memory, or beyond [`HELD`] bytes in a file without
 //! a name.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -87,13 +88,14 @@ impl Recording {
         let Some(place) = self.batches.get(batch).and_then(|b| b.get(&value)) else {
             return Ok(None);
         };
-        let data = match &self.file {
+        let data: Cow<[u8]> = match &self.file {
             Some(file) => read(file, place)
-                .map_err(|e| Error::io("cannot read what was kept in", &std::env::temp_dir(), e))?,
+                .map_err(|e| Error::io("cannot read what was kept in", &std::env::temp_dir(), e))?
+                .into(),
             None => {
                 let start = usize::try_from(place.start).unwrap_or(usize::MAX);
                 let held = self.held.get(start..).and_then(|h| h.get(..place.length));
-                held.unwrap_or_default().to_vec()
+                held.unwrap_or_default().into()
             }
         };
         let data = match place.elem {

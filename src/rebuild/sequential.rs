@@ -21,7 +21,7 @@ use super::recording::Recording;
 use super::ridges::fit;
 use super::stops::{Stop, plan};
 use super::sums::{sums, wanted};
-use crate::calibrate::{Batch, Samples, Statistics, batches, input_specs};
+use crate::calibrate::{Batch, ROWS, Samples, Statistics, batches, input_specs};
 use crate::graph::ValueId;
 use crate::importance::Weights;
 use crate::probe::Subject;
@@ -30,9 +30,6 @@ use crate::runtime::Engine;
 use crate::segment::{Boundary, Cut, Runner, Stream, piece, with_constants};
 use crate::tensor::{Feeds, Tensor};
 use crate::{Result, ResultExt};
-
-/// Rows per run.
-pub const ROWS: usize = 16;
 
 /// Layers that keep all inputs are fitted where these have drifted by more than
 /// this fraction of their variance.

@@ -46,16 +46,28 @@ enum From {
     Product,
 }
 
-/// The values of the dense model that the sums of a halt are made of, X first unless
-/// it is not needed.
+impl From {
+    fn of(stop: &Stop, columns: usize) -> Self {
+        let n = stop.part.matrix.nrows();
+        match stop.residual {
+            Some(Residual { sum: Some(sum), .. }) => From::Sum(sum),
+            None if stop.rows.len() == n && n < columns => From::Narrow,
+            _ => From::Product,
+        }
+    }
+}
+
+/// The columns of the outputs of a halt.
+fn columns(halt: &[Stop]) -> usize {
+    halt.iter().map(|s| s.part.matrix.ncols()).sum()
+}
+
+/// The values of the dense model that the sums of a halt are made of.
 pub(super) fn wanted(halt: &[Stop]) -> Vec<ValueId> {
     let stop = &halt[0];
-    match stop.residual {
-        Some(Residual { sum: Some(sum), .. }) => vec![sum],
-        other => {
-            let residual = other.map(|r| r.other);
-            std::iter::once(stop.sink.activation).chain(residual).collect()
-        }
+    match From::of(stop, columns(halt)) {
+        From::Sum(sum) => vec![sum],
+        _ => stop.reads().collect(),
     }
 }
 
@@ -75,13 +87,9 @@ pub(super) fn sums(
     let n = stop.part.matrix.nrows();
     let matrices: Vec<Mat<f64>> = halt.iter().map(|s| s.part.matrix.clone()).collect();
     let whole = linalg::side_by_side(&matrices);
-    let d = whole.ncols();
+    let d = columns(halt);
     let old: Vec<f64> = halt.iter().flat_map(|s| s.part.bias()).collect();
-    let from = match stop.residual {
-        Some(Residual { sum: Some(sum), .. }) => From::Sum(sum),
-        None if stop.rows.len() == n && n < d => From::Narrow,
-        _ => From::Product,
-    };
+    let from = From::of(stop, d);
     let narrow = from == From::Narrow;
     let width = if narrow { n } else { d };
     let of = || Target {
@@ -125,22 +133,22 @@ pub(super) fn sums(
             _ => return Ok(None),
         };
         let new = floats(new, name(activation))?;
-        let rows_of = |tensors: &BTreeMap<ValueId, Tensor>, value: ValueId| -> Result<Option<Vec<f32>>> {
-            let tensor = tensors.get(&value).filter(|t| t.len() == strides.count * d);
-            tensor
-                .map(|t| Ok(floats(t, name(value))?.into_owned()))
-                .transpose()
-        };
         // What the dense model has and what the pruned one has already.
-        let pair = match (from, stop.residual) {
-            (From::Sum(sum), Some(r)) => Some((rows_of(&dense, sum)?, rows_of(pruned, r.other)?)),
-            (_, Some(r)) => Some((rows_of(&dense, r.other)?, rows_of(pruned, r.other)?)),
-            (_, None) => None,
+        let whole_rows = |tensors: &'_ BTreeMap<ValueId, Tensor>, value: ValueId| {
+            tensors.get(&value).is_some_and(|t| t.len() == strides.count * d)
         };
-        let pair = match pair {
-            Some((Some(a), Some(b))) => Some((a, b)),
+        let pair = match stop.residual {
             None => None,
-            _ => return Ok(None),
+            Some(r) => {
+                let own = r.sum.unwrap_or(r.other);
+                if !whole_rows(&dense, own) || !whole_rows(pruned, r.other) {
+                    return Ok(None);
+                }
+                Some((
+                    floats(&dense[&own], name(own))?,
+                    floats(&pruned[&r.other], name(r.other))?,
+                ))
+            }
         };
         let rows = Rows::new(&strides.leading, batch);
         let real: Vec<(usize, bool)> = (0..strides.count)

@@ -61,7 +61,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Makes the piece from `reads` (and `fed` constants) to `gives`.
+    /// Makes the piece from `reads` to `gives`.
     ///
     /// # Errors
     /// The engine's; a piece that reads something else.
@@ -70,11 +70,9 @@ impl Runner {
         model: &proto::ModelProto,
         graph: &Graph,
         reads: &[Boundary],
-        fed: &[Boundary],
         gives: &[ValueId],
     ) -> Result<Self> {
-        let inputs: Vec<Boundary> = reads.iter().chain(fed).copied().collect();
-        Self::of(engine, &piece(model, graph, &inputs, gives)?, graph, reads, gives)
+        Self::of(engine, &piece(model, graph, reads, gives)?, graph, reads, gives)
     }
 
     /// Runs a piece that was made, or what stands for it.

@@ -26,13 +26,6 @@ use crate::error::Result;
 use crate::linalg::{self, Cholesky};
 use crate::score::site::{Site, check_damp};
 
-/// A number of rows that the columns of a matrix may be apart: columns that are
-/// a multiple of a page apart fall into the same sets of the cache, which halves
-/// the speed of a product.
-fn padded(rows: usize) -> usize {
-    rows.next_multiple_of(16) + 16
-}
-
 /// Entries of W that a task of a step works on: they fit the L2 cache.
 const CHUNK: usize = 96 * 1024;
 
@@ -104,7 +97,7 @@ impl Elimination {
         let z = linalg::inverse_from_factor(scaled.as_ref());
         drop(scaled);
         let d = site.weight.ncols();
-        let mut start = Mat::zeros(padded(d), n);
+        let mut start = Mat::zeros(linalg::padded(d), n);
         for (i, column) in start.as_mut().subrows_mut(0, d).col_iter_mut().enumerate() {
             for (j, entry) in column.iter_mut().enumerate() {
                 *entry = (site.weight[(i, j)] * scale[i]) as f32;
@@ -119,7 +112,7 @@ impl Elimination {
             .collect();
         Ok(Self {
             z,
-            v: Mat::zeros(padded(n), n),
+            v: Mat::zeros(linalg::padded(n), n),
             w: start.clone(),
             start,
             columns: d,
