@@ -155,6 +155,10 @@ pub struct PruneArgs {
     /// Have these passes (the default).
     #[arg(long, hide = true)]
     pub lossless: bool,
+    /// Keep all channels inside attention heads. Otherwise heads lose some, of values and
+    /// of queries with their keys, where that does less harm than units do.
+    #[arg(long, conflicts_with_all = ["mask", "out_dir"])]
+    pub no_narrow: bool,
     /// Also remove units that are constant on all calibration inputs; a bias
     /// takes up what they add.
     #[arg(long, conflicts_with_all = ["mask", "out_dir"])]
@@ -401,6 +405,7 @@ impl PruneArgs {
             limits: self.limits(),
             align: self.align,
             lossless: !self.no_lossless,
+            narrow: !self.no_narrow,
             fold_constant: self.fold_constant,
             latency_cache: self.latency_cache.clone(),
             timing: !self.no_timing,

@@ -85,6 +85,7 @@ pub mod latency;
 pub mod linalg;
 pub mod lossless;
 pub mod mask;
+pub mod narrow;
 pub mod onnx;
 pub mod options;
 pub mod pipeline;

@@ -118,6 +118,8 @@ pub struct Options {
     pub align: Option<usize>,
     /// Whether passes that leave what the model computes come first.
     pub lossless: bool,
+    /// Whether heads may lose channels ([`crate::narrow`]).
+    pub narrow: bool,
     /// Whether units go that are constant on all calibration inputs.
     pub fold_constant: bool,
     /// Where tables of measured latencies are kept; none asks for the usual place.
@@ -184,6 +186,7 @@ impl Default for Options {
             limits: Vec::new(),
             align: None,
             lossless: true,
+            narrow: true,
             fold_constant: false,
             latency_cache: None,
             timing: true,

@@ -30,6 +30,7 @@ use crate::calibrate::{SiteStatistics, Statistics};
 use crate::disjoint::Disjoint;
 use crate::graph::{Graph, ValueId, ancestors};
 use crate::mask::Mask;
+use crate::narrow::Narrowing;
 use crate::onnx::{self, proto};
 use crate::rebuild::weights;
 use crate::score::Curve;
@@ -433,6 +434,7 @@ pub fn allocate(
                 mask,
                 budget: prices.budget(asked, after, picked.floor),
                 damage,
+                narrowing: Narrowing::default(),
             })
             .collect(),
         budget,

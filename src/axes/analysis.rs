@@ -153,12 +153,26 @@ pub struct Analysis {
 
 /// Analyses a graph. Never fails: what cannot be followed is frozen.
 pub fn analyse(graph: &Graph, options: Options) -> Analysis {
+    analyse_with(graph, options, false)
+}
+
+/// The same, but what queries and keys are multiplied along is free: groups of
+/// [`QueryDims`](super::Kind::QueryDims), which have no sink. Without some of its entries their product is
+/// another one, so this is for who turns the weights before
+/// ([`crate::narrow`]).
+pub fn analyse_open(graph: &Graph, options: Options) -> Analysis {
+    analyse_with(graph, options, true)
+}
+
+fn analyse_with(graph: &Graph, options: Options, open: bool) -> Analysis {
     let mut analysis = Analysis::empty(graph);
     analysis.own = options.own_rules;
     analysis.seed_inputs(graph, options);
     analysis.follow(graph);
     links::settle(&mut analysis);
-    analysis.freeze_inner_products();
+    if !open {
+        analysis.freeze_inner_products();
+    }
     if !options.change_interface {
         analysis.freeze_outputs(graph);
     }

@@ -91,7 +91,10 @@ pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
     let mut names = names::Names::default();
     let mut found: Vec<(FactorId, Class)> = classes
         .into_iter()
-        .filter(|(leaf, class)| !class.sources.is_empty() && (!class.sinks.is_empty() || ends(*leaf, class)))
+        .filter(|(leaf, class)| {
+            let without_sink = || ends(*leaf, class) || roles.is_multiplied(*leaf) && analysis.space.frozen(*leaf).is_none();
+            !class.sources.is_empty() && (!class.sinks.is_empty() || without_sink())
+        })
         .collect();
     found.sort_by_key(|(leaf, class)| {
         let first = class.sinks.iter().filter_map(|s| rank.get(&s.node)).min();

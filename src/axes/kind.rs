@@ -19,6 +19,8 @@ pub enum Kind {
     Neurons,
     /// Channels inside a head's values.
     ValueDims,
+    /// Channels that queries and keys are multiplied along.
+    QueryDims,
     /// Query heads within each key/value group.
     Repeats,
     /// Anything else, as a pooler's neurons.
@@ -37,6 +39,7 @@ impl Kind {
             Kind::Heads => "heads",
             Kind::Neurons => "neurons",
             Kind::ValueDims => "value-dims",
+            Kind::QueryDims => "query-dims",
             Kind::Repeats => "repeats",
             Kind::Other => "other",
         }
@@ -49,6 +52,8 @@ pub(super) struct Roles {
     /// Batch leaves beside key/value heads: the query heads of each.
     repeats: BTreeSet<FactorId>,
     inner: BTreeSet<FactorId>,
+    /// Of these, those that activations are multiplied along.
+    multiplied: BTreeSet<FactorId>,
 }
 
 impl Roles {
@@ -57,6 +62,7 @@ impl Roles {
             batch: BTreeSet::new(),
             repeats: BTreeSet::new(),
             inner: BTreeSet::new(),
+            multiplied: BTreeSet::new(),
         };
         let space = &analysis.space;
         let projected = projected(analysis);
@@ -81,14 +87,18 @@ impl Roles {
                 roles.repeats.extend(batch.iter().filter(|l| shared(l)));
             }
             roles.batch.extend(batch);
-            let free = c
-                .free
-                .iter()
-                .flatten()
-                .chain(c.contracted.iter().map(|(_, _, d)| d));
+            let free = c.free.iter().flatten();
             roles.inner.extend(free.flat_map(|d| space.leaves(d)));
+            let contracted = c.contracted.iter().flat_map(|(_, _, d)| space.leaves(d));
+            roles.multiplied.extend(contracted.filter(|l| !space.is_repeat(*l)));
         }
+        roles.inner.extend(&roles.multiplied);
         roles
+    }
+
+    /// Whether two activations are multiplied along it.
+    pub(super) fn is_multiplied(&self, leaf: FactorId) -> bool {
+        self.multiplied.contains(&leaf)
     }
 
     pub(super) fn kind(&self, leaf: FactorId, sinks: &[Sink]) -> Kind {
@@ -99,7 +109,11 @@ impl Roles {
                 Kind::Heads
             }
         } else if self.inner.contains(&leaf) {
-            Kind::ValueDims
+            if sinks.is_empty() {
+                Kind::QueryDims
+            } else {
+                Kind::ValueDims
+            }
         } else if sinks.iter().all(|s| s.residual) {
             Kind::Neurons
         } else {

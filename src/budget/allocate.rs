@@ -6,6 +6,7 @@ use super::knapsack::{self, Choice};
 use super::ranking::{Ranked, best, top_scores};
 use crate::axes::Analysis;
 use crate::mask::Mask;
+use crate::narrow::Narrowing;
 use crate::score::Curve;
 use crate::sites::Chosen;
 use crate::{Error, Result};
@@ -59,6 +60,8 @@ pub struct Allocation {
     pub budget: Budget,
     /// Damage that the method expects per chosen group.
     pub damage: Vec<f64>,
+    /// Channels that go inside of heads.
+    pub narrowing: Narrowing,
 }
 
 /// What is kept or removed by one decision: a group, or groups of several files
@@ -206,6 +209,7 @@ pub fn allocate(
         mask,
         damage: picked.damage,
         budget,
+        narrowing: Narrowing::default(),
     })
 }
 
@@ -218,6 +222,7 @@ pub fn of_mask(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], mask: Mask) 
         budget: prices.budget(got, after, 0.0),
         damage: vec![0.0; chosen.len()],
         mask,
+        narrowing: Narrowing::default(),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Cost<'a> {
     dense: Work<'a>,
     /// With the index of each group in it.
     cheaper: Option<(Work<'a>, &'a [usize])>,
+    /// The same with fewer channels inside heads: what is gone of them.
+    narrower: Option<(Work<'a>, &'a [usize], Mask)>,
 }
 
 /// The work and the weights of one graph.
@@ -42,6 +44,7 @@ impl<'a> Cost<'a> {
         Cost {
             dense: Work::new(graph, analysis, sizes),
             cheaper: None,
+            narrower: None,
         }
     }
 
@@ -55,8 +58,37 @@ impl<'a> Cost<'a> {
         }
     }
 
+    /// The same model, after such passes or not, without the channels outside `gone`:
+    /// those of an analysis in which they are groups.
+    #[must_use]
+    pub fn narrowed(
+        self,
+        graph: &Graph,
+        analysis: &'a Analysis,
+        groups: &'a [usize],
+        gone: Mask,
+        sizes: &Sizes,
+    ) -> Self {
+        Cost {
+            narrower: Some((Work::new(graph, analysis, sizes), groups, gone)),
+            ..self
+        }
+    }
+
+    /// The work that is left, and a mask with what is gone besides the units outside
+    /// `mask`.
+    fn left(&self, mask: &Mask) -> Option<(&Work<'a>, Mask)> {
+        let (work, groups, gone) = self.narrower.as_ref()?;
+        let mut all = mask.renumbered(groups);
+        all.kept.extend(gone.kept.clone());
+        Some((work, all))
+    }
+
     /// Multiply-accumulates of the result that a mask gives.
     pub fn macs(&self, mask: &Mask) -> u64 {
+        if let Some((work, mask)) = self.left(mask) {
+            return work.macs(&mask);
+        }
         match &self.cheaper {
             Some((work, groups)) => work.macs(&mask.renumbered(groups)),
             None => self.dense.macs(mask),
@@ -71,7 +103,15 @@ impl<'a> Cost<'a> {
 
     /// Parameters (elements of constants) under a mask.
     pub fn parameters(&self, mask: &Mask) -> u64 {
-        self.dense.weigh(mask, |_| 1)
+        match self.left(mask) {
+            Some((work, mask)) => work.weigh(&mask, |_| 1),
+            None => self.dense.weigh(mask, |_| 1),
+        }
+    }
+
+    /// Parameters of the model as it was read.
+    pub fn dense_parameters(&self) -> u64 {
+        self.dense.weigh(&Mask::default(), |_| 1)
     }
 
     /// Bytes of constants under a mask.

@@ -269,6 +269,30 @@ impl SiteStatistics {
         Ok(())
     }
 
+    /// The statistics of `X P`, of `columns` inputs; `times` multiplies a matrix of this
+    /// one's width by P.
+    ///
+    /// # Errors
+    /// Values that overflow.
+    pub(crate) fn mapped(&self, columns: usize, times: &dyn Fn(&Mat<f64>) -> Mat<f64>) -> Result<Self> {
+        let n = self.width;
+        let vector = |v: &[f64]| {
+            let row = times(&Mat::from_fn(1, n, |_, j| v[j]));
+            (0..columns).map(|j| row[(0, j)]).collect::<Vec<f64>>()
+        };
+        let half = times(&self.symmetric(|g, _, _| g));
+        let whole = times(&half.transpose().to_owned());
+        let packed = (0..columns).flat_map(|j| (j..columns).map(move |i| (i, j)));
+        let sums = packed.map(|at| whole[at]).collect();
+        Self::from_parts(
+            self.tokens,
+            self.total,
+            vector(&self.pilot),
+            vector(&self.shifted_sum),
+            sums,
+        )
+    }
+
     /// T, or 1 where there are no tokens.
     fn divisor(&self) -> f64 {
         if self.total > 0.0 { self.total } else { 1.0 }

@@ -1,13 +1,15 @@
 //! From a mask to a smaller model: re-fitted, sliced, checked.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
 use super::split::{is_guard, spread};
-use super::{Loaded, described};
-use crate::calibrate::{self, Samples};
+use super::described;
+use crate::budget::Allocation;
+use crate::calibrate::{self, Samples, SiteStatistics, Statistics};
 use crate::lossless::{self, Pass};
-use crate::mask::Mask;
+use crate::narrow::Narrowed;
 use crate::onnx::proto;
 use crate::options::Reconstruct;
 use crate::rebuild::{self, Fitted};
@@ -36,20 +38,35 @@ impl Run<'_> {
     ///
     /// # Errors
     /// The engine's; [`Error::Unmet`] when sliced and masked differ.
-    pub fn build(&mut self, mask: &Mask) -> Result<Built> {
-        let Loaded {
-            model,
-            graph,
-            analysis,
-            ..
-        } = &self.loaded;
+    pub fn build(&mut self, allocation: &Allocation) -> Result<Built> {
+        let narrowed = self.applied(&allocation.narrowing)?;
+        // What belongs to the narrowed sites stands in for what was collected.
+        let mut others = narrowed.as_ref().map_or_else(BTreeMap::new, |n| n.statistics.clone());
+        swap(&mut self.statistics, &mut others);
+        let built = self.built(allocation, narrowed.as_ref());
+        swap(&mut self.statistics, &mut others);
+        built
+    }
+
+    fn built(&mut self, allocation: &Allocation, narrowed: Option<&Narrowed>) -> Result<Built> {
+        let own;
+        let (model, graph, analysis, chosen, mask) = match narrowed {
+            Some(n) => {
+                own = n.mask(&self.chosen, &allocation.mask);
+                (&n.model, &n.graph, &n.analysis, &n.chosen, &own)
+            }
+            None => {
+                let l = &self.loaded;
+                (&l.model, &l.graph, &l.analysis, &self.chosen, &allocation.mask)
+            }
+        };
         let how = self.options.reconstruction();
         let mut failed = None;
         let local = rebuild::Local {
             model,
             graph,
             analysis,
-            chosen: &self.chosen,
+            chosen,
             mask,
             options: self.options,
         };
@@ -102,7 +119,7 @@ impl Run<'_> {
             &fitted,
             &graph,
             &again,
-            &self.chosen,
+            chosen,
             mask,
             &sliced,
             &few,
@@ -125,7 +142,7 @@ impl Run<'_> {
             &self.sha256,
             &described(self.options, self.asked),
             &self.loaded.analysis,
-            mask,
+            &allocation.mask,
         )?;
         Ok(Built {
             model: sliced,
@@ -198,6 +215,15 @@ impl Run<'_> {
         self.plain = Some(dense.seconds * share);
         self.clock.lap("measuring");
         compared
+    }
+}
+
+/// Puts statistics of some sites in place of those there, and these in place of them.
+fn swap(statistics: &mut Statistics, others: &mut BTreeMap<String, SiteStatistics>) {
+    for (site, other) in others {
+        if let Some(own) = statistics.sites.get_mut(site) {
+            std::mem::swap(own, other);
+        }
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) fn meet(run: &mut Run, output: &Path) -> Result<Met> {
         allocation.damage = found.damage;
         run.fold(&mut allocation);
         run.clock.lap("allocation");
-        let built = run.build(&allocation.mask)?;
+        let built = run.build(&allocation)?;
         let size = onnx::written_size(&built.model, output, &save)?;
         let measured = match &batch {
             Some(batch) => Some(timing::judged(run, &built, batch)?),

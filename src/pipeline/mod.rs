@@ -7,6 +7,7 @@ mod finite;
 mod fold;
 mod guard;
 mod limits;
+mod narrow;
 mod ready;
 mod run;
 mod shards;
@@ -143,7 +144,7 @@ pub fn prune_beside(
                 Some(path) => run.import(path)?,
                 None => run.allocate(options.flops)?,
             };
-            let built = run.build(&allocation.mask)?;
+            let built = run.build(&allocation)?;
             stage(&mut run, output, &allocation, built, None)?
         }
         (None, _) => {
@@ -202,7 +203,7 @@ pub fn sweep(
         .iter()
         .map(|flops| {
             let allocation = run.allocate(*flops)?;
-            let built = run.build(&allocation.mask)?;
+            let built = run.build(&allocation)?;
             finish(&mut run, &of_budget(output, *flops), &allocation, built)
         })
         .collect()
@@ -294,7 +295,7 @@ pub fn several(
     let tied = classes.iter().filter(|c| c.is_tied()).count();
     let mut reports = Vec::new();
     for ((run, allocation), output) in runs.iter_mut().zip(&joint.files).zip(&outputs) {
-        let built = run.build(&allocation.mask)?;
+        let built = run.build(allocation)?;
         let mut report = finish(run, output, allocation, built)?;
         report.notes.push(format!(
             "{} files were pruned together: {tied} groups are shared, and all keep {:.4} of their prunable blocks",
@@ -407,7 +408,7 @@ fn stage(
         engine: Some(run.engine.info().clone()),
         calibration,
         budget: allocation.budget,
-        size: size(&run.cost(), &allocation.mask, file, written),
+        size: size(&run.cost_of(&allocation.narrowing), &allocation.mask, file, written),
         groups: groups(analysis, &run.chosen, allocation, &run.ranked.rankings),
         damage: match run.ranked.rankings.first() {
             _ if run.measured => DamageKind::Outputs,
@@ -417,6 +418,7 @@ fn stage(
         positions: run.weights.clone(),
         frozen: report::inspect::frozen(analysis),
         unsupported: analysis.unsupported.clone(),
+        narrowed: run.told(allocation),
         fitted: built.fitted,
         equality: Some(built.equality),
         held_out: Some(held),
@@ -456,7 +458,7 @@ fn size(cost: &Cost, mask: &Mask, file: &onnx::Model, written: Option<u64>) -> S
     let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
     let side: u64 = file.notes.external_files.iter().map(|p| bytes(p)).sum();
     Size {
-        parameters_before: cost.parameters(&Mask::default()),
+        parameters_before: cost.dense_parameters(),
         parameters_after: cost.parameters(mask),
         bytes_before: file.path.as_deref().map_or(0, bytes) + side,
         bytes_after: written,
@@ -512,6 +514,7 @@ fn described(options: &Options, flops: f64) -> BTreeMap<String, serde_json::Valu
     put("flops", flops.into());
     put("align", options.align.into());
     put("lossless", options.lossless.into());
+    put("narrow", options.narrow.into());
     put("fold_constant", options.fold_constant.into());
     put("max_drop", options.max_drop.into());
     put("eval", options.eval.clone().into());

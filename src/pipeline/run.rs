@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::build::Built;
 use super::clock::Clock;
+use super::narrow::Narrow;
 use super::ready::{Ready, probes, ready};
 use super::split::{is_guard, split, spread, with_held_out};
 use super::{Cheaper, Loaded, fold, sizes, timing};
@@ -16,6 +17,7 @@ use crate::calibrate::{self, Samples, Statistics, Timings};
 use crate::graph::ValueId;
 use crate::importance::{self, Weights};
 use crate::mask;
+use crate::narrow::{Narrowed, Narrowing};
 use crate::onnx::{self, proto};
 use crate::options::{Method, Options, Reconstruct};
 use crate::probe::{Probe, Subject};
@@ -85,6 +87,10 @@ pub struct Run<'a> {
     pub(super) asked: f64,
     /// The model with quantised weights, and how to get back to it.
     pub(super) closed: Option<(proto::ModelProto, Closed)>,
+    /// Channels that heads may lose.
+    pub(super) narrow: Option<Narrow>,
+    /// The model without some of them, as it was last needed.
+    pub(super) last_narrowed: Option<(Narrowing, Narrowed)>,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancelled: &'a AtomicBool,
 }
@@ -154,6 +160,8 @@ impl<'a> Run<'a> {
             plain: None,
             measured: false,
             sha256,
+            narrow: None,
+            last_narrowed: None,
             clock,
             progress,
             cancelled,
@@ -298,11 +306,14 @@ impl<'a> Run<'a> {
         let sequential = self.options.reconstruction() == Reconstruct::Sequential;
         self.guarded = sequential && self.samples.samples.len() >= FEW;
         let mut recording = match self.guarded {
-            true => Recording::new(rebuild::targets(self.subject(), &self.chosen)),
+            true => {
+                let name = |v: ValueId| self.loaded.graph.value(v).name.clone();
+                let targets = rebuild::targets(self.subject(), &self.chosen);
+                Recording::new(targets.into_iter().map(name))
+            }
             false => Recording::default(),
         };
-        let name = |v: ValueId| self.loaded.graph.value(v).name.clone();
-        let values: Vec<String> = recording.values().map(name).collect();
+        let values: Vec<String> = recording.values().cloned().collect();
         let pass = calibrate::Pass {
             max_rows: calibrate::ROWS,
             apart: if self.guarded { is_guard } else { |_| false },
@@ -344,6 +355,10 @@ impl<'a> Run<'a> {
         )?;
         self.clock.lap("ranking");
         if self.measures() {
+            let local: Vec<Option<Vec<f64>>> = match self.narrows() {
+                true => self.ranked.rankings.iter().map(errors).collect(),
+                false => Vec::new(),
+            };
             let levels = self.options.effort.levels().len();
             let count = self.probed(self.options.probe, levels, DAMAGE_PASSES, PROBE_SAMPLES);
             let few = spread(&self.samples, count);
@@ -371,13 +386,17 @@ impl<'a> Run<'a> {
                     .collect();
             }
             self.clock.lap("damage");
+            if self.measured && self.narrows() {
+                self.find_narrow(&local)?;
+                self.clock.lap("channels");
+            }
         }
         Ok(())
     }
 
     /// What was measured, or nothing and a note where the engine cannot run a part
     /// of the model by itself: a worse result is better than none.
-    fn or_without<T: Default>(&mut self, measured: Result<T>, what: &str, instead: &str) -> Result<T> {
+    pub(super) fn or_without<T: Default>(&mut self, measured: Result<T>, what: &str, instead: &str) -> Result<T> {
         match measured {
             Err(error) if error.exit_code() != INTERRUPTED => {
                 self.loaded.notes.push(format!(
@@ -449,10 +468,22 @@ impl<'a> Run<'a> {
     /// [`Error::Unmet`] when the budget cannot be reached.
     pub fn allocate(&mut self, flops: f64) -> Result<Allocation> {
         self.asked = flops;
+        let whole = self.allocated(flops, &Narrowing::default())?;
+        let mut allocation = self.narrowed(flops, whole)?;
+        if !self.can_narrow(&allocation.narrowing)? {
+            allocation = self.allocated(flops, &Narrowing::default())?;
+        }
+        self.fold(&mut allocation);
+        self.clock.lap("allocation");
+        Ok(allocation)
+    }
+
+    /// The best mask within a budget, with heads of fewer channels.
+    pub(super) fn allocated(&self, flops: f64, narrowing: &Narrowing) -> Result<Allocation> {
         let align = self.alignment();
-        let (cost, analysis) = (self.cost(), &self.loaded.analysis);
+        let (cost, analysis) = (self.cost_of(narrowing), &self.loaded.analysis);
         let (rankings, method) = (&self.ranked.rankings, self.options.method.name());
-        let mut allocation = if align.is_none() {
+        Ok(if align.is_none() {
             budget::allocate(&cost, analysis, &self.chosen, rankings, flops, method)?
         } else {
             let prices = Prices::macs(&cost, analysis, &self.chosen);
@@ -465,11 +496,7 @@ impl<'a> Run<'a> {
             allocation.budget.floor = floor;
             allocation.budget.cheapest_step = steps(analysis, &self.chosen, &cost, align);
             allocation
-        };
-        drop(cost);
-        self.fold(&mut allocation);
-        self.clock.lap("allocation");
-        Ok(allocation)
+        })
     }
 
     /// Removes units that are constant on all inputs, where that is asked for.
@@ -480,7 +507,8 @@ impl<'a> Run<'a> {
         let mut mask = allocation.mask.clone();
         fold::constant_units(&self.loaded.analysis, &self.chosen, &self.statistics, &mut mask);
         if mask != allocation.mask {
-            let priced = budget::of_mask(&self.cost(), &self.loaded.analysis, &self.chosen, mask);
+            let cost = self.cost_of(&allocation.narrowing);
+            let priced = budget::of_mask(&cost, &self.loaded.analysis, &self.chosen, mask);
             allocation.mask = priced.mask;
             allocation.budget.got = priced.budget.got;
             allocation.budget.whole_after = priced.budget.whole_after;
@@ -513,7 +541,7 @@ impl<'a> Run<'a> {
         let floor = self.allocate(1.0)?.budget.floor;
         let found = search::bisect(floor, 1.0, STEPS, bound, |flops| {
             let allocation = self.allocate(flops)?;
-            let built = self.build(&allocation.mask)?;
+            let built = self.build(&allocation)?;
             let divergence = match &self.options.eval {
                 Some(command) => self.evaluate(command, &built.model)?,
                 None => {
@@ -540,6 +568,14 @@ impl<'a> Run<'a> {
         let path = folder.path().join("candidate.onnx");
         onnx::save(model, &path, &onnx::SaveOptions::for_model(&self.loaded.file))?;
         evaluate::evaluate(command, &path, None, self.cancelled)
+    }
+}
+
+/// The errors of a curve.
+fn errors(ranking: &Ranking) -> Option<Vec<f64>> {
+    match ranking {
+        Ranking::Curve(curve) => Some(curve.error.clone()),
+        _ => None,
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Fetch<'a> {
 impl<'a> Dense<'a> {
     /// Prepares to give `wanted`.
     pub(super) fn fetch(self, wanted: &[ValueId]) -> Result<Fetch<'a>> {
-        let held = |v: &&ValueId| self.recording.holds(**v);
+        let held = |v: &&ValueId| self.recording.holds(&self.subject.graph.value(**v).name);
         let known: Vec<ValueId> = wanted.iter().filter(held).copied().collect();
         let gives: BTreeSet<ValueId> = wanted.iter().filter(|v| !held(v)).copied().collect();
         let gives: Vec<ValueId> = gives.into_iter().collect();
@@ -65,7 +65,7 @@ impl<'a> Dense<'a> {
             if std::mem::replace(&mut seen[value.0 as usize], true) {
                 continue;
             }
-            if self.recording.holds(value) || graph.inputs.contains(&value) {
+            if self.recording.holds(&graph.value(value).name) || graph.inputs.contains(&value) {
                 sources.insert(value);
                 continue;
             }
@@ -83,10 +83,10 @@ impl<'a> Dense<'a> {
 
     /// A recorded value or a graph input of a batch.
     fn given(self, batch: usize, value: ValueId) -> Result<Tensor> {
-        if let Some(tensor) = self.recording.get(batch, value)? {
+        let name = &self.subject.graph.value(value).name;
+        if let Some(tensor) = self.recording.get(batch, name)? {
             return Ok(tensor);
         }
-        let name = &self.subject.graph.value(value).name;
         let feeds = self.batches.get(batch).map(|b| &b.feeds);
         let tensor = feeds.and_then(|f| f.get(name)).cloned();
         tensor.ok_or_else(|| Error::input(format!("the dense model's '{name}' is not known")))

@@ -216,6 +216,18 @@ pub struct Fit {
 }
 
 impl Fit {
+    /// Puts the new values into a model; `graph` belongs to it.
+    ///
+    /// # Errors
+    /// A model without a graph, values that overflow.
+    pub fn put(&self, model: &mut proto::ModelProto, graph: &Graph) -> Result<()> {
+        weights::put(model, graph, &self.places, &self.weight)?;
+        for (places, tensor) in &self.biases {
+            weights::put(model, graph, places, tensor)?;
+        }
+        Ok(())
+    }
+
     /// The new values by name.
     pub fn feeds(&self, graph: &Graph) -> Feeds {
         let weight = self.places.first().map(|p| (p.value, &self.weight));
@@ -235,10 +247,7 @@ impl Fit {
 pub fn apply(model: &proto::ModelProto, graph: &Graph, fits: &[Fit]) -> Result<proto::ModelProto> {
     let mut model = model.clone();
     for fit in fits {
-        weights::put(&mut model, graph, &fit.places, &fit.weight)?;
-        for (places, tensor) in &fit.biases {
-            weights::put(&mut model, graph, places, tensor)?;
-        }
+        fit.put(&mut model, graph)?;
     }
     Ok(model)
 }

@@ -9,7 +9,6 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 
 use half::{bf16, f16};
 
-use crate::graph::ValueId;
 use crate::tensor::{Data, Elem, Tensor};
 use crate::{Error, Result};
 
@@ -19,8 +18,8 @@ const HELD: usize = 1 << 26;
 /// Values by batch.
 #[derive(Default)]
 pub struct Recording {
-    values: BTreeSet<ValueId>,
-    batches: Vec<BTreeMap<ValueId, Place>>,
+    values: BTreeSet<String>,
+    batches: Vec<BTreeMap<String, Place>>,
     /// What is held in memory; empty once there is a file.
     held: Vec<u8>,
     file: Option<File>,
@@ -36,8 +35,8 @@ struct Place {
 }
 
 impl Recording {
-    /// Nothing yet, of these values.
-    pub fn new(values: impl IntoIterator<Item = ValueId>) -> Self {
+    /// Nothing yet, of the values with these names.
+    pub fn new(values: impl IntoIterator<Item = String>) -> Self {
         Self {
             values: values.into_iter().collect(),
             ..Self::default()
@@ -45,13 +44,13 @@ impl Recording {
     }
 
     /// The values, ascending.
-    pub fn values(&self) -> impl Iterator<Item = ValueId> {
-        self.values.iter().copied()
+    pub fn values(&self) -> impl Iterator<Item = &String> {
+        self.values.iter()
     }
 
     /// Whether a value is recorded.
-    pub fn holds(&self, value: ValueId) -> bool {
-        self.values.contains(&value)
+    pub fn holds(&self, value: &str) -> bool {
+        self.values.contains(value)
     }
 
     /// Adds the next batch, its tensors in the order of [`Recording::values`].
@@ -59,7 +58,7 @@ impl Recording {
     /// # Errors
     /// A tensor that is not of floats.
     pub fn push(&mut self, tensors: &[&Tensor]) -> Result<()> {
-        let values: Vec<ValueId> = self.values().collect();
+        let values: Vec<String> = self.values().cloned().collect();
         let mut batch = BTreeMap::new();
         for (value, tensor) in values.into_iter().zip(tensors) {
             let bytes = bytes(tensor)
@@ -84,8 +83,8 @@ impl Recording {
     ///
     /// # Errors
     /// The file's.
-    pub fn get(&self, batch: usize, value: ValueId) -> Result<Option<Tensor>> {
-        let Some(place) = self.batches.get(batch).and_then(|b| b.get(&value)) else {
+    pub fn get(&self, batch: usize, value: &str) -> Result<Option<Tensor>> {
+        let Some(place) = self.batches.get(batch).and_then(|b| b.get(value)) else {
             return Ok(None);
         };
         let data: Cow<[u8]> = match &self.file {
@@ -172,8 +171,7 @@ mod tests {
 
     #[test]
     fn values_come_back_from_memory_and_from_the_file() {
-        let values = [ValueId(3), ValueId(1)];
-        let mut recording = Recording::new(values);
+        let mut recording = Recording::new(["c", "a"].map(String::from));
         let tensor = |k: usize, n: usize| {
             let data = (0..n).map(|i| (i * 7 + k) as f32 * 0.25).collect();
             Tensor::f32([n / 2, 2], data)
@@ -186,12 +184,12 @@ mod tests {
             assert_eq!(recording.file.is_some(), recording.end > HELD as u64);
         }
         for (k, n) in sizes.into_iter().enumerate() {
-            assert_eq!(recording.get(k, ValueId(1)).unwrap(), Some(tensor(k, n)));
-            let second = recording.get(k, ValueId(3)).unwrap().unwrap();
+            assert_eq!(recording.get(k, "a").unwrap(), Some(tensor(k, n)));
+            let second = recording.get(k, "c").unwrap().unwrap();
             assert_eq!(second.to_f32(), [k as f32, 1.0]);
         }
-        assert_eq!(recording.get(0, ValueId(2)).unwrap(), None);
-        assert_eq!(recording.get(9, ValueId(1)).unwrap(), None);
+        assert_eq!(recording.get(0, "b").unwrap(), None);
+        assert_eq!(recording.get(9, "a").unwrap(), None);
         let integers = Tensor::i64([1], vec![1]);
         assert!(recording.push(&[&integers, &integers]).is_err());
     }

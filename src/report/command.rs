@@ -93,6 +93,7 @@ impl Line {
             self.value("--align", align, "");
         }
         self.flag("--no-lossless", !options.lossless);
+        self.flag("--no-narrow", !options.narrow);
         self.flag("--fold-constant", options.fold_constant);
         self.flag("--no-timing", !options.timing);
         self.path("--latency-cache", options.latency_cache.as_deref());

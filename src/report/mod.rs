@@ -57,6 +57,8 @@ pub struct Report {
     pub frozen: Vec<FrozenReport>,
     /// Operators without a rule.
     pub unsupported: BTreeMap<String, usize>,
+    /// Heads that have fewer channels.
+    pub narrowed: Vec<crate::narrow::Told>,
     /// Re-fitted sites.
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.

@@ -1,0 +1,343 @@
+//! Channels inside the heads of an attention block that can be turned: which constants
+//! make them and read them.
+//!
+//! A basis can be changed where everything between the weights that make the channels
+//! and those that read them treats all channels of a head alike: views, sums with a
+//! bias that is turned too, products with the attention or with a scalar. A rotation by
+//! position, a normalisation or a factor per channel does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::axes::{Analysis, FactorId, Kind, PruneGroup};
+use crate::graph::{Graph, NodeId, ValueId, ancestors};
+use crate::mask::Kept;
+use crate::tensor::Elem;
+
+/// What the channels are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// What a head adds up and its output projection reads.
+    Values,
+    /// What queries and keys are multiplied along.
+    QueriesAndKeys,
+}
+
+/// The channels of one attention block.
+#[derive(Debug, Clone)]
+pub(super) struct Channels {
+    pub(super) what: What,
+    /// Index of the group in the open analysis.
+    pub(super) group: usize,
+    /// Channels of each head.
+    pub(super) count: usize,
+    /// The constants that make them.
+    pub(super) makers: Vec<Maker>,
+}
+
+/// Whose channels a constant makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Values, or queries.
+    Left,
+    /// Keys.
+    Right,
+}
+
+/// A weight or a bias whose entries along one axis are channels.
+#[derive(Debug, Clone)]
+pub(super) struct Maker {
+    pub(super) side: Side,
+    /// The constant.
+    pub(super) value: ValueId,
+    /// The one input that reads it.
+    pub(super) reader: (NodeId, usize),
+    /// The axis.
+    pub(super) axis: usize,
+    /// Its entries, by head.
+    pub(super) blocks: Blocks,
+}
+
+/// Entries of an axis by head: of each head some runs of all its channels, in order.
+pub(super) type Blocks = BTreeMap<usize, Vec<Vec<usize>>>;
+
+/// The values, and the queries and keys, of the block that a group of heads is; as many
+/// of the two as can be turned.
+pub(super) fn find(graph: &Graph, open: &Analysis, heads: &PruneGroup) -> Vec<Channels> {
+    let [sink] = &heads.sinks[..] else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (at, group) in open.groups.iter().enumerate() {
+        let own = match group.kind {
+            Kind::ValueDims => match &group.sinks[..] {
+                [own] if own.node == sink.node => values(graph, open, heads.leaf, group),
+                _ => None,
+            },
+            Kind::QueryDims => queries(graph, open, heads.leaf, group),
+            _ => None,
+        };
+        let Some(makers) = own else { continue };
+        let what = match group.kind {
+            Kind::QueryDims => What::QueriesAndKeys,
+            _ => What::Values,
+        };
+        // Two of a kind are no block that is understood.
+        if found.iter().any(|c: &Channels| c.what == what) {
+            return Vec::new();
+        }
+        found.push(Channels {
+            what,
+            group: at,
+            count: group.units,
+            makers,
+        });
+    }
+    found
+}
+
+fn values(graph: &Graph, open: &Analysis, heads: FactorId, group: &PruneGroup) -> Option<Vec<Maker>> {
+    let sink = group.sinks.first()?;
+    let makers = makers(graph, open, heads, group, |_| Some(Side::Left))?;
+    // The sink's weight is turned by its rows, all of which must be known.
+    let dims = &open.contractions.get(sink.contraction)?.contracted;
+    let dims = dims.iter().map(|(_, _, dim)| dim);
+    let rows = dims.fold(crate::axes::Dim::one(), |all, dim| all.times(dim.clone()));
+    blocks(open, &rows, heads, group)?;
+    Some(makers)
+}
+
+fn queries(graph: &Graph, open: &Analysis, heads: FactorId, group: &PruneGroup) -> Option<Vec<Maker>> {
+    let mut products = open.contractions.iter().filter(|c| {
+        let contracted = c.contracted.iter().flat_map(|(_, _, d)| open.space.leaves(d));
+        c.constant == [false, false] && contracted.into_iter().any(|l| l == group.leaf)
+    });
+    let (product, None) = (products.next()?, products.next()) else {
+        return None;
+    };
+    let of_heads = product.batch.iter().any(|d| open.space.leaves(d).contains(&heads));
+    if product.inner || !of_heads {
+        return None;
+    }
+    let [left, right] = product.inputs.map(|input| graph.input(product.node, input));
+    let (left, right) = (ancestors(graph, left?), ancestors(graph, right?));
+    let side = |value: ValueId| {
+        let at = value.0 as usize;
+        match (left.get(at), right.get(at)) {
+            (Some(true), Some(false)) => Some(Side::Left),
+            (Some(false), Some(true)) => Some(Side::Right),
+            // Packed into one weight.
+            _ => None,
+        }
+    };
+    let makers = makers(graph, open, heads, group, side)?;
+    let has = |side| makers.iter().any(|m| m.side == side);
+    (has(Side::Left) && has(Side::Right)).then_some(makers)
+}
+
+/// The constants that make the channels of `group`; `None` where they cannot be turned.
+fn makers(
+    graph: &Graph,
+    open: &Analysis,
+    heads: FactorId,
+    group: &PruneGroup,
+    side: impl Fn(ValueId) -> Option<Side>,
+) -> Option<Vec<Maker>> {
+    let leaf = group.leaf;
+    let sinks: BTreeSet<ValueId> = group.sinks.iter().map(|s| s.weight).collect();
+    let mut makers: Vec<Maker> = Vec::new();
+    for (at, node) in graph.nodes.iter().enumerate() {
+        let id = NodeId(at as u32);
+        let carries = |value: ValueId, dims: Option<&Vec<crate::axes::Dim>>| {
+            let own = dims.or(open.facts(value).dims.as_ref());
+            own.is_some_and(|d| d.iter().any(|d| open.space.leaves(d).contains(&leaf)))
+        };
+        let reads: Vec<bool> = (0..node.inputs.len())
+            .map(|i| graph.input(id, i).is_some_and(|v| carries(v, open.operand(graph, id, i))))
+            .collect();
+        let makes = node.outputs.iter().flatten().any(|v| carries(*v, None));
+        let captured = node.captures.iter().any(|v| carries(*v, None));
+        if captured || node.outputs.iter().flatten().any(|v| carries(*v, None) && graph.value(*v).is_output) {
+            return None;
+        }
+        if !makes && !reads.contains(&true) {
+            continue;
+        }
+        let alike = match (node.domain.as_str(), node.op.as_str()) {
+            ("", "MatMul" | "Gemm" | "Einsum") | ("com.microsoft", "FusedMatMul") => {
+                let own = open.contractions.iter().filter(|c| c.node == id);
+                let mut own = own.flat_map(|c| &c.batch);
+                let each = own.any(|d| open.space.leaves(d).contains(&leaf));
+                let bias = node.op == "Gemm" && makes && node.inputs.get(2).copied().flatten().is_some();
+                !each && (!bias || reads.get(2) == Some(&true))
+            }
+            // A constant that carries no channel adds the same to all: no bias.
+            ("", "Add") => reads.iter().all(|r| *r),
+            ("", "Mul") => reads.iter().filter(|r| **r).count() == 1,
+            ("", "Div") => reads == [true, false],
+            (
+                "",
+                "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten" | "Split" | "Slice" | "Gather"
+                | "Identity" | "Cast" | "Dropout" | "Expand" | "Attention" | "Shape",
+            )
+            | ("com.microsoft", "MultiHeadAttention") => true,
+            _ => false,
+        };
+        if !alike {
+            return None;
+        }
+        for (input, _) in reads.iter().enumerate().filter(|(_, r)| **r) {
+            let value = graph.input(id, input)?;
+            if graph.value(value).constant.is_none() || makers.iter().any(|m| m.value == value) {
+                continue;
+            }
+            if sinks.contains(&value) || reads_into(graph, id).is_some_and(|v| sinks.contains(&v)) {
+                continue;
+            }
+            let (last, at) = final_use(graph, id, input)?;
+            let weighs = open.contractions.iter().any(|c| {
+                c.node == last && c.inputs.contains(&at) && !c.inner && c.constant != [false, false]
+            });
+            let adds = matches!(graph.node(last).op.as_str(), "Add")
+                || graph.node(last).op == "Gemm" && at == 2
+                || graph.node(last).op == "MultiHeadAttention" && at == 3;
+            if !weighs && !adds {
+                return None;
+            }
+            makers.push(maker(graph, open, heads, group, value, side(value)?)?);
+        }
+    }
+    (!makers.is_empty()).then_some(makers)
+}
+
+/// Where a constant is used in the end, behind views of it.
+fn final_use(graph: &Graph, mut node: NodeId, mut input: usize) -> Option<(NodeId, usize)> {
+    while matches!(graph.node(node).op.as_str(), "Transpose" | "Identity" | "Cast") {
+        let output = graph.node(node).outputs.first().copied().flatten()?;
+        let [(next, at)] = graph.value(output).consumers[..] else {
+            return None;
+        };
+        (node, input) = (next, at);
+    }
+    Some((node, input))
+}
+
+/// What a view of a constant makes of it in the end.
+fn reads_into(graph: &Graph, mut node: NodeId) -> Option<ValueId> {
+    let mut made = None;
+    while matches!(graph.node(node).op.as_str(), "Transpose" | "Identity" | "Cast") {
+        let output = graph.node(node).outputs.first().copied().flatten()?;
+        made = Some(output);
+        let [(next, _)] = graph.value(output).consumers[..] else {
+            return made;
+        };
+        node = next;
+    }
+    made
+}
+
+fn maker(
+    graph: &Graph,
+    open: &Analysis,
+    heads: FactorId,
+    group: &PruneGroup,
+    value: ValueId,
+    side: Side,
+) -> Option<Maker> {
+    let v = graph.value(value);
+    let [reader] = v.consumers[..] else {
+        return None;
+    };
+    if !matches!(v.elem, Some(Elem::F32 | Elem::F16 | Elem::BF16)) || v.is_output {
+        return None;
+    }
+    let dims = open.facts(value).dims.as_ref()?;
+    let mut axes = dims
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| open.space.leaves(d).contains(&group.leaf));
+    let (axis, dim) = axes.next()?;
+    if axes.next().is_some() {
+        // An axis for heads and one for channels: an Einsum's weight.
+        return None;
+    }
+    Some(Maker {
+        side,
+        value,
+        reader,
+        axis,
+        blocks: blocks(open, dim, heads, group)?,
+    })
+}
+
+/// The entries along a dimension that are channels of `group`, by head; `None` where a
+/// channel is of no head.
+pub(super) fn blocks(
+    open: &Analysis,
+    dim: &crate::axes::Dim,
+    heads: FactorId,
+    group: &PruneGroup,
+) -> Option<Blocks> {
+    let head = Kept::unit_of_index(&open.space, dim, heads)?;
+    let channel = Kept::unit_of_index(&open.space, dim, group.leaf)?;
+    let mut blocks = Blocks::new();
+    for (at, channel) in channel.iter().enumerate() {
+        let Some(channel) = *channel else { continue };
+        let runs = blocks.entry((*head.get(at)?)?).or_default();
+        // Query heads of one key head repeat its channels.
+        let run = runs.iter_mut().find(|run: &&mut Vec<usize>| run.len() == channel);
+        match run {
+            Some(run) => run.push(at),
+            None if channel == 0 => runs.push(vec![at]),
+            None => return None,
+        }
+    }
+    let whole = blocks.values().flatten().all(|run| run.len() == group.units);
+    whole.then_some(blocks)
+}
+
+/// Where the channels of one side can be watched: after its last weight or bias.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) value: ValueId,
+    /// Its axes of heads and channels.
+    pub(super) axes: Vec<usize>,
+    /// The product of their sizes.
+    pub(super) width: usize,
+    /// Entries along them, by head.
+    pub(super) blocks: Blocks,
+}
+
+/// Where the channels of a side can be watched.
+pub(super) fn seen(
+    graph: &Graph,
+    open: &Analysis,
+    heads: FactorId,
+    channels: &Channels,
+    side: Side,
+) -> Option<Seen> {
+    let group = open.groups.get(channels.group)?;
+    let own = channels.makers.iter().filter(|m| m.side == side);
+    let last = own
+        .filter_map(|m| final_use(graph, m.reader.0, m.reader.1))
+        .filter_map(|(node, _)| graph.order.iter().position(|n| *n == node))
+        .max()?;
+    let node = *graph.order.get(last)?;
+    let value = graph.node(node).outputs.first().copied().flatten()?;
+    let dims = open.facts(value).dims.as_ref()?;
+    let mut all = crate::axes::Dim::one();
+    let mut axes = Vec::new();
+    for (axis, dim) in dims.iter().enumerate() {
+        let leaves = open.space.leaves(dim);
+        if leaves.contains(&heads) || leaves.contains(&group.leaf) {
+            axes.push(axis);
+            all = all.times(dim.clone());
+        }
+    }
+    Some(Seen {
+        value,
+        axes,
+        width: open.space.size(&all)?,
+        blocks: blocks(open, &all, heads, group)?,
+    })
+}
