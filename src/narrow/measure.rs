@@ -8,15 +8,16 @@ use faer::Mat;
 
 use super::basis::{self, Pair};
 use super::channels::{Blocks, Channels, Seen, Side, seen};
+use super::harm::Difference;
 use super::turn::{self, Bases};
 use crate::axes::{Analysis, FactorId, Sink};
-use crate::calibrate::{self, Samples, SiteProbe, SiteStatistics};
+use crate::calibrate::{self, Pass, Samples, SiteProbe, SiteStatistics};
 use crate::graph::{Graph, NodeId, ValueId, ancestors};
 use crate::importance::Weights;
-use crate::linalg;
 use crate::onnx::{self, proto};
 use crate::probe::Subject;
 use crate::progress::Quiet;
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// A block whose queries and keys can be turned.
@@ -106,8 +107,7 @@ pub(super) fn squares(whole: &Mat<f64>, blocks: &Blocks) -> Bases {
 }
 
 /// What each block's output projection reads with the first `kept` channels of queries
-/// and keys, less what it reads with all of them: the statistics of the difference. The
-/// nodes between are there twice, the second time behind projected queries.
+/// and keys, less what it reads with all of them. The nodes between are there twice, the second time behind projected queries.
 ///
 /// # Errors
 /// The engine's, an interrupt.
@@ -117,7 +117,7 @@ pub(super) fn differences(
     weights: &Weights,
     samples: &Samples,
     cancelled: &AtomicBool,
-) -> Result<BTreeMap<String, SiteStatistics>> {
+) -> Result<BTreeMap<String, Difference>> {
     let mut model = subject.model.clone();
     let mut probes = Vec::new();
     for (at, (block, projections)) in blocks.iter().enumerate() {
@@ -133,7 +133,33 @@ pub(super) fn differences(
     if probes.is_empty() {
         return Ok(BTreeMap::new());
     }
-    collect(subject, &model, &probes, weights, samples, cancelled)
+    let values: Vec<String> = probes.iter().map(|p| p.value.clone()).collect();
+    let mut seen: Vec<Vec<Vec<f32>>> = vec![Vec::new(); probes.len()];
+    let mut watch = |tensors: &[&Tensor]| {
+        seen.iter_mut().zip(tensors).for_each(|(seen, tensor)| seen.push(tensor.to_f32()));
+        Ok(())
+    };
+    let pass = Pass {
+        max_rows: calibrate::ROWS,
+        apart: |_| false,
+        values: &values,
+        watch: &mut watch,
+    };
+    let engine = subject.engine;
+    let (mut statistics, _) =
+        calibrate::collect_watching(engine, &model, &probes, weights, samples, pass, &Quiet, cancelled)?;
+    let specs = calibrate::input_specs(subject.model)?;
+    let firsts: Vec<usize> = calibrate::batches(samples, &specs, calibrate::ROWS)?
+        .map(|batch| Ok(batch?.rows.first().copied().unwrap_or_default()))
+        .collect::<Result<_>>()?;
+    let mut found = BTreeMap::new();
+    for (probe, seen) in probes.into_iter().zip(seen) {
+        if let Some(statistics) = statistics.sites.remove(&probe.site) {
+            let batches = firsts.iter().copied().zip(seen).collect();
+            found.insert(probe.site, Difference { statistics, batches });
+        }
+    }
+    Ok(found)
 }
 
 fn collect(
@@ -227,10 +253,4 @@ fn between(graph: &Graph, from: BTreeSet<NodeId>, to: ValueId) -> Vec<NodeId> {
         }
     }
     nodes
-}
-
-/// `tr(W^T G W)`.
-pub(super) fn energy(gram: &Mat<f64>, weight: &Mat<f64>) -> f64 {
-    let read = linalg::product(gram.as_ref(), weight.as_ref());
-    linalg::inner(weight.as_ref(), read.as_ref())
 }

@@ -5,6 +5,7 @@
 //! channels   which constants make the channels of a block and read them
 //! basis      the basis of each head
 //! measure    what fewer channels of queries and keys do to the block's output
+//! harm       what such an error does to the model's outputs
 //! turn       constants and statistics in another basis
 //! apply      the model with fewer channels
 //! ```
@@ -16,14 +17,14 @@
 //! what it was.
 //!
 //! How many channels a block loses follows from the price of a multiply-accumulate where
-//! the budget is met: [`Narrower::at_price`]. An error at the output projection does the
-//! harm that an equal one does when heads are removed, which is measured
-//! ([`crate::damage`]), so that this costs two passes over a few samples and no damage of
-//! its own.
+//! the budget is met: [`Narrower::at_price`]. The error at the output projection is known
+//! for every number of them, from the statistics for values and from two passes over a few
+//! samples for queries; what it does to the outputs is measured for half of them.
 
 mod apply;
 mod basis;
 mod channels;
+mod harm;
 mod measure;
 mod turn;
 
@@ -35,6 +36,7 @@ pub use channels::What;
 
 use channels::{Blocks, Channels, Side, find};
 use faer::Mat;
+use harm::Difference;
 use measure::Block;
 use turn::Bases;
 
@@ -96,10 +98,14 @@ pub struct Turn {
     pub error: Vec<f64>,
     /// Numbers of channels that may stay, fewest first.
     pub levels: Vec<usize>,
+    /// Damage to the outputs for an error of 1; infinite until it is measured.
+    pub harm: f64,
     channels: Channels,
     how: How,
     /// Rows of the output projection.
     rows: Blocks,
+    /// What half of the channels change, for queries until the harm is measured.
+    difference: Option<Difference>,
 }
 
 enum How {
@@ -195,12 +201,14 @@ impl Narrower {
                 channels: channels.clone(),
                 how,
                 rows,
+                harm: f64::INFINITY,
+                difference: None,
             }));
         }
         let of_queries: Vec<_> = found.iter().filter(|(_, c, _)| c.what == What::QueriesAndKeys).collect();
         let measured = queries(subject, &open, chosen, statistics, weights, samples, &of_queries, cancelled)?;
-        for ((at, channels, _), (pairs, error)) in of_queries.into_iter().zip(measured) {
-            if !error.is_empty() {
+        for ((at, channels, _), measured) in of_queries.into_iter().zip(measured) {
+            if let Some((pairs, error, difference)) = measured {
                 turns.push(Turn {
                     at: *at,
                     error,
@@ -208,6 +216,8 @@ impl Narrower {
                     channels: channels.clone(),
                     how: How::Queries(pairs),
                     rows: Blocks::new(),
+                    harm: f64::INFINITY,
+                    difference: Some(difference),
                 });
             }
         }
@@ -237,13 +247,13 @@ impl Narrower {
         &self.turns
     }
 
-    /// The channels that are worth their price. Per turn, `harm` says what an error of 1
-    /// does and `costs` what a channel costs; both shrink alike with the number of heads
-    /// that stay, so this number does not matter.
-    pub fn at_price(&self, harm: &[f64], costs: &[f64], price: f64) -> Narrowing {
+    /// The channels that are worth their price; `costs` says per turn what a channel
+    /// costs. Harm and cost shrink alike with the number of heads that stay, so this
+    /// number does not matter.
+    pub fn at_price(&self, costs: &[f64], price: f64) -> Narrowing {
         let mut kept = Vec::new();
         for (at, turn) in self.turns.iter().enumerate() {
-            let (harm, cost) = (harm[at], costs[at]);
+            let (harm, Some(cost)) = (turn.harm, costs.get(at)) else { continue };
             let count = turn.channels.count;
             let total = |kept: usize| harm * turn.error[count - kept] + price * cost * kept as f64;
             let best = turn.levels.iter().copied().min_by(|a, b| total(*a).total_cmp(&total(*b)));
@@ -376,6 +386,10 @@ fn values(
     Ok(Some((How::Values(bases), rows, curve.error)))
 }
 
+/// What is known of the queries and keys of a block: their bases, the error with fewer
+/// channels, and the change with half of them.
+type Measured = (BTreeMap<usize, basis::Pair>, Vec<f64>, Difference);
+
 /// The bases of queries and keys, and the error with fewer channels; nothing for a block
 /// that cannot be measured.
 #[allow(clippy::too_many_arguments)]
@@ -388,7 +402,7 @@ fn queries(
     samples: &Samples,
     found: &[&(usize, Channels, FactorId)],
     cancelled: &AtomicBool,
-) -> Result<Vec<(BTreeMap<usize, basis::Pair>, Vec<f64>)>> {
+) -> Result<Vec<Option<Measured>>> {
     let block = |(at, channels, heads): &&'_ (usize, Channels, FactorId)| {
         let c = &chosen[*at];
         let (site, sink) = (c.sites.first()?, subject.analysis.groups[c.group].sinks.first()?);
@@ -396,7 +410,7 @@ fn queries(
     };
     let blocks: Option<Vec<_>> = found.iter().map(block).collect();
     let Some(blocks) = blocks.filter(|b| !b.is_empty()) else {
-        return Ok(found.iter().map(|_| Default::default()).collect());
+        return Ok(found.iter().map(|_| None).collect());
     };
     let all = || {
         blocks.iter().map(|(site, sink, width, channels, heads)| Block {
@@ -418,22 +432,23 @@ fn queries(
             (block, projections.collect())
         })
         .collect();
-    let differences = measure::differences(subject, &projected, weights, samples, cancelled)?;
+    let mut differences = measure::differences(subject, &projected, weights, samples, cancelled)?;
     let mut out = Vec::new();
     for (((at, channels, _), block), pairs) in found.iter().zip(all()).zip(bases) {
-        let difference = differences.get(block.site);
+        let difference = differences.remove(block.site);
         let (Some(difference), Some(read)) = (difference, read(subject, &chosen[*at], statistics)?) else {
-            out.push(Default::default());
+            out.push(None);
             continue;
         };
-        let whole = measure::energy(&read.sigma, &read.weight) / read.tokens.max(f64::MIN_POSITIVE);
-        let lost = measure::energy(&difference.gram(), &read.weight) / difference.total().max(f64::MIN_POSITIVE);
+        let sums = &difference.statistics;
+        let whole = harm::energy(&read.sigma, &read.weight) / read.tokens.max(f64::MIN_POSITIVE);
+        let lost = harm::energy(&sums.gram(), &read.weight) / sums.total().max(f64::MIN_POSITIVE);
         // Between the numbers of channels the error follows the scores that are lost.
         let tail = |kept: usize| -> f64 { pairs.values().flat_map(|p| p.lost.iter().skip(kept)).sum() };
         let error = |kept: usize| lost / whole * tail(kept) / tail(half(channels));
         let errors: Vec<f64> = (0..=channels.count).rev().map(error).collect();
         let finite = errors.iter().all(|e| e.is_finite());
-        out.push((pairs, if finite { errors } else { Vec::new() }));
+        out.push(finite.then_some((pairs, errors, difference)));
     }
     Ok(out)
 }

@@ -3,10 +3,11 @@
 use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
 use super::split::spread;
 use crate::budget::{Allocation, Cost};
+use crate::calibrate::Samples;
 use crate::mask::Mask;
 use crate::narrow::{Narrowed, Narrower, Narrowing, Open, Told};
 use crate::options::{Method, Reconstruct};
-use crate::rank::removed;
+use crate::probe::Probe;
 use crate::runtime::Engine as _;
 use crate::{Error, Result};
 
@@ -22,8 +23,6 @@ pub(super) struct Narrow {
     pub(super) narrower: Narrower,
     /// The lossless passes' model, where there is one.
     cheaper: Option<Open>,
-    /// Per turn, damage for an error of 1 at the output projection.
-    harm: Vec<f64>,
     /// Per turn, multiply-accumulates of one channel.
     costs: Vec<f64>,
 }
@@ -38,21 +37,10 @@ impl Run<'_> {
         self.options.narrow && fits && self.options.method == Method::Obs && self.closed.is_none()
     }
 
-    /// Finds what can be narrowed. `local` are the errors at the sinks by which the
-    /// measured damage is put in relation.
-    pub(super) fn find_narrow(&mut self, local: &[Option<Vec<f64>>]) -> Result<()> {
+    /// Finds what can be narrowed.
+    pub(super) fn find_narrow(&mut self) -> Result<()> {
         let few = spread(&self.samples, SAMPLES);
-        let cuda = self.engine.info().device.starts_with("cuda");
-        let found = Narrower::find(
-            self.subject(),
-            &self.chosen,
-            &self.statistics,
-            &self.weights,
-            &few,
-            self.options,
-            cuda,
-            self.cancelled,
-        );
+        let found = self.narrower(&few);
         let found = self.or_without(
             found,
             "what fewer channels inside heads do",
@@ -66,11 +54,9 @@ impl Run<'_> {
                 None => return Ok(()),
             },
         };
-        let harm = narrower.turns().iter().map(|t| self.harm(t.at, local)).collect();
         let mut narrow = Narrow {
             narrower,
             cheaper,
-            harm,
             costs: Vec::new(),
         };
         narrow.costs = (0..narrow.narrower.turns().len())
@@ -80,23 +66,25 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What an error of 1 at the sink of a chosen group does to the outputs: from the
-    /// first level of it that was measured.
-    fn harm(&self, at: usize, local: &[Option<Vec<f64>>]) -> f64 {
-        let (Some(c), Some(Some(local))) = (self.chosen.get(at), local.get(at)) else {
-            return f64::INFINITY;
+    fn narrower(&self, few: &Samples) -> Result<Option<Narrower>> {
+        let cuda = self.engine.info().device.starts_with("cuda");
+        let (subject, statistics, options) = (self.subject(), &self.statistics, self.options);
+        let found = Narrower::find(
+            subject,
+            &self.chosen,
+            statistics,
+            &self.weights,
+            few,
+            options,
+            cuda,
+            self.cancelled,
+        );
+        let Some(mut narrower) = found? else {
+            return Ok(None);
         };
-        let units = self.loaded.analysis.groups[c.group].units;
-        let level = removed(self.options.effort.levels(), units, c.least);
-        let measured = match self.ranked.rankings.get(at) {
-            Some(crate::budget::Ranking::Curve(curve)) => &curve.error,
-            _ => return f64::INFINITY,
-        };
-        let near = |level: &usize| Some((*local.get(*level)?, *measured.get(*level)?));
-        match level.first().and_then(near) {
-            Some((error, damage)) if error > 0.0 && damage > 0.0 => damage / error,
-            _ => f64::INFINITY,
-        }
+        let mut probe = Probe::new(subject, few, &self.outputs(), self.cancelled)?;
+        narrower.measure_harm(subject, &mut probe, &self.chosen, statistics, options)?;
+        Ok(Some(narrower))
     }
 
     /// Multiply-accumulates of one channel of a turn.
@@ -198,7 +186,7 @@ impl Run<'_> {
         };
         let mut best = whole;
         for _ in 0..ROUNDS {
-            let narrowing = narrow.narrower.at_price(&narrow.harm, &narrow.costs, price);
+            let narrowing = narrow.narrower.at_price(&narrow.costs, price);
             if narrowing.is_empty() {
                 break;
             }
@@ -221,14 +209,14 @@ impl Run<'_> {
     /// An allocation with what its narrowing does added to the groups of heads.
     fn with_channels(&self, narrow: &Narrow, mut found: Allocation, narrowing: Narrowing) -> Allocation {
         for (turn, kept) in &narrowing.kept {
-            let (Some(t), Some(harm)) = (narrow.narrower.turns().get(*turn), narrow.harm.get(*turn)) else {
+            let Some(t) = narrow.narrower.turns().get(*turn) else {
                 continue;
             };
             let group = self.chosen[t.at].group;
             let units = self.loaded.analysis.groups[group].units;
             let share = found.mask.count(&self.loaded.analysis, group) as f64 / units.max(1) as f64;
             let gone = (t.error.len() - 1).saturating_sub(*kept);
-            found.damage[t.at] += share * harm * t.error.get(gone).copied().unwrap_or(1.0);
+            found.damage[t.at] += share * t.harm * t.error.get(gone).copied().unwrap_or(1.0);
         }
         found.narrowing = narrowing;
         found

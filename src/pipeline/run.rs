@@ -355,10 +355,6 @@ impl<'a> Run<'a> {
         )?;
         self.clock.lap("ranking");
         if self.measures() {
-            let local: Vec<Option<Vec<f64>>> = match self.narrows() {
-                true => self.ranked.rankings.iter().map(errors).collect(),
-                false => Vec::new(),
-            };
             let levels = self.options.effort.levels().len();
             let count = self.probed(self.options.probe, levels, DAMAGE_PASSES, PROBE_SAMPLES);
             let few = spread(&self.samples, count);
@@ -387,7 +383,7 @@ impl<'a> Run<'a> {
             }
             self.clock.lap("damage");
             if self.measured && self.narrows() {
-                self.find_narrow(&local)?;
+                self.find_narrow()?;
                 self.clock.lap("channels");
             }
         }
@@ -426,7 +422,7 @@ impl<'a> Run<'a> {
     }
 
     /// The outputs that are compared: those asked for that keep their shape.
-    fn outputs(&self) -> Vec<ValueId> {
+    pub(super) fn outputs(&self) -> Vec<ValueId> {
         let Loaded { graph, analysis, .. } = &self.loaded;
         let leaves: Vec<_> = self
             .chosen
@@ -568,14 +564,6 @@ impl<'a> Run<'a> {
         let path = folder.path().join("candidate.onnx");
         onnx::save(model, &path, &onnx::SaveOptions::for_model(&self.loaded.file))?;
         evaluate::evaluate(command, &path, None, self.cancelled)
-    }
-}
-
-/// The errors of a curve.
-fn errors(ranking: &Ranking) -> Option<Vec<f64>> {
-    match ranking {
-        Ranking::Curve(curve) => Some(curve.error.clone()),
-        _ => None,
     }
 }
 
