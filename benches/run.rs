@@ -52,7 +52,7 @@ fn prune(pruner: &Pruner, output: &Path) -> [f64; 4] {
     run.calibrate().expect("sums");
     run.judge().expect("rankings");
     let allocation = run.allocate(0.6).expect("a mask");
-    let built = run.build(&allocation.mask).expect("a smaller model");
+    let built = run.build(&allocation).expect("a smaller model");
     let report = pipeline::finish(&mut run, output, &allocation, built).expect("a file");
     let seconds = started.elapsed().as_secs_f64() - report.engine_seconds.start_up;
     // The dense passes over all samples, those kept out of the sums among them.

@@ -128,6 +128,8 @@ fn pruner(args: &Args) -> Pruner {
         .no_timing()
         .with(|o| {
             o.align = Some(args.align);
+            // The numbers of channels that may go depend on the device.
+            o.narrow = false;
             // What each run opens before its engine is replaced.
             o.engine = EngineOptions {
                 engine: EngineChoice::Ort,
@@ -183,11 +185,13 @@ fn stages<'a>(pruner: &'a Pruner, engine: Box<dyn Engine>, flops: f64) -> Result
     let mut stages = Vec::new();
     timed(&mut run, "calibration", &mut stages, Run::calibrate)?;
     timed(&mut run, "ranking, damage", &mut stages, Run::judge)?;
-    let mask = run.allocate(flops)?.mask;
-    let built = timed(&mut run, "re-fitting, slicing", &mut stages, |r| r.build(&mask))?;
+    let allocation = run.allocate(flops)?;
+    let built = timed(&mut run, "re-fitting, slicing", &mut stages, |r| {
+        r.build(&allocation)
+    })?;
     Ok(Done {
         run,
-        mask,
+        mask: allocation.mask,
         pruned: built.model,
         stages,
     })

@@ -45,7 +45,7 @@ fn run() -> Result<()> {
     run.judge()?;
     run.ranked.rankings = scores(&run)?;
     let allocation = run.allocate(0.5)?;
-    let built = run.build(&allocation.mask)?;
+    let built = run.build(&allocation)?;
     let report = pipeline::finish(&mut run, output.as_ref(), &allocation, built)?;
 
     println!(

@@ -140,7 +140,7 @@ fn run(args: &Args) -> Result<()> {
             for row in &mut rows {
                 let started = Instant::now();
                 let report = pruning.allocate(row.budget).and_then(|allocation| {
-                    let built = pruning.build(&allocation.mask)?;
+                    let built = pruning.build(&allocation)?;
                     pipeline::finish(&mut pruning, &pruned, &allocation, built)
                 });
                 let seconds = calibration + started.elapsed().as_secs_f64();

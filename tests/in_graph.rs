@@ -243,9 +243,9 @@ fn what_follows_from_them_is_the_same() {
             }
             run.calibrate().expect("sums");
             run.judge().expect("rankings");
-            let mask = run.allocate(0.5).expect("a mask").mask;
-            let built = run.build(&mask).expect("a smaller model");
-            (mask.kept, weights(&built.model))
+            let allocation = run.allocate(0.5).expect("a mask");
+            let built = run.build(&allocation).expect("a smaller model");
+            (allocation.mask.kept, weights(&built.model))
         };
         let ((kept, graph), (expected, host)) = (pruned(true), pruned(false));
         assert_eq!(kept, expected, "{engine}");

@@ -131,7 +131,7 @@ fn another_engine_runs_all_models() {
     run.calibrate().unwrap();
     run.judge().unwrap();
     let allocation = run.allocate(0.5).unwrap();
-    let built = run.build(&allocation.mask).unwrap();
+    let built = run.build(&allocation).unwrap();
     let report = pipeline::finish(&mut run, "none.onnx".as_ref(), &allocation, built).unwrap();
     assert!(report.equality.unwrap().passed);
     // Calibration, sliced against masked, held-out samples.

@@ -92,7 +92,8 @@ pub(super) fn find(analysis: &mut Analysis, graph: &Graph) {
     let mut found: Vec<(FactorId, Class)> = classes
         .into_iter()
         .filter(|(leaf, class)| {
-            let without_sink = || ends(*leaf, class) || roles.is_multiplied(*leaf) && analysis.space.frozen(*leaf).is_none();
+            let without_sink =
+                || ends(*leaf, class) || roles.is_multiplied(*leaf) && analysis.space.frozen(*leaf).is_none();
             !class.sources.is_empty() && (!class.sinks.is_empty() || without_sink())
         })
         .collect();

@@ -90,7 +90,9 @@ impl Roles {
             let free = c.free.iter().flatten();
             roles.inner.extend(free.flat_map(|d| space.leaves(d)));
             let contracted = c.contracted.iter().flat_map(|(_, _, d)| space.leaves(d));
-            roles.multiplied.extend(contracted.filter(|l| !space.is_repeat(*l)));
+            roles
+                .multiplied
+                .extend(contracted.filter(|l| !space.is_repeat(*l)));
         }
         roles.inner.extend(&roles.multiplied);
         roles

@@ -23,7 +23,9 @@ mod op;
 pub mod rules;
 mod space;
 
-pub use analysis::{Analysis, AttrUse, Contraction, Facts, IntUse, Link, Options, Run, analyse, analyse_open};
+pub use analysis::{
+    Analysis, AttrUse, Contraction, Facts, IntUse, Link, Options, Run, analyse, analyse_open,
+};
 pub use dim::{Dim, FactorId, SymbolId, Term};
 pub use groups::{FrozenAxis, GroupId, PruneGroup, Sink};
 pub use int::{Atom, Int, Mono, Op as IntOp, Poly};

@@ -134,7 +134,11 @@ impl Narrower {
             found.iter().find(same).cloned()
         };
         Ok(Narrowed {
-            chosen: chosen.iter().map(here).collect::<Option<_>>().ok_or_else(changed)?,
+            chosen: chosen
+                .iter()
+                .map(here)
+                .collect::<Option<_>>()
+                .ok_or_else(changed)?,
             model,
             graph,
             analysis,

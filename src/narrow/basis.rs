@@ -103,7 +103,10 @@ pub(super) fn of_queries(queries: &Mat<f64>, keys: &Mat<f64>) -> Result<Pair> {
         queries: product(q_inverse.as_ref(), scaled(u).as_ref()),
         keys: product(k_inverse.as_ref(), scaled(v).as_ref()),
         lost: (0..n).map(|j| s[j] * s[j]).collect(),
-        turn: [product(q_inverse.as_ref(), u), product(u.transpose(), q_root.as_ref())],
+        turn: [
+            product(q_inverse.as_ref(), u),
+            product(u.transpose(), q_root.as_ref()),
+        ],
     })
 }
 
@@ -115,7 +118,9 @@ mod tests {
     fn made(rows: usize, columns: usize, seed: u64) -> Mat<f64> {
         let mut state = seed;
         Mat::from_fn(rows, columns, |_, _| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as f64 / f64::from(1u32 << 30) - 1.0
         })
     }
@@ -155,7 +160,10 @@ mod tests {
         for kept in 0..6 {
             let less = product(turned[0].subcols(0, kept), turned[1].subcols(0, kept).transpose());
             let lost: f64 = pair.lost[kept..].iter().sum();
-            assert!(((&scores - &less).squared_norm_l2() / lost - 1.0).abs() < 1e-9, "{kept}");
+            assert!(
+                ((&scores - &less).squared_norm_l2() / lost - 1.0).abs() < 1e-9,
+                "{kept}"
+            );
             let projected = product(q.as_ref(), pair.projection(kept).as_ref());
             let same = product(projected.as_ref(), k.transpose());
             assert!(distance(&same, &less) < 1e-9, "{kept}");

@@ -115,7 +115,10 @@ fn queries(graph: &Graph, open: &Analysis, heads: FactorId, group: &PruneGroup) 
     let (product, None) = (products.next()?, products.next()) else {
         return None;
     };
-    let of_heads = product.batch.iter().any(|d| open.space.leaves(d).contains(&heads));
+    let of_heads = product
+        .batch
+        .iter()
+        .any(|d| open.space.leaves(d).contains(&heads));
     if product.inner || !of_heads {
         return None;
     }
@@ -153,11 +156,21 @@ fn makers(
             own.is_some_and(|d| d.iter().any(|d| open.space.leaves(d).contains(&leaf)))
         };
         let reads: Vec<bool> = (0..node.inputs.len())
-            .map(|i| graph.input(id, i).is_some_and(|v| carries(v, open.operand(graph, id, i))))
+            .map(|i| {
+                graph
+                    .input(id, i)
+                    .is_some_and(|v| carries(v, open.operand(graph, id, i)))
+            })
             .collect();
         let makes = node.outputs.iter().flatten().any(|v| carries(*v, None));
         let captured = node.captures.iter().any(|v| carries(*v, None));
-        if captured || node.outputs.iter().flatten().any(|v| carries(*v, None) && graph.value(*v).is_output) {
+        if captured
+            || node
+                .outputs
+                .iter()
+                .flatten()
+                .any(|v| carries(*v, None) && graph.value(*v).is_output)
+        {
             return None;
         }
         if !makes && !reads.contains(&true) {

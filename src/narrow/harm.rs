@@ -64,7 +64,8 @@ impl Narrower {
                             weight.row_mut(*row).copy_from(fit.weight.row(i));
                         }
                         let back = bases.iter().map(|(head, b)| (*head, b.transpose().to_owned()));
-                        let weight = turn::columns(&weight.transpose().to_owned(), &turn.rows, &back.collect());
+                        let weight =
+                            turn::columns(&weight.transpose().to_owned(), &turn.rows, &back.collect());
                         let all: Vec<usize> = (0..whole.weight.nrows()).collect();
                         let weight = weight.transpose().to_owned();
                         let fit = part.fit(&all, Refit { weight, ..fit });

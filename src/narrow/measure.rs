@@ -55,7 +55,12 @@ pub(super) fn bases(
     let probes: Vec<SiteProbe> = watched
         .iter()
         .enumerate()
-        .flat_map(|(at, both)| both.iter().flatten().enumerate().map(move |(s, seen)| (at, s, seen)))
+        .flat_map(|(at, both)| {
+            both.iter()
+                .flatten()
+                .enumerate()
+                .map(move |(s, seen)| (at, s, seen))
+        })
         .map(|(at, side, seen)| SiteProbe {
             site: name(at, side),
             value: graph.value(seen.value).name.clone(),
@@ -66,7 +71,14 @@ pub(super) fn bases(
     if probes.is_empty() {
         return Ok(blocks.iter().map(|_| BTreeMap::new()).collect());
     }
-    let statistics = collect(subject, subject.model, &probes, &Weights::new(), samples, cancelled)?;
+    let statistics = collect(
+        subject,
+        subject.model,
+        &probes,
+        &Weights::new(),
+        samples,
+        cancelled,
+    )?;
     let of = |at: usize, side: usize, seen: &Seen| -> Result<Bases> {
         let statistics = statistics
             .get(&name(at, side))
@@ -136,7 +148,9 @@ pub(super) fn differences(
     let values: Vec<String> = probes.iter().map(|p| p.value.clone()).collect();
     let mut seen: Vec<Vec<Vec<f32>>> = vec![Vec::new(); probes.len()];
     let mut watch = |tensors: &[&Tensor]| {
-        seen.iter_mut().zip(tensors).for_each(|(seen, tensor)| seen.push(tensor.to_f32()));
+        seen.iter_mut()
+            .zip(tensors)
+            .for_each(|(seen, tensor)| seen.push(tensor.to_f32()));
         Ok(())
     };
     let pass = Pass {
@@ -171,7 +185,16 @@ fn collect(
     cancelled: &AtomicBool,
 ) -> Result<BTreeMap<String, SiteStatistics>> {
     let rows = calibrate::ROWS;
-    let found = calibrate::collect(subject.engine, model, probes, weights, samples, rows, &Quiet, cancelled)?;
+    let found = calibrate::collect(
+        subject.engine,
+        model,
+        probes,
+        weights,
+        samples,
+        rows,
+        &Quiet,
+        cancelled,
+    )?;
     Ok(found.0.sites)
 }
 
@@ -185,14 +208,23 @@ fn twice(
     suffix: &str,
 ) -> Result<String> {
     let graph = subject.graph;
-    let makers: Vec<_> = block.channels.makers.iter().filter(|m| m.side == Side::Left).collect();
+    let makers: Vec<_> = block
+        .channels
+        .makers
+        .iter()
+        .filter(|m| m.side == Side::Left)
+        .collect();
     let mut projected = BTreeMap::new();
     for maker in &makers {
         let tensor = turn::constant(subject.model, graph, maker, projections)?;
         let name = format!("{}{suffix}", graph.value(maker.value).name);
         projected.insert(maker.reader, (name, tensor));
     }
-    let nodes = between(graph, makers.iter().map(|m| m.reader.0).collect(), block.sink.activation);
+    let nodes = between(
+        graph,
+        makers.iter().map(|m| m.reader.0).collect(),
+        block.sink.activation,
+    );
     let made: BTreeSet<&str> = nodes
         .iter()
         .flat_map(|n| graph.node(*n).outputs.iter().flatten())

@@ -133,7 +133,10 @@ impl Open {
     /// The same groups as in `analysis`; `None` where one is not there.
     fn of(graph: &Graph, options: axes::Options, analysis: &Analysis) -> Option<Self> {
         let open = analyse_open(graph, options);
-        let groups = analysis.groups.iter().map(|g| index_of(&open, &g.name, g.kind, g.units));
+        let groups = analysis
+            .groups
+            .iter()
+            .map(|g| index_of(&open, &g.name, g.kind, g.units));
         Some(Open {
             groups: groups.collect::<Option<_>>()?,
             turns: Vec::new(),
@@ -193,7 +196,15 @@ impl Narrower {
         }
         let mut turns = Vec::new();
         for (at, channels, heads) in found.iter().filter(|(_, c, _)| c.what == What::Values) {
-            let turn = values(subject, &open, &chosen[*at], statistics, options, channels, *heads)?;
+            let turn = values(
+                subject,
+                &open,
+                &chosen[*at],
+                statistics,
+                options,
+                channels,
+                *heads,
+            )?;
             turns.extend(turn.map(|(how, rows, error)| Turn {
                 at: *at,
                 error,
@@ -205,8 +216,20 @@ impl Narrower {
                 difference: None,
             }));
         }
-        let of_queries: Vec<_> = found.iter().filter(|(_, c, _)| c.what == What::QueriesAndKeys).collect();
-        let measured = queries(subject, &open, chosen, statistics, weights, samples, &of_queries, cancelled)?;
+        let of_queries: Vec<_> = found
+            .iter()
+            .filter(|(_, c, _)| c.what == What::QueriesAndKeys)
+            .collect();
+        let measured = queries(
+            subject,
+            &open,
+            chosen,
+            statistics,
+            weights,
+            samples,
+            &of_queries,
+            cancelled,
+        )?;
         for ((at, channels, _), measured) in of_queries.into_iter().zip(measured) {
             if let Some((pairs, error, difference)) = measured {
                 turns.push(Turn {
@@ -253,10 +276,16 @@ impl Narrower {
     pub fn at_price(&self, costs: &[f64], price: f64) -> Narrowing {
         let mut kept = Vec::new();
         for (at, turn) in self.turns.iter().enumerate() {
-            let (harm, Some(cost)) = (turn.harm, costs.get(at)) else { continue };
+            let (harm, Some(cost)) = (turn.harm, costs.get(at)) else {
+                continue;
+            };
             let count = turn.channels.count;
             let total = |kept: usize| harm * turn.error[count - kept] + price * cost * kept as f64;
-            let best = turn.levels.iter().copied().min_by(|a, b| total(*a).total_cmp(&total(*b)));
+            let best = turn
+                .levels
+                .iter()
+                .copied()
+                .min_by(|a, b| total(*a).total_cmp(&total(*b)));
             if let Some(best) = best.filter(|best| total(*best) < total(count)) {
                 kept.push((at, best));
             }
@@ -340,7 +369,11 @@ impl Read {
 
     /// As the numerics see it, the channels as its units.
     fn site(&self, rows: &Blocks, count: usize) -> Site<'_> {
-        let of = |channel: usize| rows.values().flatten().filter_map(move |run| run.get(channel).copied());
+        let of = |channel: usize| {
+            rows.values()
+                .flatten()
+                .filter_map(move |run| run.get(channel).copied())
+        };
         Site {
             sigma: &self.sigma,
             mean: &self.mean,
@@ -377,7 +410,9 @@ fn values(
     let mut bases = Bases::new();
     for (head, covariance) in measure::squares(&read.sigma, &rows) {
         let runs = rows.get(&head).map_or(&[][..], Vec::as_slice);
-        let weights = runs.iter().map(|run| linalg::select_rows(read.weight.as_ref(), run));
+        let weights = runs
+            .iter()
+            .map(|run| linalg::select_rows(read.weight.as_ref(), run));
         bases.insert(head, basis::of_values(&covariance, &weights.collect::<Vec<_>>())?);
     }
     let order: Vec<usize> = (0..channels.count).rev().collect();
@@ -406,7 +441,13 @@ fn queries(
     let block = |(at, channels, heads): &&'_ (usize, Channels, FactorId)| {
         let c = &chosen[*at];
         let (site, sink) = (c.sites.first()?, subject.analysis.groups[c.group].sinks.first()?);
-        Some((site.name.clone(), sink, site.weight.as_ref()?.rows, channels.clone(), *heads))
+        Some((
+            site.name.clone(),
+            sink,
+            site.weight.as_ref()?.rows,
+            channels.clone(),
+            *heads,
+        ))
     };
     let blocks: Option<Vec<_>> = found.iter().map(block).collect();
     let Some(blocks) = blocks.filter(|b| !b.is_empty()) else {
@@ -421,7 +462,13 @@ fn queries(
             channels,
         })
     };
-    let bases = measure::bases(subject, &open.analysis, &all().collect::<Vec<_>>(), samples, cancelled)?;
+    let bases = measure::bases(
+        subject,
+        &open.analysis,
+        &all().collect::<Vec<_>>(),
+        samples,
+        cancelled,
+    )?;
     let half = |channels: &Channels| channels.count / 2;
     let projected: Vec<(Block, Bases)> = all()
         .zip(&bases)

@@ -3,17 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::described;
 use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
 use super::split::{is_guard, spread};
-use super::described;
+use crate::axes::Analysis;
 use crate::budget::Allocation;
 use crate::calibrate::{self, Samples, SiteStatistics, Statistics};
+use crate::graph::Graph;
 use crate::lossless::{self, Pass};
+use crate::mask::Mask;
 use crate::narrow::Narrowed;
 use crate::onnx::proto;
 use crate::options::Reconstruct;
-use crate::rebuild::{self, Fitted};
+use crate::probe::Subject;
+use crate::rebuild::{self, Fit, Fitted};
 use crate::runtime::{Engine, Session, SessionOptions};
+use crate::sites::{self, Chosen};
 use crate::tensor::{Feeds, Tensor};
 use crate::verify::{self, Comparison, Equality, Interface};
 use crate::{Error, Result, axes, graph, provenance, rewrite};
@@ -41,7 +46,9 @@ impl Run<'_> {
     pub fn build(&mut self, allocation: &Allocation) -> Result<Built> {
         let narrowed = self.applied(&allocation.narrowing)?;
         // What belongs to the narrowed sites stands in for what was collected.
-        let mut others = narrowed.as_ref().map_or_else(BTreeMap::new, |n| n.statistics.clone());
+        let mut others = narrowed
+            .as_ref()
+            .map_or_else(BTreeMap::new, |n| n.statistics.clone());
         swap(&mut self.statistics, &mut others);
         let built = self.built(allocation, narrowed.as_ref());
         swap(&mut self.statistics, &mut others);
@@ -61,7 +68,6 @@ impl Run<'_> {
             }
         };
         let how = self.options.reconstruction();
-        let mut failed = None;
         let local = rebuild::Local {
             model,
             graph,
@@ -70,48 +76,46 @@ impl Run<'_> {
             mask,
             options: self.options,
         };
-        let mut fits = None;
-        if how == Reconstruct::Sequential && self.guarded {
-            let better = rebuild::sequential(
-                &self.engine,
-                local,
-                &self.statistics,
-                &self.weights,
-                &self.samples,
-                &self.recording,
-                is_guard,
-                self.options.refit_all,
-                self.progress,
-                self.cancelled,
-            );
-            match better {
-                Ok(better) => fits = Some(better),
-                Err(error) if error.exit_code() == INTERRUPTED => return Err(error),
-                Err(error) => failed = Some(error.chain()),
+        let mut fits = match how {
+            Reconstruct::None => Vec::new(),
+            _ => local.fits(&self.statistics)?,
+        };
+        let sequential = how == Reconstruct::Sequential && self.guarded;
+        let subject = Subject {
+            engine: &self.engine,
+            model,
+            graph,
+            analysis,
+        };
+        // What is sliced first runs faster.
+        let first = sequential && rebuild::are_recorded(subject, chosen, mask, &self.recording);
+        let mut note = None;
+        if sequential && !first {
+            match self.in_order(subject, local, fits.clone()) {
+                Ok(better) => fits = vec![better],
+                Err(error) => note = Some(kept_local(error)?),
             }
         }
-        let fits = match (fits, how) {
-            (Some(fits), _) => fits,
-            (None, Reconstruct::None) => Vec::new(),
-            (None, _) => local.fits(&self.statistics)?.into_iter().flatten().collect(),
-        };
         self.clock.lap("re-fitting");
-
-        let fitted = rebuild::apply(model, graph, &fits)?;
-        let graph = graph::build(&fitted)?;
-        let again = axes::analyse(&graph, self.options.axes);
-        let same = again.groups.len() == analysis.groups.len()
-            && again
-                .groups
-                .iter()
-                .zip(&analysis.groups)
-                .all(|(a, b)| a.units == b.units && a.name == b.name);
-        if !same {
-            return Err(Error::input(
-                "the groups of the model changed with its weights; this is a defect: please report the model",
-            ));
+        let told = |fits: &[Fit]| -> Vec<Fitted> { fits.iter().map(|f| f.told.clone()).collect() };
+        let all: Vec<Fit> = fits.iter().flatten().cloned().collect();
+        let mut fitted = rebuild::apply(model, graph, &all)?;
+        let mut wide = self.again(&fitted, analysis)?;
+        let mut sliced = rewrite::prune(&fitted, &wide.0, &wide.1, mask)?;
+        let mut told = told(&all);
+        if first {
+            match self.in_order_sliced(&sliced, &wide.1, chosen, mask, &fits) {
+                Ok((graph, better)) => {
+                    rebuild::widen(&mut fitted, &wide.0, &wide.1, mask, &better, &graph)?;
+                    sliced = rebuild::apply(&sliced, &graph, &better)?;
+                    wide = self.again(&fitted, analysis)?;
+                    told = better.into_iter().map(|f| f.told).collect();
+                }
+                Err(error) => note = Some(kept_local(error)?),
+            }
+            self.clock.lap("re-fitting");
         }
-        let sliced = rewrite::prune(&fitted, &graph, &again, mask)?;
+        let (graph, again) = wide;
         let interface = Interface::new(&graph, &again, mask);
         let few = spread(&self.samples, EQUALITY_SAMPLES);
         let mut equality = verify::sliced_equals_masked(
@@ -132,11 +136,7 @@ impl Run<'_> {
         };
         let (mut sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
         self.clock.lap("equality");
-        if let Some(reason) = failed {
-            self.loaded.notes.push(format!(
-                "sequential re-fitting could not run ({reason}); the local fits stay"
-            ));
-        }
+        self.loaded.notes.extend(note);
         provenance::stamp(
             &mut sliced,
             &self.sha256,
@@ -146,11 +146,100 @@ impl Run<'_> {
         )?;
         Ok(Built {
             model: sliced,
-            fitted: fits.into_iter().map(|f| f.told).collect(),
+            fitted: told,
             equality,
             interface,
             passes,
         })
+    }
+
+    /// Fits in order, of a model that has the mask still before it or behind it.
+    fn in_order(&self, dense: Subject, local: rebuild::Local, priors: Vec<Vec<Fit>>) -> Result<Vec<Fit>> {
+        rebuild::sequential(
+            dense,
+            local,
+            priors,
+            &self.weights,
+            &self.samples,
+            &self.recording,
+            is_guard,
+            self.options.refit_all,
+            self.progress,
+            self.cancelled,
+        )
+    }
+
+    /// The same of a model that is sliced and has the local fits in it; its graph comes
+    /// with them. `analysis`, `chosen` and `mask` are those of the model before.
+    fn in_order_sliced(
+        &self,
+        sliced: &proto::ModelProto,
+        analysis: &Analysis,
+        chosen: &[Chosen],
+        mask: &Mask,
+        fits: &[Vec<Fit>],
+    ) -> Result<(Graph, Vec<Fit>)> {
+        let graph = graph::build(sliced)?;
+        let own = axes::analyse(&graph, self.options.axes);
+        let found = sites::choose(sliced, &graph, &own, self.options)?;
+        let (mut here, mut whole, mut priors) = (Vec::new(), Mask::default(), Vec::new());
+        for (c, fits) in chosen.iter().zip(fits) {
+            let group = &analysis.groups[c.group];
+            let units = mask.count(analysis, c.group);
+            if units == 0 {
+                continue;
+            }
+            let same = |n: &&Chosen| {
+                let new = &own.groups[n.group];
+                new.name == group.name && new.kind == group.kind && new.units == units
+            };
+            let new = found.iter().find(same).ok_or_else(|| {
+                Error::input(format!(
+                    "the group '{}' is another one once it is sliced",
+                    group.name
+                ))
+            })?;
+            if mask.kept.contains_key(&c.group) {
+                whole.kept.insert(new.group, vec![true; units]);
+            }
+            let parts = rebuild::parts(sliced, &graph, &new.sites)?;
+            let prior = |(part, fit): (&rebuild::Part, &Fit)| {
+                let mut prior = part.unchanged();
+                prior.told.clone_from(&fit.told);
+                prior
+            };
+            priors.push(parts.iter().zip(fits).map(prior).collect());
+            here.push(new.clone());
+        }
+        let local = rebuild::Local {
+            model: sliced,
+            graph: &graph,
+            analysis: &own,
+            chosen: &here,
+            mask: &whole,
+            options: self.options,
+        };
+        let fits = self.in_order(self.subject(), local, priors)?;
+        Ok((graph, fits))
+    }
+
+    /// The graph and the axes of a model with new weights; an error where its groups are
+    /// not those of `analysis`.
+    fn again(&self, fitted: &proto::ModelProto, analysis: &Analysis) -> Result<(Graph, Analysis)> {
+        let graph = graph::build(fitted)?;
+        let again = axes::analyse(&graph, self.options.axes);
+        let same = again.groups.len() == analysis.groups.len()
+            && again
+                .groups
+                .iter()
+                .zip(&analysis.groups)
+                .all(|(a, b)| a.units == b.units && a.name == b.name);
+        if !same {
+            return Err(Error::input(
+                "the groups of the model changed with its weights; this is a defect: please report the model",
+            ));
+        }
+        Ok((graph, again))
     }
 
     /// The sliced model after the lossless passes, checked against itself.
@@ -215,6 +304,21 @@ impl Run<'_> {
         self.plain = Some(dense.seconds * share);
         self.clock.lap("measuring");
         compared
+    }
+}
+
+/// What is to be said where fits in order failed: local ones are worse than these, and
+/// better than none.
+///
+/// # Errors
+/// An interrupt.
+fn kept_local(error: Error) -> Result<String> {
+    match error.exit_code() {
+        INTERRUPTED => Err(error),
+        _ => Ok(format!(
+            "sequential re-fitting could not run ({}); the local fits stay",
+            error.chain()
+        )),
     }
 }
 

@@ -408,7 +408,12 @@ fn stage(
         engine: Some(run.engine.info().clone()),
         calibration,
         budget: allocation.budget,
-        size: size(&run.cost_of(&allocation.narrowing), &allocation.mask, file, written),
+        size: size(
+            &run.cost_of(&allocation.narrowing),
+            &allocation.mask,
+            file,
+            written,
+        ),
         groups: groups(analysis, &run.chosen, allocation, &run.ranked.rankings),
         damage: match run.ranked.rankings.first() {
             _ if run.measured => DamageKind::Outputs,

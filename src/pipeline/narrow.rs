@@ -109,7 +109,13 @@ impl Run<'_> {
             _ => (&self.loaded.graph, narrow.narrower.open()),
         };
         let gone = open.mask(narrowing);
-        cost.narrowed(graph, &open.analysis, &open.groups, gone, &super::sizes(self.options))
+        cost.narrowed(
+            graph,
+            &open.analysis,
+            &open.groups,
+            gone,
+            &super::sizes(self.options),
+        )
     }
 
     /// Costs of what an allocation leaves.
@@ -174,13 +180,16 @@ impl Run<'_> {
     pub(super) fn told(&self, allocation: &Allocation) -> Vec<Told> {
         let narrow = self.narrow.as_ref();
         narrow.map_or_else(Vec::new, |n| {
-            n.narrower.told(&self.loaded.analysis, &self.chosen, &allocation.narrowing)
+            n.narrower
+                .told(&self.loaded.analysis, &self.chosen, &allocation.narrowing)
         })
     }
 
     /// The best allocation that loses channels too, where that is better than `whole`.
     pub(super) fn narrowed(&self, flops: f64, whole: Allocation) -> Result<Allocation> {
-        let Some(narrow) = &self.narrow else { return Ok(whole) };
+        let Some(narrow) = &self.narrow else {
+            return Ok(whole);
+        };
         let Some(mut price) = self.price(flops, &Narrowing::default()) else {
             return Ok(whole);
         };

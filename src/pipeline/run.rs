@@ -392,7 +392,12 @@ impl<'a> Run<'a> {
 
     /// What was measured, or nothing and a note where the engine cannot run a part
     /// of the model by itself: a worse result is better than none.
-    pub(super) fn or_without<T: Default>(&mut self, measured: Result<T>, what: &str, instead: &str) -> Result<T> {
+    pub(super) fn or_without<T: Default>(
+        &mut self,
+        measured: Result<T>,
+        what: &str,
+        instead: &str,
+    ) -> Result<T> {
         match measured {
             Err(error) if error.exit_code() != INTERRUPTED => {
                 self.loaded.notes.push(format!(

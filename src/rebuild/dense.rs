@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::recording::Recording;
 use crate::calibrate::Batch;
-use crate::graph::ValueId;
+use crate::graph::{Graph, ValueId};
 use crate::probe::Subject;
 use crate::segment::{Boundary, Runner, is_constant};
 use crate::tensor::Tensor;
@@ -15,6 +15,9 @@ use crate::{Error, Result};
 #[derive(Clone, Copy)]
 pub(super) struct Dense<'a> {
     pub(super) subject: Subject<'a>,
+    /// The graph of the pruned model, whose values are asked for: those of the same name
+    /// are given.
+    pub(super) pruned: &'a Graph,
     pub(super) batches: &'a [Batch],
     pub(super) recording: &'a Recording,
 }
@@ -22,6 +25,8 @@ pub(super) struct Dense<'a> {
 /// Some values of it, batch by batch.
 pub(super) struct Fetch<'a> {
     dense: Dense<'a>,
+    /// What was asked for, in the pruned graph, by the value here.
+    asked: BTreeMap<ValueId, ValueId>,
     /// Those that are recorded.
     known: Vec<ValueId>,
     /// What computes the others, from what.
@@ -31,6 +36,17 @@ pub(super) struct Fetch<'a> {
 impl<'a> Dense<'a> {
     /// Prepares to give `wanted`.
     pub(super) fn fetch(self, wanted: &[ValueId]) -> Result<Fetch<'a>> {
+        let mut asked = BTreeMap::new();
+        for value in wanted {
+            let name = &self.pruned.value(*value).name;
+            let own = self
+                .subject
+                .graph
+                .find(name)
+                .ok_or_else(|| Error::input(format!("the dense model has no '{name}'")))?;
+            asked.insert(own, *value);
+        }
+        let wanted: Vec<ValueId> = asked.keys().copied().collect();
         let held = |v: &&ValueId| self.recording.holds(&self.subject.graph.value(**v).name);
         let known: Vec<ValueId> = wanted.iter().filter(held).copied().collect();
         let gives: BTreeSet<ValueId> = wanted.iter().filter(|v| !held(v)).copied().collect();
@@ -50,6 +66,7 @@ impl<'a> Dense<'a> {
         }
         Ok(Fetch {
             dense: self,
+            asked,
             known,
             computed,
         })
@@ -107,6 +124,9 @@ impl Fetch<'_> {
                 .collect::<Result<_>>()?;
             out.extend(gives.iter().copied().zip(runner.run(&given)?));
         }
-        Ok(out)
+        let renamed = out
+            .into_iter()
+            .filter_map(|(v, t)| Some((*self.asked.get(&v)?, t)));
+        Ok(renamed.collect())
     }
 }

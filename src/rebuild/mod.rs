@@ -9,6 +9,7 @@
 //!             are pruned: `stops` says at which layers, `dense` what the dense
 //!             model has there, `sums` what is added up (by the engine, `on_device`,
 //!             where that has memory of its own), `ridges` which fit is taken
+//! widened     fits of a sliced model in the shapes before it was sliced
 //! ```
 //!
 //! # What each idea brings
@@ -60,12 +61,14 @@ mod sequential;
 mod stops;
 mod sums;
 pub mod weights;
+mod widened;
 
 pub use local::Local;
 pub use part::{Fit, Part, apply, parts};
 pub use recording::Recording;
 pub use sequential::sequential;
-pub use stops::targets;
+pub use stops::{are_recorded, targets};
+pub use widened::widen;
 
 /// What re-fitting did at one site.
 #[derive(Debug, Clone, serde::Serialize)]

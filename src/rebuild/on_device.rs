@@ -339,6 +339,7 @@ mod tests {
                 .unwrap();
             let dense = Dense {
                 subject: run.subject(),
+                pruned: &run.loaded.graph,
                 batches: &batches,
                 recording: &run.recording,
             };

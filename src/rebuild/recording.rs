@@ -2,7 +2,6 @@
 //! until layers are re-fitted: in memory, or beyond [`HELD`] bytes in a file without
 //! a name.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -13,20 +12,26 @@ use crate::tensor::{Data, Elem, Tensor};
 use crate::{Error, Result};
 
 /// Bytes that are held in memory.
-const HELD: usize = 1 << 26;
+const HELD: usize = 1 << 28;
 
 /// Values by batch.
 #[derive(Default)]
 pub struct Recording {
     values: BTreeSet<String>,
-    batches: Vec<BTreeMap<String, Place>>,
-    /// What is held in memory; empty once there is a file.
-    held: Vec<u8>,
+    batches: Vec<BTreeMap<String, Kept>>,
+    /// Bytes of what is in memory.
+    held: usize,
+    /// What does not fit there.
     file: Option<File>,
-    end: u64,
 }
 
-/// Where a tensor lies.
+/// Where a tensor is.
+enum Kept {
+    Held(Tensor),
+    Written(Place),
+}
+
+/// Where a tensor lies in the file.
 struct Place {
     start: u64,
     length: usize,
@@ -58,25 +63,37 @@ impl Recording {
     /// # Errors
     /// A tensor that is not of floats.
     pub fn push(&mut self, tensors: &[&Tensor]) -> Result<()> {
-        let values: Vec<String> = self.values().cloned().collect();
         let mut batch = BTreeMap::new();
-        for (value, tensor) in values.into_iter().zip(tensors) {
-            let bytes = bytes(tensor)
-                .ok_or_else(|| Error::engine(format!("a layer's output is {:?}", tensor.elem())))?;
-            let start = self.write(&bytes);
-            let (shape, elem) = (tensor.shape.clone(), tensor.elem());
-            batch.insert(
-                value,
-                Place {
-                    start,
-                    length: bytes.len(),
-                    shape,
-                    elem,
-                },
-            );
+        for (value, tensor) in self.values.iter().zip(tensors) {
+            if !matches!(tensor.data, Data::F32(_) | Data::F16(_) | Data::BF16(_)) {
+                return Err(Error::engine(format!("a layer's output is {:?}", tensor.elem())));
+            }
+            self.held += tensor.len() * tensor.elem().size();
+            batch.insert(value.clone(), Kept::Held(Tensor::clone(tensor)));
         }
         self.batches.push(batch);
+        if self.held > HELD || self.file.is_some() {
+            self.spill();
+        }
         Ok(())
+    }
+
+    /// Writes what is in memory to the file. What cannot be written stays.
+    fn spill(&mut self) {
+        if self.file.is_none() {
+            self.file = tempfile::tempfile().ok();
+        }
+        let Some(file) = &mut self.file else { return };
+        for kept in self.batches.iter_mut().flat_map(BTreeMap::values_mut) {
+            let Kept::Held(tensor) = kept else { continue };
+            match write(file, tensor) {
+                Some(place) => {
+                    self.held = self.held.saturating_sub(place.length);
+                    *kept = Kept::Written(place);
+                }
+                None => return,
+            }
+        }
     }
 
     /// A value of a batch; `None` where it was not recorded.
@@ -84,19 +101,17 @@ impl Recording {
     /// # Errors
     /// The file's.
     pub fn get(&self, batch: usize, value: &str) -> Result<Option<Tensor>> {
-        let Some(place) = self.batches.get(batch).and_then(|b| b.get(value)) else {
-            return Ok(None);
+        let place = match self.batches.get(batch).and_then(|b| b.get(value)) {
+            None => return Ok(None),
+            Some(Kept::Held(tensor)) => return Ok(Some(tensor.clone())),
+            Some(Kept::Written(place)) => place,
         };
-        let data: Cow<[u8]> = match &self.file {
-            Some(file) => read(file, place)
-                .map_err(|e| Error::io("cannot read what was kept in", &std::env::temp_dir(), e))?
-                .into(),
-            None => {
-                let start = usize::try_from(place.start).unwrap_or(usize::MAX);
-                let held = self.held.get(start..).and_then(|h| h.get(..place.length));
-                held.unwrap_or_default().into()
-            }
-        };
+        let io = |e| Error::io("cannot read what was kept in", &std::env::temp_dir(), e);
+        let file = self
+            .file
+            .as_ref()
+            .ok_or_else(|| io(std::io::ErrorKind::NotFound.into()))?;
+        let data = read(file, place).map_err(io)?;
         let data = match place.elem {
             Elem::F16 => Data::F16(numbers(&data, f16::from_le_bytes)),
             Elem::BF16 => Data::BF16(numbers(&data, bf16::from_le_bytes)),
@@ -104,38 +119,19 @@ impl Recording {
         };
         Ok(Some(Tensor::new(place.shape.clone(), data)))
     }
+}
 
-    /// Appends bytes and returns where they start. A file that cannot be made or
-    /// written leaves all of it in memory.
-    fn write(&mut self, bytes: &[u8]) -> u64 {
-        let start = self.end;
-        self.end += bytes.len() as u64;
-        if let Some(file) = &mut self.file {
-            if file.write_all(bytes).is_ok() {
-                return start;
-            }
-            let mut all = Vec::new();
-            let back = file
-                .seek(SeekFrom::Start(0))
-                .and_then(|_| file.take(start).read_to_end(&mut all));
-            self.file = None;
-            if back.is_ok() {
-                self.held = all;
-            }
-        }
-        self.held.extend(bytes);
-        if self.held.len() > HELD && start < HELD as u64 {
-            let file = tempfile::tempfile().and_then(|mut file| {
-                file.write_all(&self.held)?;
-                Ok(file)
-            });
-            if let Ok(file) = file {
-                self.file = Some(file);
-                self.held = Vec::new();
-            }
-        }
-        start
-    }
+/// Appends a tensor; `None` where that failed.
+fn write(file: &mut File, tensor: &Tensor) -> Option<Place> {
+    let bytes = bytes(tensor)?;
+    let start = file.seek(SeekFrom::End(0)).ok()?;
+    file.write_all(&bytes).ok()?;
+    Some(Place {
+        start,
+        length: bytes.len(),
+        shape: tensor.shape.clone(),
+        elem: tensor.elem(),
+    })
 }
 
 fn read(mut file: &File, place: &Place) -> std::io::Result<Vec<u8>> {
@@ -177,15 +173,15 @@ mod tests {
             Tensor::f32([n / 2, 2], data)
         };
         // The third batch passes what is held.
-        let sizes = [4, 10, HELD / 8, 6];
+        let sizes = [4, 10, HELD / 4, 6];
         for (k, n) in sizes.into_iter().enumerate() {
             let second = Tensor::new(vec![2], Data::F16(vec![f16::from_f32(k as f32), f16::ONE]));
-            recording.push(&[&tensor(k, n), &second]).unwrap();
-            assert_eq!(recording.file.is_some(), recording.end > HELD as u64);
+            recording.push(&[&second, &tensor(k, n)]).unwrap();
+            assert_eq!(recording.file.is_some(), k >= 2);
         }
         for (k, n) in sizes.into_iter().enumerate() {
-            assert_eq!(recording.get(k, "a").unwrap(), Some(tensor(k, n)));
-            let second = recording.get(k, "c").unwrap().unwrap();
+            assert_eq!(recording.get(k, "c").unwrap(), Some(tensor(k, n)));
+            let second = recording.get(k, "a").unwrap().unwrap();
             assert_eq!(second.to_f32(), [k as f32, 1.0]);
         }
         assert_eq!(recording.get(0, "b").unwrap(), None);

@@ -21,12 +21,11 @@ use super::recording::Recording;
 use super::ridges::fit;
 use super::stops::{Stop, plan};
 use super::sums::{sums, wanted};
-use crate::calibrate::{Batch, ROWS, Samples, Statistics, batches, input_specs};
+use crate::calibrate::{Batch, ROWS, Samples, batches, input_specs};
 use crate::graph::ValueId;
 use crate::importance::Weights;
 use crate::probe::Subject;
 use crate::progress::Progress;
-use crate::runtime::Engine;
 use crate::segment::{Boundary, Cut, Runner, Stream, piece, with_constants};
 use crate::tensor::{Feeds, Tensor};
 use crate::{Result, ResultExt};
@@ -35,9 +34,11 @@ use crate::{Result, ResultExt};
 /// this fraction of their variance.
 const DRIFT: f64 = 0.04;
 
-/// Re-fits every pruned site, sequentially where that is better than the local
-/// fit of `local` on `statistics`; these are without the samples that choose the ridge,
-/// which `is_guard` tells by index; `recording` has the [`targets`](super::targets) of
+/// Re-fits every pruned site of `local`, sequentially where that is better than the
+/// local fit among `priors` (per chosen group and part of it; these are made without the
+/// samples that choose the ridge, which `is_guard` tells by index). The model may be
+/// sliced already, with masks that keep all units of what was pruned; `dense` is the one
+/// that is not pruned, and `recording` has the [`targets`](super::targets) of
 /// the batches of [`ROWS`] rows; `others` asks for the layers that keep all their
 /// inputs too.
 ///
@@ -45,9 +46,9 @@ const DRIFT: f64 = 0.04;
 /// The engine's, an interrupt.
 #[allow(clippy::too_many_arguments)]
 pub fn sequential(
-    engine: &dyn Engine,
+    dense: Subject,
     local: Local,
-    statistics: &Statistics,
+    priors: Vec<Vec<Fit>>,
     positions: &Weights,
     samples: &Samples,
     recording: &Recording,
@@ -64,6 +65,7 @@ pub fn sequential(
         mask,
         ..
     } = local;
+    let engine = dense.engine;
     let subject = Subject {
         engine,
         model,
@@ -71,14 +73,15 @@ pub fn sequential(
         analysis,
     };
     let mut fits = Fits {
-        local: local.fits(statistics)?,
+        local: priors,
         others: Vec::new(),
     };
     let halts = plan(subject, chosen, mask, positions, others)?;
     let mut fed = Feeds::new();
     let batches: Vec<Batch> = batches(samples, &input_specs(model)?, ROWS)?.collect::<Result<_>>()?;
     let dense = Dense {
-        subject,
+        subject: dense,
+        pruned: graph,
         batches: &batches,
         recording,
     };

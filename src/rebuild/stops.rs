@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::part::{Part, parts};
+use super::recording::Recording;
 use super::weights;
 use crate::Result;
 use crate::axes::{Analysis, Kind, Sink};
@@ -209,6 +210,21 @@ pub fn targets(subject: Subject, chosen: &[Chosen]) -> BTreeSet<ValueId> {
     sinks
         .filter_map(|(site, sink)| residual(graph, analysis, sink, site)?.sum)
         .collect()
+}
+
+/// Whether the results of the residual additions of all pruned sites are recorded: then
+/// nothing else of the dense model is needed that has its pruned axes.
+pub fn are_recorded(subject: Subject, chosen: &[Chosen], mask: &Mask, recording: &Recording) -> bool {
+    let Subject { graph, analysis, .. } = subject;
+    let pruned = chosen.iter().filter(|c| mask.kept.contains_key(&c.group));
+    let mut sites = pruned.flat_map(|c| {
+        let own = &analysis.groups[c.group].sinks;
+        c.sites.iter().map(|site| (site, own.get(site.sink)))
+    });
+    sites.all(|(site, sink)| {
+        let sum = sink.and_then(|sink| residual(graph, analysis, sink, site)?.sum);
+        sum.is_some_and(|sum| recording.holds(&graph.value(sum).name))
+    })
 }
 
 /// The addition that the output of a site's sink goes into, where nothing but biases
