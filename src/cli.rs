@@ -111,7 +111,8 @@ pub struct PruneArgs {
     /// run wrote).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["flops", "max_drop"])]
     pub mask: Option<PathBuf>,
-    /// Write the mask (.json, .npz).
+    /// Write the mask (.json, .npz). Heads then keep all their channels, of which a mask
+    /// says nothing.
     #[arg(long, value_name = "FILE")]
     pub export_mask: Option<PathBuf>,
     /// Graph outputs that count when damage is measured; all when not given.

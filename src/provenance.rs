@@ -22,6 +22,8 @@ const TOOL: &str = "onnx_prune.tool";
 const INPUT: &str = "onnx_prune.input_sha256";
 const OPTIONS: &str = "onnx_prune.options";
 const MASK: &str = "onnx_prune.mask";
+/// The option that says which heads have fewer channels.
+pub const NARROWED: &str = "narrowed";
 
 /// The name of this program and its version.
 pub fn tool() -> String {
@@ -100,7 +102,7 @@ pub fn of_file(path: &Path) -> Result<Provenance> {
 }
 
 /// What to tell about a mask taken from the pruned model at `path` for a model with
-/// this hash: nothing where it was made for that one, or is no model.
+/// this hash: nothing where it was made for that one and says all, or is no model.
 ///
 /// # Errors
 /// As [`of_file`].
@@ -108,10 +110,19 @@ pub fn of_another(path: &Path, input_sha256: &str) -> Result<Option<String>> {
     if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
         return Ok(None);
     }
-    let other = of_file(path)?.input_sha256;
-    Ok((other != input_sha256).then(|| {
-        format!(
+    let own = of_file(path)?;
+    let other = own.input_sha256;
+    if other != input_sha256 {
+        return Ok(Some(format!(
             "the mask of {} was made for another file of these groups (SHA-256 {other})",
+            path.display()
+        )));
+    }
+    let options: serde_json::Value = serde_json::from_str(&own.options).unwrap_or_default();
+    let narrowed = options[NARROWED].as_array().is_some_and(|told| !told.is_empty());
+    Ok(narrowed.then(|| {
+        format!(
+            "heads of {} have fewer channels, of which its mask says nothing: they keep all of them here",
             path.display()
         )
     }))

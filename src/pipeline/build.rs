@@ -137,10 +137,13 @@ impl Run<'_> {
         let (mut sliced, passes) = self.last_passes(sliced, &few, &interface, &mut equality)?;
         self.clock.lap("equality");
         self.loaded.notes.extend(note);
+        let mut options = described(self.options, self.asked);
+        let channels = serde_json::to_value(self.told(allocation)).unwrap_or_default();
+        options.insert(provenance::NARROWED.into(), channels);
         provenance::stamp(
             &mut sliced,
             &self.sha256,
-            &described(self.options, self.asked),
+            &options,
             &self.loaded.analysis,
             &allocation.mask,
         )?;

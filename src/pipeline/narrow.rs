@@ -28,13 +28,15 @@ pub(super) struct Narrow {
 }
 
 impl Run<'_> {
-    /// Whether channels may go.
+    /// Whether channels may go. A mask that is exported says nothing of them, and is to
+    /// make the same model again.
     pub(super) fn narrows(&self) -> bool {
         let fits = matches!(
             self.options.reconstruction(),
             Reconstruct::Sequential | Reconstruct::Local
         );
-        self.options.narrow && fits && self.options.method == Method::Obs && self.closed.is_none()
+        let told = self.options.export_mask.is_none();
+        self.options.narrow && told && fits && self.options.method == Method::Obs && self.closed.is_none()
     }
 
     /// Finds what can be narrowed.
