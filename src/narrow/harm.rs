@@ -93,6 +93,15 @@ impl Narrower {
     }
 }
 
+impl Narrower {
+    /// Raises the harm of each turn to what `least` says of its group of heads.
+    pub fn bound_harm(&mut self, least: impl Fn(usize) -> f64) {
+        for turn in &mut self.turns {
+            turn.harm = turn.harm.max(least(turn.at));
+        }
+    }
+}
+
 /// `tr(W^T G W)`.
 pub(super) fn energy(gram: &Mat<f64>, weight: &Mat<f64>) -> f64 {
     let read = linalg::product(gram.as_ref(), weight.as_ref());

@@ -2,17 +2,21 @@
 
 use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
 use super::split::spread;
-use crate::budget::{Allocation, Cost};
+use crate::budget::{Allocation, Cost, Ranking};
 use crate::calibrate::Samples;
 use crate::mask::Mask;
 use crate::narrow::{Narrowed, Narrower, Narrowing, Open, Told};
 use crate::options::{Method, Reconstruct};
 use crate::probe::Probe;
+use crate::rank::removed;
 use crate::runtime::Engine as _;
 use crate::{Error, Result};
 
 /// Samples that queries and keys are watched on.
 pub(super) const SAMPLES: usize = 32;
+/// The harm of channels is at least this fraction of what an equal error does when heads
+/// go, which more samples have measured.
+const LEAST: f64 = 0.3;
 /// How often the price is asked for again once channels are gone.
 const ROUNDS: usize = 4;
 /// The change of a budget by which its price is told.
@@ -39,10 +43,11 @@ impl Run<'_> {
         self.options.narrow && told && fits && self.options.method == Method::Obs && self.closed.is_none()
     }
 
-    /// Finds what can be narrowed.
-    pub(super) fn find_narrow(&mut self) -> Result<()> {
+    /// Finds what can be narrowed; `local` are the errors at the sinks of the chosen
+    /// groups, by which their measured damage is put in relation.
+    pub(super) fn find_narrow(&mut self, local: &[Option<Vec<f64>>]) -> Result<()> {
         let few = spread(&self.samples, SAMPLES);
-        let found = self.narrower(&few);
+        let found = self.narrower(&few, local);
         let found = self.or_without(
             found,
             "what fewer channels inside heads do",
@@ -68,7 +73,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn narrower(&self, few: &Samples) -> Result<Option<Narrower>> {
+    fn narrower(&self, few: &Samples, local: &[Option<Vec<f64>>]) -> Result<Option<Narrower>> {
         let cuda = self.engine.info().device.starts_with("cuda");
         let (subject, statistics, options) = (self.subject(), &self.statistics, self.options);
         let found = Narrower::find(
@@ -86,7 +91,26 @@ impl Run<'_> {
         };
         let mut probe = Probe::new(subject, few, &self.outputs(), self.cancelled)?;
         narrower.measure_harm(subject, &mut probe, &self.chosen, statistics, options)?;
+        narrower.bound_harm(|at| LEAST * self.harm_of_heads(at, local));
         Ok(Some(narrower))
+    }
+
+    /// What an error of 1 at the sink of a chosen group does to the outputs, from the
+    /// first level of it that was measured; 0 where that is not known.
+    fn harm_of_heads(&self, at: usize, local: &[Option<Vec<f64>>]) -> f64 {
+        let (Some(c), Some(Some(local))) = (self.chosen.get(at), local.get(at)) else {
+            return 0.0;
+        };
+        let Some(Ranking::Curve(measured)) = self.ranked.rankings.get(at) else {
+            return 0.0;
+        };
+        let units = self.loaded.analysis.groups[c.group].units;
+        let level = removed(self.options.effort.levels(), units, c.least);
+        let near = |level: &usize| Some((*local.get(*level)?, *measured.error.get(*level)?));
+        match level.first().and_then(near) {
+            Some((error, damage)) if error > 0.0 && damage > 0.0 => damage / error,
+            _ => 0.0,
+        }
     }
 
     /// Multiply-accumulates of one channel of a turn.

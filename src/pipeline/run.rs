@@ -355,6 +355,14 @@ impl<'a> Run<'a> {
         )?;
         self.clock.lap("ranking");
         if self.measures() {
+            let errors = |ranking: &Ranking| match ranking {
+                Ranking::Curve(curve) => Some(curve.error.clone()),
+                _ => None,
+            };
+            let local: Vec<Option<Vec<f64>>> = match self.narrows() {
+                true => self.ranked.rankings.iter().map(errors).collect(),
+                false => Vec::new(),
+            };
             let levels = self.options.effort.levels().len();
             let count = self.probed(self.options.probe, levels, DAMAGE_PASSES, PROBE_SAMPLES);
             let few = spread(&self.samples, count);
@@ -383,7 +391,7 @@ impl<'a> Run<'a> {
             }
             self.clock.lap("damage");
             if self.measured && self.narrows() {
-                self.find_narrow()?;
+                self.find_narrow(&local)?;
                 self.clock.lap("channels");
             }
         }
