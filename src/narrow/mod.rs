@@ -164,8 +164,9 @@ fn index_of(analysis: &Analysis, name: &str, kind: Kind, units: usize) -> Option
 }
 
 impl Narrower {
-    /// Finds what can be narrowed and measures it on a few samples; `None` where there is
-    /// nothing.
+    /// Finds what can be narrowed; `None` where there is nothing. The bases of queries and
+    /// keys are those of `many` samples, what fewer channels of them do is measured on a
+    /// `few`.
     ///
     /// # Errors
     /// The engine's, an interrupt.
@@ -175,7 +176,8 @@ impl Narrower {
         chosen: &[Chosen],
         statistics: &Statistics,
         weights: &Weights,
-        samples: &Samples,
+        many: &Samples,
+        few: &Samples,
         options: &Options,
         cuda: bool,
         cancelled: &AtomicBool,
@@ -226,7 +228,7 @@ impl Narrower {
             chosen,
             statistics,
             weights,
-            samples,
+            [many, few],
             &of_queries,
             cancelled,
         )?;
@@ -434,7 +436,7 @@ fn queries(
     chosen: &[Chosen],
     statistics: &Statistics,
     weights: &Weights,
-    samples: &Samples,
+    [many, few]: [&Samples; 2],
     found: &[&(usize, Channels, FactorId)],
     cancelled: &AtomicBool,
 ) -> Result<Vec<Option<Measured>>> {
@@ -466,7 +468,7 @@ fn queries(
         subject,
         &open.analysis,
         &all().collect::<Vec<_>>(),
-        samples,
+        many,
         cancelled,
     )?;
     let half = |channels: &Channels| channels.count / 2;
@@ -479,7 +481,7 @@ fn queries(
             (block, projections.collect())
         })
         .collect();
-    let mut differences = measure::differences(subject, &projected, weights, samples, cancelled)?;
+    let mut differences = measure::differences(subject, &projected, weights, few, cancelled)?;
     let mut out = Vec::new();
     for (((at, channels, _), block), pairs) in found.iter().zip(all()).zip(bases) {
         let difference = differences.remove(block.site);

@@ -12,8 +12,11 @@ use crate::rank::removed;
 use crate::runtime::Engine as _;
 use crate::{Error, Result};
 
-/// Samples that queries and keys are watched on.
-pub(super) const SAMPLES: usize = 32;
+/// Samples that the bases of queries and keys are made of: few positions (the first, the
+/// last) have keys of their own, and there are as many of these as samples.
+const MANY: usize = 96;
+/// Samples that harm is measured on.
+const SAMPLES: usize = 24;
 /// The harm of channels is at least this fraction of what an equal error does when heads
 /// go, which more samples have measured.
 const LEAST: f64 = 0.3;
@@ -81,6 +84,7 @@ impl Run<'_> {
             &self.chosen,
             statistics,
             &self.weights,
+            &spread(&self.samples, MANY),
             few,
             options,
             cuda,
