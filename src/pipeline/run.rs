@@ -36,7 +36,7 @@ pub(super) const EQUALITY_SAMPLES: usize = 8;
 /// Samples that the importance of positions is measured on, and the dense passes
 /// over all samples that this may cost.
 const POSITION_SAMPLES: RangeInclusive<usize> = 4..=24;
-const POSITION_PASSES: f64 = 0.25;
+const POSITION_PASSES: f64 = 0.16;
 /// The same for the damage that groups do.
 const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
 const DAMAGE_PASSES: f64 = 1.5;
