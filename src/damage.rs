@@ -60,8 +60,9 @@ pub fn measure(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Vec<Option<Curve>>> {
-    let levels_of = options.effort.levels();
-    progress.start("damage", (chosen.len() * levels_of.len()) as u64);
+    let levels_of = |c: &Chosen| options.effort.levels(subject.analysis.groups[c.group].kind);
+    let all: usize = chosen.iter().map(|c| levels_of(c).len()).sum();
+    progress.start("damage", all as u64);
     let mut curves: Vec<Option<Curve>> = (ranked.rankings.iter().cloned())
         .map(Ranking::into_curve)
         .collect();
@@ -69,7 +70,7 @@ pub fn measure(
     probe.each(chosen, |at, after| {
         unread[at] = false;
         let (c, Some(curve)) = (&chosen[at], &mut curves[at]) else {
-            progress.step(levels_of.len() as u64);
+            progress.step(levels_of(&chosen[at]).len() as u64);
             return Ok(());
         };
         let group = &subject.analysis.groups[c.group];
@@ -79,7 +80,7 @@ pub fn measure(
             .iter()
             .map(|part| pooled(&part.sites, statistics))
             .collect::<Result<Vec<_>>>()?;
-        let removed = removed(levels_of, group.units, c.least);
+        let removed = removed(levels_of(c), group.units, c.least);
         // What the elimination has left, or else a factor for each weight.
         let known = ranked.levels.get(at).map(Vec::as_slice).unwrap_or_default();
         let known = if known.len() == removed.len() { known } else { &[] };
@@ -105,7 +106,7 @@ pub fn measure(
             .collect::<Result<Vec<_>>>()
             .context(name)?;
         let mut points = vec![(0usize, 0.0f64)];
-        progress.step((levels_of.len() - removed.len()) as u64);
+        progress.step((levels_of(c).len() - removed.len()) as u64);
         for (level, &removed) in removed.iter().enumerate() {
             progress.step(1);
             let rows = c.units.kept_rows(&curve.kept(removed));

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::axes::Kind;
 use crate::budget::Align;
 use crate::calibrate::DataOptions;
 use crate::runtime::EngineOptions;
@@ -79,7 +80,7 @@ pub enum Target {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// Damage at three levels per group.
+    /// Damage at one level per group.
     #[default]
     Normal,
     /// Damage at eight levels, on three times the samples.
@@ -87,11 +88,12 @@ pub enum Effort {
 }
 
 impl Effort {
-    /// Fractions of a group's units that are removed to measure it.
-    pub fn levels(self) -> &'static [f64] {
-        match self {
-            Effort::Normal => &[0.5, 0.85],
-            Effort::High => &[0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1.0],
+    /// Fractions of a group's units that are removed to measure it ([`crate::damage`]).
+    pub fn levels(self, kind: Kind) -> &'static [f64] {
+        match (self, kind) {
+            (Effort::Normal, Kind::Neurons) => &[0.85],
+            (Effort::Normal, _) => &[0.5],
+            (Effort::High, _) => &[0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1.0],
         }
     }
 

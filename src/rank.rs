@@ -7,7 +7,7 @@ use crate::budget::Ranking;
 use crate::calibrate::{SiteStatistics, Statistics};
 use crate::graph::Graph;
 use crate::onnx::proto;
-use crate::options::{Method, Options};
+use crate::options::{Effort, Method, Options};
 use crate::score::obs::Level;
 use crate::score::{self, Site};
 use crate::sites::{Chosen, each, side_by_side};
@@ -43,7 +43,7 @@ pub fn removed(fractions: &[f64], units: usize, least: usize) -> Vec<usize> {
 }
 
 /// Ranks the units of every chosen group; of `obs`, the weights that are left when
-/// the `fractions` of its units are gone come with it.
+/// the fractions of its units are gone that `effort` asks for come with it.
 ///
 /// # Errors
 /// Statistics that are missing or not finite, a weight that is not a matrix.
@@ -54,7 +54,7 @@ pub fn rank(
     chosen: &[Chosen],
     statistics: &Statistics,
     options: &Options,
-    fractions: &[f64],
+    effort: Option<Effort>,
 ) -> Result<Ranked> {
     let mut ranked = Ranked {
         rankings: Vec::with_capacity(chosen.len()),
@@ -63,11 +63,12 @@ pub fn rank(
         notes: Vec::new(),
     };
     let mut heads_left = false;
-    let holding = holding(chosen, fractions);
+    let levels = |c: &Chosen| effort.map_or(&[][..], |e| e.levels(analysis.groups[c.group].kind));
+    let holding = holding(chosen, levels);
     let found = each(chosen, |c| {
         let group = &analysis.groups[c.group];
         let fractions = if holding.contains(&c.group) {
-            fractions
+            levels(c)
         } else {
             &[]
         };
@@ -104,14 +105,14 @@ pub fn rank(
 
 /// The groups whose weights at the levels are held: the first ones, as many as
 /// [`HELD`] bytes allow.
-fn holding(chosen: &[Chosen], fractions: &[f64]) -> BTreeSet<usize> {
-    let left: f64 = fractions.iter().map(|f| 1.0 - f).sum();
+fn holding<'f>(chosen: &[Chosen], levels: impl Fn(&Chosen) -> &'f [f64]) -> BTreeSet<usize> {
     let mut held = 0.0;
     let mut groups = BTreeSet::new();
     for c in chosen {
         let [site] = &c.sites[..] else {
             continue;
         };
+        let left: f64 = levels(c).iter().map(|f| 1.0 - f).sum();
         let entries = site.weight.as_ref().map_or(0, |w| w.rows * w.columns);
         held += left * (entries * size_of::<f64>()) as f64;
         if held <= HELD as f64 {

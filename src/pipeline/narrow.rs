@@ -108,8 +108,8 @@ impl Run<'_> {
         let Some(Ranking::Curve(measured)) = self.ranked.rankings.get(at) else {
             return 0.0;
         };
-        let units = self.loaded.analysis.groups[c.group].units;
-        let level = removed(self.options.effort.levels(), units, c.least);
+        let group = &self.loaded.analysis.groups[c.group];
+        let level = removed(self.options.effort.levels(group.kind), group.units, c.least);
         let near = |level: &usize| Some((*local.get(*level)?, *measured.error.get(*level)?));
         match level.first().and_then(near) {
             Some((error, damage)) if error > 0.0 && damage > 0.0 => damage / error,

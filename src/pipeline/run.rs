@@ -39,7 +39,7 @@ const POSITION_SAMPLES: RangeInclusive<usize> = 4..=24;
 const POSITION_PASSES: f64 = 0.16;
 /// The same for the damage that groups do.
 const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
-const DAMAGE_PASSES: f64 = 1.5;
+const DAMAGE_PASSES: f64 = 0.75;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// The exit code of an interrupt.
@@ -220,8 +220,8 @@ impl<'a> Run<'a> {
     }
 
     /// How many samples a measurement of all groups runs: `asked`, or as many as
-    /// make `passes` dense passes over all samples, within bounds. Every group runs
-    /// half of the network on average, once for each of its `changes`.
+    /// make `passes` dense passes over all samples, within bounds. Each of its `changes`
+    /// runs half of the network on average.
     fn probed(
         &self,
         asked: Option<usize>,
@@ -230,7 +230,7 @@ impl<'a> Run<'a> {
         bounds: RangeInclusive<usize>,
     ) -> usize {
         let count = asked.unwrap_or_else(|| {
-            let per_sample = 0.5 * (self.chosen.len() * changes) as f64;
+            let per_sample = 0.5 * changes as f64;
             let within = passes * self.samples.samples.len() as f64 / per_sample.max(1.0);
             (within as usize).clamp(*bounds.start(), *bounds.end())
         });
@@ -288,7 +288,8 @@ impl<'a> Run<'a> {
         if self.measures() {
             let most = *POSITION_SAMPLES.end();
             let asked = self.options.probe.map(|n| n.min(most));
-            let count = self.probed(asked, importance::CHANGES, POSITION_PASSES, POSITION_SAMPLES);
+            let changes = self.chosen.len() * importance::CHANGES;
+            let count = self.probed(asked, changes, POSITION_PASSES, POSITION_SAMPLES);
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
             let measured = importance::measure(self.subject(), &mut probe, &self.chosen, self.progress);
@@ -347,11 +348,7 @@ impl<'a> Run<'a> {
             &self.chosen,
             &self.statistics,
             self.options,
-            if self.measures() {
-                self.options.effort.levels()
-            } else {
-                &[]
-            },
+            self.measures().then_some(self.options.effort),
         )?;
         self.clock.lap("ranking");
         if self.measures() {
@@ -363,8 +360,12 @@ impl<'a> Run<'a> {
                 true => self.ranked.rankings.iter().map(errors).collect(),
                 false => Vec::new(),
             };
-            let levels = self.options.effort.levels().len();
-            let count = self.probed(self.options.probe, levels, DAMAGE_PASSES, PROBE_SAMPLES);
+            let levels = |c: &Chosen| {
+                let kind = self.loaded.analysis.groups[c.group].kind;
+                self.options.effort.levels(kind).len()
+            };
+            let changes: usize = self.chosen.iter().map(levels).sum();
+            let count = self.probed(self.options.probe, changes, DAMAGE_PASSES, PROBE_SAMPLES);
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
             let measured = damage::measure(

@@ -267,7 +267,7 @@ impl Analysed {
     /// Ranked, cut to half and re-fitted, where these statistics allow it.
     fn fitted(&self, statistics: &Statistics, options: &Options) -> Option<proto::ModelProto> {
         let (graph, analysis, chosen) = (&self.graph, &self.analysis, &self.chosen[..]);
-        let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options, &[0.5]).ok()?;
+        let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options, Some(Effort::Normal)).ok()?;
         let sizes = budget::Sizes {
             batch: 1,
             seq: 1,

@@ -304,7 +304,7 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
     };
     let _ = several::tie(&[file, file]);
     let none = Statistics::default();
-    let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options, &[0.5]) else {
+    let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options, Some(Effort::Normal)) else {
         return;
     };
     let cost = Cost::new(graph, analysis, &sizes());
