@@ -44,32 +44,35 @@ impl Run<'_> {
     /// # Errors
     /// The engine's; [`Error::Unmet`] when sliced and masked differ.
     pub fn build(&mut self, allocation: &Allocation) -> Result<Built> {
-        let narrowed = self.applied(&allocation.narrowing)?;
+        let mut narrowed = self.applied(&allocation.narrowing)?;
         // What belongs to the narrowed sites stands in for what was collected.
-        let mut others = narrowed
-            .as_ref()
-            .map_or_else(BTreeMap::new, |n| n.statistics.clone());
+        let own = narrowed.as_mut().map(|n| std::mem::take(&mut n.statistics));
+        let mut others = own.unwrap_or_default();
         swap(&mut self.statistics, &mut others);
-        let built = self.built(allocation, narrowed.as_ref());
+        let built = self.built(allocation, narrowed);
         swap(&mut self.statistics, &mut others);
         built
     }
 
-    fn built(&mut self, allocation: &Allocation, narrowed: Option<&Narrowed>) -> Result<Built> {
-        let own;
-        let (model, graph, analysis, chosen, mask) = match narrowed {
-            Some(n) => {
-                own = n.mask(&self.chosen, &allocation.mask);
-                (&n.model, &n.graph, &n.analysis, &n.chosen, &own)
+    fn built(&mut self, allocation: &Allocation, narrowed: Option<Narrowed>) -> Result<Built> {
+        let (own, mut fitted) = match narrowed {
+            Some(mut n) => {
+                let mask = n.mask(&self.chosen, &allocation.mask);
+                let model = std::mem::take(&mut n.model);
+                (Some((n, mask)), model)
             }
+            None => (None, self.loaded.model.clone()),
+        };
+        let (graph, analysis, chosen, mask) = match &own {
+            Some((n, mask)) => (&n.graph, &n.analysis, &n.chosen, mask),
             None => {
                 let l = &self.loaded;
-                (&l.model, &l.graph, &l.analysis, &self.chosen, &allocation.mask)
+                (&l.graph, &l.analysis, &self.chosen, &allocation.mask)
             }
         };
         let how = self.options.reconstruction();
         let local = rebuild::Local {
-            model,
+            model: &fitted,
             graph,
             analysis,
             chosen,
@@ -83,7 +86,7 @@ impl Run<'_> {
         let sequential = how == Reconstruct::Sequential && self.guarded;
         let subject = Subject {
             engine: &self.engine,
-            model,
+            model: &fitted,
             graph,
             analysis,
         };
@@ -99,7 +102,9 @@ impl Run<'_> {
         self.clock.lap("re-fitting");
         let told = |fits: &[Fit]| -> Vec<Fitted> { fits.iter().map(|f| f.told.clone()).collect() };
         let all: Vec<Fit> = fits.iter().flatten().cloned().collect();
-        let mut fitted = rebuild::apply(model, graph, &all)?;
+        for fit in &all {
+            fit.put(&mut fitted, graph)?;
+        }
         let mut wide = self.again(&fitted, analysis)?;
         let mut sliced = rewrite::prune(&fitted, &wide.0, &wide.1, mask)?;
         let mut told = told(&all);

@@ -1,7 +1,10 @@
 //! Channels inside heads in a run: what they cost, at which price they go.
 
+use std::ops::RangeInclusive;
+
 use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
 use super::split::spread;
+use crate::axes::Kind;
 use crate::budget::{Allocation, Cost, Ranking};
 use crate::calibrate::Samples;
 use crate::mask::Mask;
@@ -10,13 +13,17 @@ use crate::options::{Method, Reconstruct};
 use crate::probe::Probe;
 use crate::rank::removed;
 use crate::runtime::Engine as _;
+use crate::sites::Chosen;
 use crate::{Error, Result};
 
-/// Samples that the bases of queries and keys are made of: few positions (the first, the
-/// last) have keys of their own, and there are as many of these as samples.
-const MANY: usize = 96;
-/// Samples that harm is measured on.
-const SAMPLES: usize = 24;
+/// Samples that the bases of queries and keys are made of, and the dense passes over all
+/// samples that this may cost: some positions (the first, the last) have keys of their
+/// own, and there are as many of these as samples.
+const MANY: RangeInclusive<usize> = 16..=96;
+const BASIS_PASSES: f64 = 0.19;
+/// The same for the harm that a loss of channels does.
+const FEW: RangeInclusive<usize> = 8..=24;
+const HARM_PASSES: f64 = 0.3;
 /// The harm of channels is at least this fraction of what an equal error does when heads
 /// go, which more samples have measured.
 const LEAST: f64 = 0.3;
@@ -49,8 +56,12 @@ impl Run<'_> {
     /// Finds what can be narrowed; `local` are the errors at the sinks of the chosen
     /// groups, by which their measured damage is put in relation.
     pub(super) fn find_narrow(&mut self, local: &[Option<Vec<f64>>]) -> Result<()> {
-        let few = spread(&self.samples, SAMPLES);
-        let found = self.narrower(&few, local);
+        let heads = |c: &&Chosen| self.loaded.analysis.groups[c.group].kind == Kind::Heads;
+        let changes = 2 * self.chosen.iter().filter(heads).count();
+        let few = spread(&self.samples, self.probed(None, changes, HARM_PASSES, FEW));
+        // Half of a pass each.
+        let many = spread(&self.samples, self.probed(None, 2, BASIS_PASSES, MANY));
+        let found = self.narrower([&many, &few], local);
         let found = self.or_without(
             found,
             "what fewer channels inside heads do",
@@ -76,7 +87,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn narrower(&self, few: &Samples, local: &[Option<Vec<f64>>]) -> Result<Option<Narrower>> {
+    fn narrower(&self, [many, few]: [&Samples; 2], local: &[Option<Vec<f64>>]) -> Result<Option<Narrower>> {
         let cuda = self.engine.info().device.starts_with("cuda");
         let (subject, statistics, options) = (self.subject(), &self.statistics, self.options);
         let found = Narrower::find(
@@ -84,7 +95,7 @@ impl Run<'_> {
             &self.chosen,
             statistics,
             &self.weights,
-            &spread(&self.samples, MANY),
+            many,
             few,
             options,
             cuda,

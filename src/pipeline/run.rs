@@ -222,7 +222,7 @@ impl<'a> Run<'a> {
     /// How many samples a measurement of all groups runs: `asked`, or as many as
     /// make `passes` dense passes over all samples, within bounds. Each of its `changes`
     /// runs half of the network on average.
-    fn probed(
+    pub(super) fn probed(
         &self,
         asked: Option<usize>,
         changes: usize,
