@@ -19,10 +19,10 @@ use crate::{Error, Result};
 /// Samples that the bases of queries and keys are made of, and the dense passes over all
 /// samples that this may cost: some positions (the first, the last) have keys of their
 /// own, and there are as many of these as samples.
-const MANY: RangeInclusive<usize> = 16..=96;
-const BASIS_PASSES: f64 = 0.19;
+const MANY: RangeInclusive<usize> = 16..=64;
+const BASIS_PASSES: f64 = 0.13;
 /// The same for the harm that a loss of channels does.
-const FEW: RangeInclusive<usize> = 8..=24;
+const FEW: RangeInclusive<usize> = 8..=21;
 const HARM_PASSES: f64 = 0.3;
 /// The harm of channels is at least this fraction of what an equal error does when heads
 /// go, which more samples have measured.
