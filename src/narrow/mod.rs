@@ -20,6 +20,26 @@
 //! the budget is met: [`Narrower::at_price`]. The error at the output projection is known
 //! for every number of them, from the statistics for values and from two passes over a few
 //! samples for queries; what it does to the outputs is measured for half of them.
+//!
+//! # What it brings
+//!
+//! On a six-layer BERT for SST-2 (512 texts, 60% and 50% of the multiply-accumulates, means
+//! of five draws, divergence on the 872 test sentences and, at 60%, agreement):
+//!
+//! | | 60% | 50% | agreement |
+//! |---|---|---|---|
+//! | without | 0.0067 | 0.0138 | 97.7% |
+//! | harm taken from the heads' own | 0.0056 | 0.0120 | 98.0% |
+//! | the same, four times as much for queries | 0.0054 | 0.0107 | 98.0% |
+//! | harm measured, bases of 16 samples | 0.0074 | 0.0154 | 98.0% |
+//! | of 24 | 0.0048 | 0.0108 | 98.4% |
+//! | of 96, harm on 24 | 0.0048 | 0.0097 | 98.5% |
+//! | of 512, harm on 24 | 0.0046 | 0.0098 | 98.6% |
+//! | of 64, harm on 21, one level of damage (the default) | 0.0043 | 0.0094 | 98.6% |
+//!
+//! Errors of queries do up to four times the harm that equal errors of removed heads do,
+//! since no re-fit of the output projection takes them up: so harm is measured. It is never
+//! taken to be below three tenths of that of heads.
 
 mod apply;
 mod basis;
