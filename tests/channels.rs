@@ -19,7 +19,7 @@ use onnx_prune::tensor::Feeds;
 use onnx_prune::{axes, graph, onnx, verify};
 use serde_json::Value;
 
-const NEVER: AtomicBool = AtomicBool::new(false);
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// A model with what narrowing asks for.
 struct Case {

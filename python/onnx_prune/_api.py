@@ -103,6 +103,7 @@ def prune(
     ort_lib: Optional[Path] = None,
     external_data: bool = False,
     lossless: bool = True,
+    narrow: bool = True,
     fold_constant: bool = False,
     dry_run: bool = False,
     timing: bool = True,
@@ -125,7 +126,7 @@ def prune(
     line.each("exclude", exclude)
     line.each("outputs", outputs)
     line.flags(change_interface=change_interface, uniform_kv=uniform_kv, external_data=external_data)
-    line.flags(no_lossless=not lossless, fold_constant=fold_constant)
+    line.flags(no_lossless=not lossless, no_narrow=not narrow, fold_constant=fold_constant)
     line.flags(dry_run=dry_run, no_timing=not timing, no_join=not join)
     line.engine(engine, device, threads, ort_lib)
     with as_paths(data) as paths:

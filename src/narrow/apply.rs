@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use faer::Mat;
 
-use super::{How, Narrower, Narrowing, read, side_bases, turn};
+use super::read::read;
+use super::{How, Narrower, Narrowing, side_bases, turn};
 use crate::axes::{Analysis, analyse, analyse_open};
 use crate::calibrate::{Samples, SiteStatistics, Statistics};
 use crate::graph::{self, Graph};

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
-use super::{How, Narrower, read, turn};
+use super::read::read;
+use super::{How, Narrower, turn};
 use crate::calibrate::SiteStatistics;
 use crate::damage::damage;
 use crate::linalg;

@@ -4,6 +4,7 @@
 //! ```text
 //! channels   which constants make the channels of a block and read them
 //! basis      the basis of each head
+//! read       a block's output projection with its statistics
 //! measure    what fewer channels of queries and keys do to the block's output
 //! harm       what such an error does to the model's outputs
 //! turn       constants and statistics in another basis
@@ -46,6 +47,7 @@ mod basis;
 mod channels;
 mod harm;
 mod measure;
+mod read;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -55,9 +57,9 @@ pub use apply::Narrowed;
 pub use channels::What;
 
 use channels::{Blocks, Channels, Side, find};
-use faer::Mat;
 use harm::Difference;
 use measure::Block;
+use read::read;
 use turn::Bases;
 
 use crate::axes::{Analysis, FactorId, Kind, analyse_open};
@@ -67,9 +69,7 @@ use crate::importance::Weights;
 use crate::mask::Mask;
 use crate::options::Options;
 use crate::probe::Subject;
-use crate::rank::pooled;
-use crate::rebuild::parts;
-use crate::score::{self, Site, Units};
+use crate::score;
 use crate::sites::Chosen;
 use crate::{Result, axes, linalg};
 
@@ -107,6 +107,16 @@ pub struct Told {
     pub after: usize,
     /// Relative squared error that this makes at the output projection.
     pub error: f64,
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let of = match self.channels {
+            What::Values => "values",
+            What::QueriesAndKeys => "queries and keys",
+        };
+        write!(f, "{} of {} for {of} in {}", self.after, self.before, self.group)
+    }
 }
 
 /// One set of channels that can be turned, and what their loss does.
@@ -339,72 +349,6 @@ fn levels(count: usize, cuda: bool) -> Vec<usize> {
     match count.is_multiple_of(step) {
         true => (step..count).step_by(step).collect(),
         false => Vec::new(),
-    }
-}
-
-/// The weight of a block's output projection with what its statistics say of its input.
-struct Read {
-    weight: Mat<f64>,
-    sigma: Mat<f64>,
-    mean: Vec<f64>,
-    tokens: f64,
-    with_bias: bool,
-}
-
-fn read(subject: Subject, c: &Chosen, statistics: &Statistics) -> Result<Option<Read>> {
-    let parts = parts(subject.model, subject.graph, &c.sites)?;
-    let [part] = &parts[..] else { return Ok(None) };
-    if !part.is_single(subject.graph) {
-        return Ok(None);
-    }
-    let pooled = pooled(&part.sites, statistics)?;
-    let with_bias = part.has_bias();
-    Ok(Some(Read {
-        weight: part.matrix.clone(),
-        sigma: match with_bias {
-            true => pooled.covariance(),
-            false => pooled.gram(),
-        },
-        mean: match with_bias {
-            true => pooled.mean(),
-            false => vec![0.0; pooled.width()],
-        },
-        tokens: pooled.total(),
-        with_bias,
-    }))
-}
-
-impl Read {
-    /// The same in other bases of the heads.
-    fn turned(&self, rows: &Blocks, bases: &Bases) -> Self {
-        let weight = turn::columns(&self.weight.transpose().to_owned(), rows, bases);
-        let half = turn::columns(&self.sigma, rows, bases);
-        let mean = Mat::from_fn(1, self.mean.len(), |_, j| self.mean[j]);
-        let mean = turn::columns(&mean, rows, bases);
-        Self {
-            weight: weight.transpose().to_owned(),
-            sigma: turn::columns(&half.transpose().to_owned(), rows, bases),
-            mean: mean.row(0).iter().copied().collect(),
-            ..*self
-        }
-    }
-
-    /// As the numerics see it, the channels as its units.
-    fn site(&self, rows: &Blocks, count: usize) -> Site<'_> {
-        let of = |channel: usize| {
-            rows.values()
-                .flatten()
-                .filter_map(move |run| run.get(channel).copied())
-        };
-        Site {
-            sigma: &self.sigma,
-            mean: &self.mean,
-            tokens: self.tokens,
-            weight: &self.weight,
-            units: Units {
-                rows: (0..count).map(|channel| of(channel).collect()).collect(),
-            },
-        }
     }
 }
 

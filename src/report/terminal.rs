@@ -4,7 +4,6 @@ use super::layers::{Layer, kept_of, layers};
 use super::style::{Ink, Style};
 use super::{GroupReport, Report};
 use crate::axes::Kind;
-use crate::narrow::What;
 
 /// Most layers that get a line each; of more, each gets a column.
 const LINES: usize = 14;
@@ -234,14 +233,7 @@ impl Page {
             }
         }
         for told in &report.narrowed {
-            let of = match told.channels {
-                What::Values => "values",
-                What::QueriesAndKeys => "queries and keys",
-            };
-            self.line(format!(
-                "  channels          {} of {} for {of} in {}",
-                told.after, told.before, told.group
-            ));
+            self.line(format!("  channels          {told}"));
         }
         let kernels = match &report.kernels {
             Some(k) if k.more.is_empty() => "the runtime fuses the pruned model like the dense one".into(),

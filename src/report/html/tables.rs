@@ -112,6 +112,12 @@ pub(super) fn sizes(r: &Report) -> Markup {
                     }
                 } }
             }
+            @if !r.narrowed.is_empty() {
+                p.cap style="margin-top:10px" {
+                    "Channels that are left inside heads: "
+                    (r.narrowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")) "."
+                }
+            }
             @for pass in &r.lossless {
                 p.cap style="margin-top:10px" { "The same outputs for less work: " (pass.what) "." }
             }
