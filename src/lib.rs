@@ -38,8 +38,8 @@
 //!                      score ──> damage ──> budget ── a mask
 //!                                              │
 //!                                              ▼
-//!                     rebuild ──> rewrite ──> verify ──> small.onnx
-//!                  (new weights)  (sliced)  (= masked)     report
+//!          narrow ──> rewrite ──> rebuild ──> verify ──> small.onnx
+//!        (channels)  (sliced)  (new weights) (= masked)    report
 //! ```
 //!
 //! Data flows one way, one stage per module; a stage imports only what stands
@@ -56,6 +56,7 @@
 //! damage      what an error at a site does to the outputs
 //! lossless    the same outputs for less work
 //! budget      cost model + allocation -> mask
+//! narrow      fewer channels inside heads
 //! latency     what each level of each group costs in time, measured
 //! rewrite     slice constants, mend shapes, drop dead sublayers
 //! rebuild     re-fitted weights go into the pruned model

@@ -29,8 +29,7 @@ use crate::budget::{self, Allocation, Budget, Cost, Even, Item, Ranking, UnitPri
 use crate::calibrate::{SiteStatistics, Statistics};
 use crate::disjoint::Disjoint;
 use crate::graph::{Graph, ValueId, ancestors};
-use crate::mask::Mask;
-use crate::narrow::Narrowing;
+use crate::mask::{Mask, Narrowing};
 use crate::onnx::{self, proto};
 use crate::rebuild::weights;
 use crate::score::Curve;

@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use onnx_prune::calibrate::{self, DataOptions, Samples, Statistics};
 use onnx_prune::importance::Weights;
-use onnx_prune::narrow::{Narrower, Narrowing, What};
+use onnx_prune::mask::Narrowing;
+use onnx_prune::narrow::{Narrower, What};
 use onnx_prune::options::Options;
 use onnx_prune::probe::Subject;
 use onnx_prune::progress::Quiet;

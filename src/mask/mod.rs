@@ -15,6 +15,21 @@ pub struct Mask {
     pub kept: BTreeMap<usize, Vec<bool>>,
 }
 
+/// How many channels stay, for some of the turns of a
+/// [`Narrower`](crate::narrow::Narrower) by index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Narrowing {
+    /// The turn and the number of channels, ascending.
+    pub kept: Vec<(usize, usize)>,
+}
+
+impl Narrowing {
+    /// Whether all channels stay.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+}
+
 impl Mask {
     /// Number of units of a group that stay.
     pub fn count(&self, analysis: &Analysis, group: usize) -> usize {

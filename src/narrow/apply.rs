@@ -6,11 +6,11 @@ use std::sync::atomic::AtomicBool;
 use faer::Mat;
 
 use super::read::read;
-use super::{How, Narrower, Narrowing, side_bases, turn};
+use super::{How, Narrower, side_bases, turn};
 use crate::axes::{Analysis, analyse, analyse_open};
 use crate::calibrate::{Samples, SiteStatistics, Statistics};
 use crate::graph::{self, Graph};
-use crate::mask::Mask;
+use crate::mask::{Mask, Narrowing};
 use crate::onnx::proto;
 use crate::options::Options;
 use crate::probe::Subject;

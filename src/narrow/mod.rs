@@ -59,6 +59,7 @@ pub use channels::What;
 use channels::{Blocks, Channels, Side, find};
 use harm::Difference;
 use measure::Block;
+use rayon::prelude::*;
 use read::read;
 use turn::Bases;
 
@@ -66,7 +67,7 @@ use crate::axes::{Analysis, FactorId, Kind, analyse_open};
 use crate::calibrate::{Samples, Statistics};
 use crate::graph::Graph;
 use crate::importance::Weights;
-use crate::mask::Mask;
+use crate::mask::{Mask, Narrowing};
 use crate::options::Options;
 use crate::probe::Subject;
 use crate::score;
@@ -79,20 +80,6 @@ const LEAST_STEP: usize = 4;
 const CUDA_STEP: usize = 8;
 /// Steps from all channels to none.
 const STEPS: usize = 8;
-
-/// How many channels stay, for some of the turns of a [`Narrower`] by index.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Narrowing {
-    /// The turn and the number of channels, ascending.
-    pub kept: Vec<(usize, usize)>,
-}
-
-impl Narrowing {
-    /// Whether all channels stay.
-    pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
-    }
-}
 
 /// What a narrowing did to one block.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -226,18 +213,24 @@ impl Narrower {
             let wide = own.into_iter().filter(|c| !levels(c.count, cuda).is_empty());
             found.extend(wide.map(|c| (at, c, heads.leaf)));
         }
+        let of_values: Vec<_> = found.iter().filter(|(_, c, _)| c.what == What::Values).collect();
+        let measured: Vec<_> = of_values
+            .par_iter()
+            .map(|(at, channels, heads)| {
+                values(
+                    subject,
+                    &open,
+                    &chosen[*at],
+                    statistics,
+                    options,
+                    channels,
+                    *heads,
+                )
+            })
+            .collect();
         let mut turns = Vec::new();
-        for (at, channels, heads) in found.iter().filter(|(_, c, _)| c.what == What::Values) {
-            let turn = values(
-                subject,
-                &open,
-                &chosen[*at],
-                statistics,
-                options,
-                channels,
-                *heads,
-            )?;
-            turns.extend(turn.map(|(how, rows, error)| Turn {
+        for ((at, channels, _), measured) in of_values.into_iter().zip(measured) {
+            turns.extend(measured?.map(|(how, rows, error)| Turn {
                 at: *at,
                 error,
                 levels: levels(channels.count, cuda),

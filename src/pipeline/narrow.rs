@@ -7,8 +7,8 @@ use super::split::spread;
 use crate::axes::Kind;
 use crate::budget::{Allocation, Cost, Ranking};
 use crate::calibrate::Samples;
-use crate::mask::Mask;
-use crate::narrow::{Narrowed, Narrower, Narrowing, Open, Told};
+use crate::mask::{Mask, Narrowing};
+use crate::narrow::{Narrowed, Narrower, Open, Told};
 use crate::options::{Method, Reconstruct};
 use crate::probe::Probe;
 use crate::rank::removed;
@@ -28,7 +28,7 @@ const HARM_PASSES: f64 = 0.3;
 /// go, which more samples have measured.
 const LEAST: f64 = 0.3;
 /// How often the price is asked for again once channels are gone.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 /// The change of a budget by which its price is told.
 const STEP: f64 = 0.02;
 

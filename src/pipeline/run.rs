@@ -16,8 +16,8 @@ use crate::budget::{self, Align, Allocation, Cost, Limit, Prices, Ranking, Targe
 use crate::calibrate::{self, Samples, Statistics, Timings};
 use crate::graph::ValueId;
 use crate::importance::{self, Weights};
-use crate::mask;
-use crate::narrow::{Narrowed, Narrowing};
+use crate::mask::{self, Narrowing};
+use crate::narrow::Narrowed;
 use crate::onnx::{self, proto};
 use crate::options::{Method, Options, Reconstruct};
 use crate::probe::{Probe, Subject};
@@ -39,7 +39,7 @@ const POSITION_SAMPLES: RangeInclusive<usize> = 4..=24;
 const POSITION_PASSES: f64 = 0.16;
 /// The same for the damage that groups do.
 const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
-const DAMAGE_PASSES: f64 = 0.75;
+const DAMAGE_PASSES: f64 = 0.7;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// The exit code of an interrupt.
