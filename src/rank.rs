@@ -152,16 +152,7 @@ fn rank_one(
         Method::Obs => {
             let pooled = pooled(&c.sites, statistics)?;
             let has_bias = c.sites.iter().all(|s| s.bias.is_some());
-            let sigma = if has_bias {
-                pooled.covariance()
-            } else {
-                pooled.gram()
-            };
-            let mean = if has_bias {
-                pooled.mean()
-            } else {
-                vec![0.0; sigma.nrows()]
-            };
+            let (sigma, mean) = pooled.moments(has_bias);
             let site = Site {
                 sigma: &sigma,
                 mean: &mean,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::dim::{Dim, FactorId};
 use super::int::Int;
+use super::kind::Kind;
 use super::op::Op;
 use super::space::{Freeze, Space};
 use super::{groups, links, rules};
@@ -157,9 +158,8 @@ pub fn analyse(graph: &Graph, options: Options) -> Analysis {
 }
 
 /// The same, but what queries and keys are multiplied along is free: groups of
-/// [`QueryDims`](super::Kind::QueryDims), which have no sink. Without some of its entries their product is
-/// another one, so this is for who turns the weights before
-/// ([`crate::narrow`]).
+/// [`Kind::QueryDims`], which have no sink. Without some of its entries their product is
+/// another one, so this is for who turns the weights before ([`crate::narrow`]).
 pub fn analyse_open(graph: &Graph, options: Options) -> Analysis {
     analyse_with(graph, options, true)
 }
@@ -184,6 +184,19 @@ fn analyse_with(graph: &Graph, options: Options, open: bool) -> Analysis {
 }
 
 impl Analysis {
+    /// The index of the group that is the same in another model: of this name, kind and
+    /// number of units.
+    pub fn find_group(&self, name: &str, kind: Kind, units: usize) -> Option<usize> {
+        let same = |g: &groups::PruneGroup| g.name == name && g.kind == kind && g.units == units;
+        self.groups.iter().position(same)
+    }
+
+    /// Whether the groups are those of `other`, in the same order.
+    pub fn has_groups_of(&self, other: &Self) -> bool {
+        self.groups.len() == other.groups.len()
+            && (self.groups.iter().zip(&other.groups)).all(|(a, b)| a.name == b.name && a.units == b.units)
+    }
+
     /// The facts of a value.
     pub fn facts(&self, value: ValueId) -> &Facts {
         &self.facts[value.0 as usize]

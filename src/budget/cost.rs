@@ -103,10 +103,7 @@ impl<'a> Cost<'a> {
 
     /// Parameters (elements of constants) under a mask.
     pub fn parameters(&self, mask: &Mask) -> u64 {
-        match self.left(mask) {
-            Some((work, mask)) => work.weigh(&mask, |_| 1),
-            None => self.dense.weigh(mask, |_| 1),
-        }
+        self.weigh(mask, |_| 1)
     }
 
     /// Parameters of the model as it was read.
@@ -116,7 +113,14 @@ impl<'a> Cost<'a> {
 
     /// Bytes of constants under a mask.
     pub fn bytes(&self, mask: &Mask) -> u64 {
-        self.dense.weigh(mask, |size| size)
+        self.weigh(mask, |size| size)
+    }
+
+    fn weigh(&self, mask: &Mask, of: impl Fn(usize) -> usize) -> u64 {
+        match self.left(mask) {
+            Some((work, mask)) => work.weigh(&mask, of),
+            None => self.dense.weigh(mask, of),
+        }
     }
 
     /// The value of a run-time size.

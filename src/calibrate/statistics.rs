@@ -330,6 +330,15 @@ impl SiteStatistics {
         self.symmetric(|g, i, j| g - s[i] * s[j] / t)
     }
 
+    /// Sigma and mu of a sink with a bias; without one, which could not take up the mean,
+    /// G and zeros.
+    pub fn moments(&self, with_bias: bool) -> (Mat<f64>, Vec<f64>) {
+        match with_bias {
+            true => (self.covariance(), self.mean()),
+            false => (self.gram(), vec![0.0; self.width]),
+        }
+    }
+
     /// The sums of x_i^2: the diagonal of G.
     pub fn squares(&self) -> Vec<f64> {
         let own = self.products.squares();

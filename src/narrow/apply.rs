@@ -108,11 +108,8 @@ impl Narrower {
         }
         let graph = graph::build(&turned)?;
         let open = analyse_open(&graph, options.axes);
-        let same = open.groups.len() == self.open.analysis.groups.len()
-            && (open.groups.iter().zip(&self.open.analysis.groups))
-                .all(|(a, b)| a.name == b.name && a.units == b.units);
         let changed = || Error::input("the groups of the model change with its basis");
-        if !same {
+        if !open.has_groups_of(&self.open.analysis) {
             return Err(changed());
         }
         let mask = self.open.mask(narrowing);
@@ -128,11 +125,8 @@ impl Narrower {
         let found = sites::choose(&model, &graph, &analysis, options)?;
         let here = |c: &Chosen| {
             let old = &subject.analysis.groups[c.group];
-            let same = |n: &&Chosen| {
-                let new = &analysis.groups[n.group];
-                new.name == old.name && new.kind == old.kind && new.units == old.units
-            };
-            found.iter().find(same).cloned()
+            let group = analysis.find_group(&old.name, old.kind, old.units)?;
+            found.iter().find(|n| n.group == group).cloned()
         };
         Ok(Narrowed {
             chosen: chosen

@@ -41,7 +41,6 @@ impl Narrower {
         options: &Options,
     ) -> Result<()> {
         let mut own: Vec<usize> = self.turns.iter().map(|t| t.at).collect();
-        own.dedup();
         own.sort_unstable();
         own.dedup();
         let blocks: Vec<Chosen> = own.iter().map(|at| chosen[*at].clone()).collect();

@@ -154,7 +154,7 @@ impl Open {
         let groups = analysis
             .groups
             .iter()
-            .map(|g| index_of(&open, &g.name, g.kind, g.units));
+            .map(|g| open.find_group(&g.name, g.kind, g.units));
         Some(Open {
             groups: groups.collect::<Option<_>>()?,
             turns: Vec::new(),
@@ -174,11 +174,6 @@ impl Open {
         }
         mask
     }
-}
-
-fn index_of(analysis: &Analysis, name: &str, kind: Kind, units: usize) -> Option<usize> {
-    let same = |g: &axes::PruneGroup| g.name == name && g.kind == kind && g.units == units;
-    analysis.groups.iter().position(same)
 }
 
 impl Narrower {
@@ -285,7 +280,7 @@ impl Narrower {
         let mut open = Open::of(graph, options.axes, analysis)?;
         let there = |turn: &usize| {
             let group = self.open.analysis.groups.get(*turn)?;
-            index_of(&open.analysis, &group.name, group.kind, group.units)
+            open.analysis.find_group(&group.name, group.kind, group.units)
         };
         open.turns = self.open.turns.iter().map(there).collect::<Option<_>>()?;
         Some(open)

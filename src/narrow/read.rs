@@ -33,16 +33,11 @@ pub(super) fn read(subject: Subject, c: &Chosen, statistics: &Statistics) -> Res
     }
     let pooled = pooled(&part.sites, statistics)?;
     let with_bias = part.has_bias();
+    let (sigma, mean) = pooled.moments(with_bias);
     Ok(Some(Read {
         weight: part.matrix.clone(),
-        sigma: match with_bias {
-            true => pooled.covariance(),
-            false => pooled.gram(),
-        },
-        mean: match with_bias {
-            true => pooled.mean(),
-            false => vec![0.0; pooled.width()],
-        },
+        sigma,
+        mean,
         tokens: pooled.total(),
         with_bias,
     }))

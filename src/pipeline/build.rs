@@ -197,11 +197,8 @@ impl Run<'_> {
             if units == 0 {
                 continue;
             }
-            let same = |n: &&Chosen| {
-                let new = &own.groups[n.group];
-                new.name == group.name && new.kind == group.kind && new.units == units
-            };
-            let new = found.iter().find(same).ok_or_else(|| {
+            let there = own.find_group(&group.name, group.kind, units);
+            let new = found.iter().find(|n| Some(n.group) == there).ok_or_else(|| {
                 Error::input(format!(
                     "the group '{}' is another one once it is sliced",
                     group.name
@@ -236,13 +233,7 @@ impl Run<'_> {
     fn again(&self, fitted: &proto::ModelProto, analysis: &Analysis) -> Result<(Graph, Analysis)> {
         let graph = graph::build(fitted)?;
         let again = axes::analyse(&graph, self.options.axes);
-        let same = again.groups.len() == analysis.groups.len()
-            && again
-                .groups
-                .iter()
-                .zip(&analysis.groups)
-                .all(|(a, b)| a.units == b.units && a.name == b.name);
-        if !same {
+        if !again.has_groups_of(analysis) {
             return Err(Error::input(
                 "the groups of the model changed with its weights; this is a defect: please report the model",
             ));

@@ -50,10 +50,7 @@ impl Cheaper {
         }
         let graph = graph::build(&model)?;
         let analysis = axes::analyse(&graph, options);
-        let same = |group: &PruneGroup| {
-            let of = |g: &PruneGroup| g.name == group.name && g.units == group.units && g.kind == group.kind;
-            analysis.groups.iter().position(of)
-        };
+        let same = |g: &PruneGroup| analysis.find_group(&g.name, g.kind, g.units);
         let groups: Option<Vec<usize>> = loaded.analysis.groups.iter().map(same).collect();
         Ok(groups.map(|groups| Self {
             model,
