@@ -19,9 +19,10 @@ use onnx_prune::calibrate::SiteStatistics;
 use onnx_prune::score::kcm::{gaussian_kernel, representatives};
 use onnx_prune::score::obs::{Elimination, ObsOptions, eliminate};
 use onnx_prune::score::{Site, Units};
-use onnx_prune::{linalg, solve};
+use onnx_prune::{linalg, sites, solve};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 /// Neurons and outputs: the feed-forward sinks of MiniLM and of BERT-base.
 const SIZES: [(usize, usize); 2] = [(1536, 384), (3072, 768)];
@@ -136,11 +137,29 @@ fn block_elimination(c: &mut Criterion) {
         let site = data.site();
         let options = ObsOptions::default();
         let start = Elimination::new(&site, options.damp).expect("a Gram matrix");
-        // Z takes a third of n^3 in its symmetric form, W takes n^2 d.
-        let operations = (n as f64).powi(3) / 3.0 + (n * n * d) as f64;
-        print_ratio("block elimination", operations, n, FAST, || {
-            let state = start.clone();
-            time(|| drop(black_box(eliminate(state, &site.units, &options))))
+        // Z takes a third of n^3 in its symmetric form, W takes n^2 d; with steps of k
+        // rows, solving with their factor takes n^2 k / 2 and n d k more.
+        let k = (n / 32) as f64;
+        let (square, outputs) = ((n * n) as f64, d as f64);
+        let operations = square * (n as f64 / 3.0 + outputs + k / 2.0) + n as f64 * outputs * k;
+        // As in a run: every thread has a site of its own.
+        print_ratio(
+            "block elimination, a site per thread",
+            operations,
+            n,
+            FAST,
+            || {
+                let threads = rayon::current_num_threads();
+                let states: Vec<Elimination> = (0..threads).map(|_| start.clone()).collect();
+                let one = |state| sites::alone(|| drop(black_box(eliminate(state, &site.units, &options))));
+                time(|| states.into_par_iter().for_each(one)) / threads as f64
+            },
+        );
+        sites::alone(|| {
+            ratio("block elimination, one thread", operations, n, FAST, || {
+                let state = start.clone();
+                time(|| drop(black_box(eliminate(state, &site.units, &options))))
+            });
         });
         group.throughput(Throughput::Elements(operations as u64));
         group.bench_function(n.to_string(), |b| {

@@ -228,6 +228,13 @@ pub fn solve_lower_seq(lower: MatRef<'_, f32>, b: MatMut<'_, f32>) {
     triangular_solve::solve_lower_triangular_in_place_with_conj(lower, Conj::No, b, Par::Seq);
 }
 
+/// `L^-1` of a small lower triangle, sequentially; above the diagonal it is zero.
+pub fn inverse_of_lower(lower: MatRef<'_, f32>) -> Mat<f32> {
+    let mut inverse = Mat::zeros(lower.nrows(), lower.nrows());
+    invert_lower_triangular(inverse.as_mut(), lower, Par::Seq);
+    inverse
+}
+
 /// `(L L^T)^-1` in single precision, both triangles. The error is that of
 /// inverting L, whose condition is the square root of the matrix's: single
 /// precision is enough where it would not be for the matrix itself.

@@ -52,17 +52,29 @@ impl Chosen {
 
 /// What `work` makes of each group, in order. As many groups at once as there are
 /// threads, since more would only take memory, and those of like size together, so that
-/// no thread waits long.
+/// no thread waits long. Each has a thread of its own: threads that share one group wait
+/// for one another at every step of it.
 pub fn each<T: Send>(chosen: &[Chosen], work: impl Fn(&Chosen) -> T + Sync) -> Vec<T> {
     let size = |c: &Chosen| -> usize { c.units.rows.iter().map(Vec::len).sum() };
     let mut order: Vec<usize> = (0..chosen.len()).collect();
     order.sort_by_key(|&at| std::cmp::Reverse(size(&chosen[at])));
     let mut made: Vec<(usize, T)> = Vec::with_capacity(chosen.len());
     for some in order.chunks(rayon::current_num_threads().max(1)) {
-        made.par_extend(some.par_iter().map(|&at| (at, work(&chosen[at]))));
+        match some {
+            [at] => made.push((*at, work(&chosen[*at]))),
+            _ => made.par_extend(some.par_iter().map(|&at| (at, alone(|| work(&chosen[at]))))),
+        }
     }
     made.sort_by_key(|(at, _)| *at);
     made.into_iter().map(|(_, made)| made).collect()
+}
+
+/// What `work` makes with a pool of one thread.
+pub fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(pool) => pool.install(work),
+        Err(_) => work(),
+    }
 }
 
 /// Chooses groups by the options.

@@ -20,7 +20,7 @@ impl<'a> Blocks<'a> {
         let z = units
             .rows
             .iter()
-            .map(|rows| Some(state.z_between(rows)))
+            .map(|rows| Some(state.z_at_start(rows)))
             .collect();
         Self { units, z }
     }

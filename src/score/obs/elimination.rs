@@ -14,12 +14,18 @@
 //! a floor that keeps single precision safe.
 //!
 //! V^T and W^T are stored with one column per row of W, and the live ones come
-//! first, so that a step is one pass over chunks of columns that fit the cache.
+//! first, so that a step is one pass over chunks of columns that fit the cache. The
+//! rows that a step may take are moved behind the other live ones, where they are
+//! read in one piece.
+//!
+//! Loops that are no products run in the widest instructions there are (pulp), as the
+//! products do.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::perm::swap_cols_idx;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 use crate::error::Result;
@@ -27,12 +33,12 @@ use crate::linalg::{self, Cholesky};
 use crate::score::site::{Site, check_damp};
 
 /// Entries of W that a task of a step works on: they fit the L2 cache.
-const CHUNK: usize = 96 * 1024;
+const CHUNK: usize = 192 * 1024;
 
 /// Columns per task of a step where W has d columns, as many for any number of
 /// threads.
 fn chunk(d: usize) -> usize {
-    (CHUNK / d.max(1)).next_multiple_of(64).clamp(64, 512)
+    (CHUNK / d.max(1)).next_multiple_of(64).clamp(64, 2048)
 }
 
 /// What is kept current for a live row.
@@ -56,7 +62,7 @@ pub struct Elimination {
     v: Mat<f32>,
     /// `W^T` as it stands, `d x n` by position, below that zeros.
     w: Mat<f32>,
-    /// `W^T` before the first step, `d x n` by position, below that zeros.
+    /// `W^T` before the first step, `d x n` by row of W, below that zeros.
     start: Mat<f32>,
     /// d.
     columns: usize,
@@ -68,9 +74,7 @@ pub struct Elimination {
     position: Vec<usize>,
     live: usize,
     ridge: f64,
-    /// `|D|^2` for the change D of W since the start.
-    drift: f64,
-    /// The part of `drift` that is removed rows.
+    /// `|D|^2` of the removed rows for the change D of W since the start.
     gone: f64,
 }
 
@@ -121,7 +125,6 @@ impl Elimination {
             position: all,
             live: n,
             ridge,
-            drift: 0.0,
             gone: 0.0,
         })
     }
@@ -136,9 +139,18 @@ impl Elimination {
         self.ridge
     }
 
-    /// `|W_0 - W|^2`, removed rows included.
+    /// `|W_0 - W|^2`, removed rows included. One pass over both, which takes as long as a
+    /// good part of a step.
     pub(super) fn drift(&self) -> f64 {
-        self.drift
+        let live: Vec<f64> = self.rows[..self.live]
+            .par_chunks(chunk(self.w.nrows()))
+            .enumerate()
+            .map(|(at, rows)| {
+                let first = at * chunk(self.w.nrows());
+                pulp::Arch::new().dispatch(Drift(self, first, rows))
+            })
+            .collect();
+        self.gone + live.iter().sum::<f64>()
     }
 
     /// The live rows of W as they stand, ascending, in the true scale.
@@ -159,23 +171,48 @@ impl Elimination {
         self.rows[..self.live].iter().map(|r| (r.w / r.z, r.row))
     }
 
-    /// `Z` as it stands between `rows`.
-    pub(super) fn z_between(&self, rows: &[usize]) -> Mat<f32> {
-        let past = self.v_of(rows);
-        let mut z = Mat::from_fn(rows.len(), rows.len(), |i, j| self.z[(rows[i], rows[j])]);
+    /// `Z` before the first step between `rows`.
+    pub(super) fn z_at_start(&self, rows: &[usize]) -> Mat<f32> {
+        Mat::from_fn(rows.len(), rows.len(), |i, j| self.z[(rows[i], rows[j])])
+    }
+
+    /// The rows at the last `k` live positions.
+    pub(super) fn last(&self, k: usize) -> impl Iterator<Item = usize> {
+        self.rows[self.live - k..self.live].iter().map(|r| r.row)
+    }
+
+    /// `Z` as it stands between the rows at the last `k` live positions.
+    pub(super) fn z_of_last(&self, k: usize) -> Mat<f32> {
+        let rows: Vec<usize> = self.last(k).collect();
+        let done = self.rows.len() - self.live;
+        let past = self.v.as_ref().submatrix(0, self.live - k, done, k);
+        let mut z = Mat::zeros(k, k);
+        for (j, column) in z.as_mut().col_iter_mut().enumerate() {
+            let own = self.z.col_as_slice(rows[j]);
+            column
+                .iter_mut()
+                .zip(&rows)
+                .skip(j)
+                .for_each(|(z, row)| *z = own[*row]);
+        }
         triangular::matmul(
             z.as_mut(),
             BlockStructure::TriangularLower,
             Accum::Add,
-            past.as_ref().transpose(),
+            past.transpose(),
             BlockStructure::Rectangular,
-            past.as_ref(),
+            past,
             BlockStructure::Rectangular,
             -1.0,
             linalg::par(),
         );
         linalg::mirror_lower(z.as_mut());
         z
+    }
+
+    /// `W^T` as it stands at the last `k` live positions, `d x k`.
+    pub(super) fn w_of_last(&self, k: usize) -> MatRef<'_, f32> {
+        self.w.as_ref().subcols(self.live - k, k)
     }
 
     /// The columns of `W^T` as it stands for `rows`, `d x rows`.
@@ -190,75 +227,54 @@ impl Elimination {
         linalg::select_columns(last, &self.positions(rows))
     }
 
-    fn v_of(&self, rows: &[usize]) -> Mat<f32> {
-        let past = self.v.as_ref().subrows(0, self.rows.len() - self.live);
-        let mut out = Mat::zeros(past.nrows(), rows.len());
-        out.par_col_iter_mut()
-            .zip(rows)
-            .for_each(|(mut column, &row)| column.copy_from(past.col(self.position[row])));
-        out
-    }
-
     fn positions(&self, rows: &[usize]) -> Vec<usize> {
         rows.iter().map(|&row| self.position[row]).collect()
     }
 
-    /// Removes live `removed` rows together, `between` being Z between them.
-    /// Returns what each adds to `tr(D^T H D)`, given those before it.
-    pub(super) fn remove(&mut self, removed: &[usize], between: Mat<f32>) -> Vec<f64> {
-        let k = removed.len();
-        let mut lower = between;
-        // With the floor no pivot fails; were it to overflow, the scores would
-        // be NaN and the curve flat, not the process gone.
-        linalg::factor_in_place(lower.as_mut(), Some(1.0), Par::Seq);
+    /// Removes the rows at the last live positions together, `lower` being the Cholesky
+    /// factor of Z between them. Returns what each adds to `tr(D^T H D)`, given those before it.
+    pub(super) fn remove(&mut self, lower: &Mat<f32>) -> Vec<f64> {
+        let k = lower.nrows();
         let done = self.rows.len() - self.live;
-        self.move_to_end(removed);
         let live = self.live - k;
-        let mut y = self.w.as_ref().subcols(live, k).transpose().to_owned();
-        linalg::solve_lower_seq(lower.as_ref(), y.as_mut());
+        let inverse = linalg::inverse_of_lower(lower.as_ref());
+        let mut y = Mat::<f32>::zeros(self.w.nrows(), k);
+        let (w, back) = (self.w.as_ref().subcols(live, k), inverse.as_ref().transpose());
+        matmul(y.as_mut(), Accum::Replace, w, back, 1.0, Par::Seq);
         let lost: Vec<f64> = (0..k)
-            .map(|i| y.row(i).iter().map(|&y| f64::from(y) * f64::from(y)).sum())
+            .map(|i| f64::from(square(contiguous(y.as_ref(), i))))
             .collect();
 
-        let pivots: Vec<&[f32]> = removed.iter().map(|&row| self.z.col_as_slice(row)).collect();
-        let unscale = &self.unscale;
+        self.gone += self
+            .last(k)
+            .map(|row| f64::from(square(self.start.col_as_slice(row)) * self.unscale[row]))
+            .sum::<f64>();
+        let pivots: Vec<&[f32]> = self.last(k).map(|row| self.z.col_as_slice(row)).collect();
         let chunk = chunk(self.w.nrows());
         let (v, gone) = self.v.as_mut().split_at_col_mut(live);
         // What was removed lies behind what is live, in order.
         let gone = gone.as_ref();
         let past = gone.submatrix(0, 0, done, k).transpose();
-        let (lower, y) = (lower.as_ref(), y.as_ref().transpose());
-        let drift: Vec<f64> = v
-            .par_col_chunks_mut(chunk)
+        let (inverse, y) = (inverse.as_ref(), y.as_ref());
+        v.par_col_chunks_mut(chunk)
             .zip(self.w.as_mut().subcols_mut(0, live).par_col_chunks_mut(chunk))
-            .zip(self.start.as_ref().subcols(0, live).par_col_chunks(chunk))
             .zip(self.rows[..live].par_chunks_mut(chunk))
-            .map(|(((v, mut w), start), rows)| {
+            .for_each(|((v, mut w), rows)| {
                 let (before, v) = v.split_at_row_mut(done);
                 let mut new = Mat::<f32>::zeros(k, rows.len());
-                // A pivot's column stays in the cache while it is read.
-                for (i, pivot) in pivots.iter().enumerate() {
-                    for (j, row) in rows.iter().enumerate() {
-                        new[(i, j)] = pivot[row.row];
-                    }
-                }
+                gather(&pivots, rows, new.as_mut());
                 matmul(new.as_mut(), Accum::Add, past, before.as_ref(), -1.0, Par::Seq);
-                linalg::solve_lower_seq(lower, new.as_mut());
-                v.subrows_mut(0, k).copy_from(new.as_ref());
-                matmul(w.as_mut(), Accum::Add, y, new.as_ref(), -1.0, Par::Seq);
-                refresh(rows, new.as_ref(), w.as_ref(), start, unscale)
-            })
-            .collect();
-        self.gone += (live..live + k)
-            .map(|at| f64::from(square(self.start.col_as_slice(at)) * unscale[self.rows[at].row]))
-            .sum::<f64>();
-        self.drift = drift.iter().sum::<f64>() + self.gone;
+                let mut v = v.subrows_mut(0, k);
+                matmul(v.as_mut(), Accum::Replace, inverse, new.as_ref(), 1.0, Par::Seq);
+                matmul(w.as_mut(), Accum::Add, y, v.as_ref(), -1.0, Par::Seq);
+                pulp::Arch::new().dispatch(Refresh(rows, v.as_ref(), w.as_ref()));
+            });
         self.live = live;
         lost
     }
 
     /// Swaps `rows` to the last live positions, in their order.
-    fn move_to_end(&mut self, rows: &[usize]) {
+    pub(super) fn move_to_end(&mut self, rows: &[usize]) {
         let first = self.live - rows.len();
         for (i, &row) in rows.iter().enumerate().rev() {
             let (from, to) = (self.position[row], first + i);
@@ -269,7 +285,6 @@ impl Elimination {
             let past = self.v.as_mut().subrows_mut(0, done);
             swap_cols_idx(past, from, to);
             swap_cols_idx(self.w.as_mut(), from, to);
-            swap_cols_idx(self.start.as_mut(), from, to);
             self.rows.swap(from, to);
             self.position[self.rows[from].row] = from;
             self.position[row] = to;
@@ -277,42 +292,74 @@ impl Elimination {
     }
 }
 
-/// Brings the scores of a chunk up to date after a step: `new` is its part of
-/// `V^T`, `w` its part of `W^T`, `start` that before the first step. Returns its
-/// part of the drift.
-fn refresh(
-    rows: &mut [Row],
-    new: MatRef<'_, f32>,
-    w: MatRef<'_, f32>,
-    start: MatRef<'_, f32>,
-    unscale: &[f32],
-) -> f64 {
-    let mut drift = 0.0;
-    for (j, row) in rows.iter_mut().enumerate() {
-        row.z = (row.z - square(contiguous(new, j))).max(1.0);
-        let w = contiguous(w, j);
-        row.w = square(w);
-        drift += f64::from(distance(w, contiguous(start, j)) * unscale[row.row]);
+/// The entries of some columns of Z for `rows`.
+fn gather(pivots: &[&[f32]], rows: &[Row], mut new: MatMut<'_, f32>) {
+    // Eight pivots at a time: their columns stay in the cache while they are read.
+    for (at, pivots) in pivots.chunks(8).enumerate() {
+        let mut new = new.as_mut().subrows_mut(8 * at, pivots.len());
+        for (j, row) in rows.iter().enumerate() {
+            let column = new.as_mut().col_mut(j);
+            if let Some(column) = column.try_as_col_major_mut() {
+                for (new, pivot) in column.as_slice_mut().iter_mut().zip(pivots) {
+                    *new = pivot[row.row];
+                }
+            }
+        }
     }
-    drift
+}
+
+/// Brings the scores of a chunk up to date after a step: its rows, its part of the new
+/// rows of `V^T` and of `W^T`.
+struct Refresh<'a>(&'a mut [Row], MatRef<'a, f32>, MatRef<'a, f32>);
+
+impl NullaryFnOnce for Refresh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self(rows, new, w) = self;
+        for (j, row) in rows.iter_mut().enumerate() {
+            row.z = (row.z - square(contiguous(new, j))).max(1.0);
+            row.w = square(contiguous(w, j));
+        }
+    }
+}
+
+/// The drift of some live rows, the first one's position being the number.
+struct Drift<'a>(&'a Elimination, usize, &'a [Row]);
+
+impl NullaryFnOnce for Drift<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self) -> f64 {
+        let Self(state, first, rows) = self;
+        let of = |(at, row): (usize, &Row)| {
+            let (now, start) = (
+                state.w.col_as_slice(first + at),
+                state.start.col_as_slice(row.row),
+            );
+            f64::from(sum(now, start, |x, y| (x - y) * (x - y)) * state.unscale[row.row])
+        };
+        rows.iter().enumerate().map(of).sum()
+    }
 }
 
 /// A column of a matrix stored by columns (empty for any other).
+#[inline(always)]
 fn contiguous(m: MatRef<'_, f32>, column: usize) -> &[f32] {
     m.col(column)
         .try_as_col_major()
         .map_or(&[], |column| column.as_slice())
 }
 
+#[inline(always)]
 fn square(x: &[f32]) -> f32 {
     sum(x, x, |x, _| x * x)
 }
 
-fn distance(x: &[f32], y: &[f32]) -> f32 {
-    sum(x, y, |x, y| (x - y) * (x - y))
-}
-
 /// The sum of `term` in a fixed order that the compiler can vectorise.
+#[inline(always)]
 fn sum(x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     const LANES: usize = 16;
     let (x_body, x_tail) = x.as_chunks::<LANES>();
