@@ -36,7 +36,7 @@ pub(super) const EQUALITY_SAMPLES: usize = 8;
 /// Samples that the importance of positions is measured on, and the dense passes
 /// over all samples that this may cost.
 const POSITION_SAMPLES: RangeInclusive<usize> = 4..=24;
-const POSITION_PASSES: f64 = 0.16;
+const POSITION_PASSES: f64 = 0.08;
 /// The same for the damage that groups do.
 const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
 const DAMAGE_PASSES: f64 = 0.7;
@@ -288,7 +288,9 @@ impl<'a> Run<'a> {
         if self.measures() {
             let most = *POSITION_SAMPLES.end();
             let asked = self.options.probe.map(|n| n.min(most));
-            let changes = self.chosen.len() * importance::CHANGES;
+            let of = importance::measured(&self.loaded.analysis, &self.chosen);
+            let own = of.iter().enumerate().filter(|(at, of)| at == *of).count();
+            let changes = own * importance::CHANGES;
             let count = self.probed(asked, changes, POSITION_PASSES, POSITION_SAMPLES);
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
