@@ -65,6 +65,11 @@ pub fn real_tokens(samples: &Samples, specs: &[InputSpec]) -> u64 {
 /// Rows per run where a model or a part of it goes over all samples.
 pub const ROWS: usize = 16;
 
+/// Tokens per run are no more than this while there are [`LEAST_ROWS`] rows: products are
+/// at full speed then, and inner values of all layers are held at once.
+const TOKENS: usize = 1024;
+const LEAST_ROWS: usize = 4;
+
 /// The batches of some samples, made one at a time.
 pub struct Batches<'a> {
     samples: &'a Samples,
@@ -75,16 +80,18 @@ pub struct Batches<'a> {
 /// Groups `samples` so that every batch has samples of equal shapes, or, where
 /// padding is [`Padding::Harmless`], of nearly equal lengths.
 ///
-/// Batches of the longest samples have at most `max_rows` rows, those of shorter
-/// ones as many more as keep the size of their inputs below that (at most eight
-/// times as many); a graph with a batch of fixed size gets that. The longest come
+/// Batches of the longest samples have at most `max_rows` rows, fewer where these are long
+/// (1024 tokens), those of shorter ones as many more as keep the size of their inputs below
+/// that (at most eight times as many); a graph with a batch of fixed size gets that. The longest come
 /// first; a sample's place in a batch is its place among its equals.
 pub fn batches<'a>(samples: &'a Samples, specs: &[InputSpec], max_rows: usize) -> Result<Batches<'a>> {
     let layout = Layout::new(specs);
+    let lengths: Vec<usize> = (samples.samples.iter())
+        .map(|s| padding::length(&layout, &s.feeds).unwrap_or_default())
+        .collect();
+    let longest = lengths.iter().max().copied().unwrap_or_default().max(1);
+    let max_rows = max_rows.min((TOKENS / longest).max(LEAST_ROWS));
     if let Padding::Harmless(_) = samples.padding {
-        let lengths: Vec<usize> = (samples.samples.iter())
-            .map(|s| padding::length(&layout, &s.feeds).unwrap_or_default())
-            .collect();
         let groups = padding::groups(&lengths, max_rows);
         return Ok(Batches {
             samples,

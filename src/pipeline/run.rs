@@ -19,7 +19,7 @@ use crate::importance::{self, Weights};
 use crate::mask::{self, Narrowing};
 use crate::narrow::Narrowed;
 use crate::onnx::{self, proto};
-use crate::options::{Method, Options, Reconstruct};
+use crate::options::{Effort, Method, Options, Reconstruct};
 use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
 use crate::quantised::Closed;
@@ -40,6 +40,11 @@ const POSITION_PASSES: f64 = 0.08;
 /// The same for the damage that groups do.
 const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
 const DAMAGE_PASSES: f64 = 0.7;
+/// Tokens per input of the widest layer, and batches, that are enough to re-fit layers in
+/// order: with 8 tokens the divergence of a six-layer BERT is 0.0046, with 4 it is
+/// 0.0047, with 2 0.0052.
+const REFIT_ROWS: usize = 3;
+const REFIT_BATCHES: usize = 2;
 /// Halvings of the range of budgets in a search.
 const STEPS: usize = 5;
 /// The exit code of an interrupt.
@@ -154,7 +159,7 @@ impl<'a> Run<'a> {
             weights: Weights::new(),
             statistics: Statistics::default(),
             guarded: false,
-            recording: Recording::default(),
+            recording: Recording::new([], 1),
             ranked: Ranked::default(),
             timings: Timings::default(),
             plain: None,
@@ -267,6 +272,19 @@ impl<'a> Run<'a> {
         Ok(calibrate::real_tokens(&self.samples, &specs))
     }
 
+    /// Each so-manieth batch serves to re-fit layers in order: the second where that is
+    /// enough.
+    fn refit_step(&self) -> Result<usize> {
+        let specs = calibrate::input_specs(&self.loaded.model)?;
+        let tokens = calibrate::real_tokens(&self.samples, &specs) as usize;
+        let batches = calibrate::batches(&self.samples, &specs, calibrate::ROWS)?.len();
+        let rows = self.chosen.iter().flat_map(|c| &c.sites);
+        let widest = rows.filter_map(|s| Some(s.weight.as_ref()?.rows)).max();
+        let enough = tokens >= 2 * REFIT_ROWS * widest.unwrap_or(1) && batches >= 2 * REFIT_BATCHES;
+        let half = enough && self.options.effort == Effort::Normal;
+        Ok(if half { 2 } else { 1 })
+    }
+
     /// Whether damage is measured.
     fn measures(&self) -> bool {
         self.options.method == Method::Obs && self.options.mask.is_none() && !self.without_samples()
@@ -312,9 +330,9 @@ impl<'a> Run<'a> {
             true => {
                 let name = |v: ValueId| self.loaded.graph.value(v).name.clone();
                 let targets = rebuild::targets(self.subject(), &self.chosen);
-                Recording::new(targets.into_iter().map(name))
+                Recording::new(targets.into_iter().map(name), self.refit_step()?)
             }
-            false => Recording::default(),
+            false => Recording::new([], 1),
         };
         let values: Vec<String> = recording.values().cloned().collect();
         let pass = calibrate::Pass {

@@ -15,9 +15,12 @@ use crate::{Error, Result};
 const HELD: usize = 1 << 28;
 
 /// Values by batch.
-#[derive(Default)]
 pub struct Recording {
     values: BTreeSet<String>,
+    /// Each so-manieth batch is kept.
+    step: usize,
+    /// Batches so far, those that are not kept among them.
+    seen: usize,
     batches: Vec<BTreeMap<String, Kept>>,
     /// Bytes of what is in memory.
     held: usize,
@@ -40,12 +43,21 @@ struct Place {
 }
 
 impl Recording {
-    /// Nothing yet, of the values with these names.
-    pub fn new(values: impl IntoIterator<Item = String>) -> Self {
+    /// Nothing yet, of the values with these names, in each `step`-th batch.
+    pub fn new(values: impl IntoIterator<Item = String>, step: usize) -> Self {
         Self {
             values: values.into_iter().collect(),
-            ..Self::default()
+            step: step.max(1),
+            seen: 0,
+            batches: Vec::new(),
+            held: 0,
+            file: None,
         }
+    }
+
+    /// The batches that are kept.
+    pub fn kept<T>(&self, batches: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+        batches.step_by(self.step)
     }
 
     /// The values, ascending.
@@ -58,11 +70,16 @@ impl Recording {
         self.values.contains(value)
     }
 
-    /// Adds the next batch, its tensors in the order of [`Recording::values`].
+    /// Adds the next batch, its tensors in the order of [`Recording::values`], where it is
+    /// one that is kept.
     ///
     /// # Errors
     /// A tensor that is not of floats.
     pub fn push(&mut self, tensors: &[&Tensor]) -> Result<()> {
+        self.seen += 1;
+        if !(self.seen - 1).is_multiple_of(self.step) {
+            return Ok(());
+        }
         let mut batch = BTreeMap::new();
         for (value, tensor) in self.values.iter().zip(tensors) {
             if !matches!(tensor.data, Data::F32(_) | Data::F16(_) | Data::BF16(_)) {
@@ -96,7 +113,8 @@ impl Recording {
         }
     }
 
-    /// A value of a batch; `None` where it was not recorded.
+    /// A value of a batch, counted among those that are kept; `None` where it was not
+    /// recorded.
     ///
     /// # Errors
     /// The file's.
@@ -166,8 +184,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_second_batch_is_kept() {
+        let mut recording = Recording::new(["a".to_string()], 2);
+        for k in 0..5 {
+            recording.push(&[&Tensor::f32([1], vec![k as f32])]).unwrap();
+        }
+        let kept: Vec<usize> = recording.kept(0..5).collect();
+        assert_eq!(kept, [0, 2, 4]);
+        for (at, batch) in kept.into_iter().enumerate() {
+            let value = recording.get(at, "a").unwrap().unwrap();
+            assert_eq!(value.to_f32(), [batch as f32]);
+        }
+        assert_eq!(recording.get(3, "a").unwrap(), None);
+    }
+
+    #[test]
     fn values_come_back_from_memory_and_from_the_file() {
-        let mut recording = Recording::new(["c", "a"].map(String::from));
+        let mut recording = Recording::new(["c", "a"].map(String::from), 1);
         let tensor = |k: usize, n: usize| {
             let data = (0..n).map(|i| (i * 7 + k) as f32 * 0.25).collect();
             Tensor::f32([n / 2, 2], data)

@@ -39,7 +39,7 @@ const DRIFT: f64 = 0.04;
 /// samples that choose the ridge, which `is_guard` tells by index). The model may be
 /// sliced already, with masks that keep all units of what was pruned; `dense` is the one
 /// that is not pruned, and `recording` has the [`targets`](super::targets) of
-/// the batches of [`ROWS`] rows; `others` asks for the layers that keep all their
+/// batches of [`ROWS`] rows, which are those that are run; `others` asks for the layers that keep all their
 /// inputs too.
 ///
 /// # Errors
@@ -78,7 +78,8 @@ pub fn sequential(
     };
     let halts = plan(subject, chosen, mask, positions, others)?;
     let mut fed = Feeds::new();
-    let batches: Vec<Batch> = batches(samples, &input_specs(model)?, ROWS)?.collect::<Result<_>>()?;
+    let all = batches(samples, &input_specs(model)?, ROWS)?;
+    let batches: Vec<Batch> = recording.kept(all).collect::<Result<_>>()?;
     let dense = Dense {
         subject: dense,
         pruned: graph,
