@@ -22,7 +22,7 @@ use crate::{Error, Result};
 const MANY: RangeInclusive<usize> = 16..=64;
 const BASIS_PASSES: f64 = 0.13;
 /// The same for the harm that a loss of channels does.
-const FEW: RangeInclusive<usize> = 8..=21;
+const FEW: RangeInclusive<usize> = 6..=21;
 const HARM_PASSES: f64 = 0.3;
 /// The harm of channels is at least this fraction of what an equal error does when heads
 /// go, which more samples have measured.

@@ -85,8 +85,13 @@ impl Recording {
             if !matches!(tensor.data, Data::F32(_) | Data::F16(_) | Data::BF16(_)) {
                 return Err(Error::engine(format!("a layer's output is {:?}", tensor.elem())));
             }
-            self.held += tensor.len() * tensor.elem().size();
-            batch.insert(value.clone(), Kept::Held(Tensor::clone(tensor)));
+            // Once there is a file, all goes there.
+            let place = self.file.as_mut().and_then(|file| write(file, tensor));
+            let kept = place.map_or_else(|| Kept::Held(Tensor::clone(tensor)), Kept::Written);
+            if let Kept::Held(tensor) = &kept {
+                self.held += tensor.len() * tensor.elem().size();
+            }
+            batch.insert(value.clone(), kept);
         }
         self.batches.push(batch);
         if self.held > HELD || self.file.is_some() {
@@ -141,12 +146,17 @@ impl Recording {
 
 /// Appends a tensor; `None` where that failed.
 fn write(file: &mut File, tensor: &Tensor) -> Option<Place> {
-    let bytes = bytes(tensor)?;
     let start = file.seek(SeekFrom::End(0)).ok()?;
-    file.write_all(&bytes).ok()?;
+    match &tensor.data {
+        Data::F32(v) => write_all(file, v, f32::to_le_bytes),
+        Data::F16(v) => write_all(file, v, f16::to_le_bytes),
+        Data::BF16(v) => write_all(file, v, bf16::to_le_bytes),
+        _ => return None,
+    }
+    .ok()?;
     Some(Place {
         start,
-        length: bytes.len(),
+        length: tensor.len() * tensor.elem().size(),
         shape: tensor.shape.clone(),
         elem: tensor.elem(),
     })
@@ -159,20 +169,21 @@ fn read(mut file: &File, place: &Place) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Little-endian; `None` for what is not a float of up to 32 bits.
-fn bytes(tensor: &Tensor) -> Option<Vec<u8>> {
-    fn of<T: Copy, const N: usize>(values: &[T], bytes: fn(T) -> [u8; N]) -> Vec<u8> {
-        let mut out = vec![0; N * values.len()];
-        let slots = out.as_chunks_mut().0.iter_mut();
+/// Writes little-endian numbers, as many at a time as stay in the cache.
+fn write_all<T: Copy, const N: usize>(
+    file: &mut File,
+    values: &[T],
+    bytes: fn(T) -> [u8; N],
+) -> std::io::Result<()> {
+    const AT_ONCE: usize = 1 << 16;
+    let mut buffer = vec![0u8; N * AT_ONCE.min(values.len())];
+    for values in values.chunks(AT_ONCE) {
+        let own = &mut buffer[..N * values.len()];
+        let slots = own.as_chunks_mut().0.iter_mut();
         slots.zip(values).for_each(|(slot, value)| *slot = bytes(*value));
-        out
+        file.write_all(own)?;
     }
-    Some(match &tensor.data {
-        Data::F32(v) => of(v, f32::to_le_bytes),
-        Data::F16(v) => of(v, f16::to_le_bytes),
-        Data::BF16(v) => of(v, bf16::to_le_bytes),
-        _ => return None,
-    })
+    Ok(())
 }
 
 fn numbers<T, const N: usize>(bytes: &[u8], of: fn([u8; N]) -> T) -> Vec<T> {
