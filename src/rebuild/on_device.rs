@@ -325,10 +325,8 @@ mod tests {
         let mask = run.allocate(0.5).unwrap().mask;
         let halts = plan(run.subject(), &run.chosen, &mask, &run.weights, true).unwrap();
         let specs = input_specs(&run.loaded.model).unwrap();
-        let batches: Vec<Batch> = batches(&run.samples, &specs, 16)
-            .unwrap()
-            .collect::<Result<_>>()
-            .unwrap();
+        let all = batches(&run.samples, &specs, crate::calibrate::ROWS).unwrap();
+        let batches: Vec<Batch> = run.recording.kept(all).collect::<Result<_>>().unwrap();
         let pruned = streams(plain.as_ref(), &run, &halts, &batches);
         let (mut narrow, mut residual) = (false, false);
         for halt in &halts {
