@@ -19,7 +19,7 @@ use onnx_prune::calibrate::SiteStatistics;
 use onnx_prune::score::kcm::{gaussian_kernel, representatives};
 use onnx_prune::score::obs::{Elimination, ObsOptions, eliminate};
 use onnx_prune::score::{Site, Units};
-use onnx_prune::{linalg, sites, solve};
+use onnx_prune::{linalg, solve};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -151,11 +151,11 @@ fn block_elimination(c: &mut Criterion) {
             || {
                 let threads = rayon::current_num_threads();
                 let states: Vec<Elimination> = (0..threads).map(|_| start.clone()).collect();
-                let one = |state| sites::alone(|| drop(black_box(eliminate(state, &site.units, &options))));
+                let one = |state| linalg::alone(|| drop(black_box(eliminate(state, &site.units, &options))));
                 time(|| states.into_par_iter().for_each(one)) / threads as f64
             },
         );
-        sites::alone(|| {
+        linalg::alone(|| {
             ratio("block elimination, one thread", operations, n, FAST, || {
                 let state = start.clone();
                 time(|| drop(black_box(eliminate(state, &site.units, &options))))

@@ -34,12 +34,22 @@ pub type Weights = BTreeMap<String, PositionWeights>;
 /// that are not read still tell how the units vary together, and regularise.
 const FLOOR: f64 = 0.02;
 
-/// Changes that are run for each group: at the first, the last and the inner
-/// positions.
-pub const CHANGES: usize = 3;
+/// Changes that are run for each group that is measured: at the first, the last and the
+/// inner positions.
+const CHANGES: usize = 3;
+
+/// How many changes [`measure`] runs.
+pub fn changes(analysis: &Analysis, chosen: &[Chosen]) -> usize {
+    CHANGES * own(&measured(analysis, chosen)).count()
+}
+
+/// Those among the chosen groups that are measured themselves.
+fn own(of: &[usize]) -> impl Iterator<Item = usize> {
+    (0..of.len()).filter(|&at| of[at] == at)
+}
 
 /// For each chosen group the one whose positions count as its own do.
-pub fn measured(analysis: &Analysis, chosen: &[Chosen]) -> Vec<usize> {
+fn measured(analysis: &Analysis, chosen: &[Chosen]) -> Vec<usize> {
     let kind = |c: &Chosen| analysis.groups[c.group].kind;
     let one = |c: &Chosen| matches!(&c.sites[..], [site] if site.weight.is_some());
     let partner = |at: usize| match chosen.get(at..at + 2) {
@@ -68,10 +78,7 @@ pub fn measure(
 ) -> Result<Weights> {
     let mut out = BTreeMap::new();
     let of = measured(subject.analysis, chosen);
-    let own: Vec<Chosen> = (chosen.iter().zip(&of).enumerate())
-        .filter(|(at, (_, of))| at == *of)
-        .map(|(_, (c, _))| c.clone())
-        .collect();
+    let own: Vec<Chosen> = own(&of).map(|at| chosen[at].clone()).collect();
     progress.start("positions", own.len() as u64);
     probe.each(&own, |at, after| {
         progress.step(1);

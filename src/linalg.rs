@@ -22,6 +22,14 @@ pub fn par() -> Par {
     }
 }
 
+/// What `work` makes with a pool of one thread.
+pub fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(pool) => pool.install(work),
+        Err(_) => work(),
+    }
+}
+
 /// How far apart the rows (or columns) of a matrix with n entries each are stored: a
 /// multiple of a page apart they would fall into the same sets of the cache, which halves
 /// the speed of a product.

@@ -62,19 +62,14 @@ pub fn each<T: Send>(chosen: &[Chosen], work: impl Fn(&Chosen) -> T + Sync) -> V
     for some in order.chunks(rayon::current_num_threads().max(1)) {
         match some {
             [at] => made.push((*at, work(&chosen[*at]))),
-            _ => made.par_extend(some.par_iter().map(|&at| (at, alone(|| work(&chosen[at]))))),
+            _ => made.par_extend(
+                some.par_iter()
+                    .map(|&at| (at, linalg::alone(|| work(&chosen[at])))),
+            ),
         }
     }
     made.sort_by_key(|(at, _)| *at);
     made.into_iter().map(|(_, made)| made).collect()
-}
-
-/// What `work` makes with a pool of one thread.
-pub fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(pool) => pool.install(work),
-        Err(_) => work(),
-    }
 }
 
 /// Chooses groups by the options.

@@ -80,10 +80,10 @@ pub struct Batches<'a> {
 /// Groups `samples` so that every batch has samples of equal shapes, or, where
 /// padding is [`Padding::Harmless`], of nearly equal lengths.
 ///
-/// Batches of the longest samples have at most `max_rows` rows, fewer where these are long
-/// (1024 tokens), those of shorter ones as many more as keep the size of their inputs below
-/// that (at most eight times as many); a graph with a batch of fixed size gets that. The longest come
-/// first; a sample's place in a batch is its place among its equals.
+/// Batches of the longest samples have at most `max_rows` rows, fewer where these have many
+/// tokens, those of shorter ones as many more as keep the size of their inputs below that
+/// (at most eight times as many); a graph with a batch of fixed size gets that. The longest
+/// come first; a sample's place in a batch is its place among its equals.
 pub fn batches<'a>(samples: &'a Samples, specs: &[InputSpec], max_rows: usize) -> Result<Batches<'a>> {
     let layout = Layout::new(specs);
     let lengths: Vec<usize> = (samples.samples.iter())

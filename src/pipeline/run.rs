@@ -281,8 +281,10 @@ impl<'a> Run<'a> {
         let rows = self.chosen.iter().flat_map(|c| &c.sites);
         let widest = rows.filter_map(|s| Some(s.weight.as_ref()?.rows)).max();
         let enough = tokens >= 2 * REFIT_ROWS * widest.unwrap_or(1) && batches >= 2 * REFIT_BATCHES;
-        let half = enough && self.options.effort == Effort::Normal;
-        Ok(if half { 2 } else { 1 })
+        Ok(match self.options.effort {
+            Effort::Normal if enough => 2,
+            _ => 1,
+        })
     }
 
     /// Whether damage is measured.
@@ -306,9 +308,7 @@ impl<'a> Run<'a> {
         if self.measures() {
             let most = *POSITION_SAMPLES.end();
             let asked = self.options.probe.map(|n| n.min(most));
-            let of = importance::measured(&self.loaded.analysis, &self.chosen);
-            let own = of.iter().enumerate().filter(|(at, of)| at == *of).count();
-            let changes = own * importance::CHANGES;
+            let changes = importance::changes(&self.loaded.analysis, &self.chosen);
             let count = self.probed(asked, changes, POSITION_PASSES, POSITION_SAMPLES);
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;

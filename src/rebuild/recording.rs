@@ -94,7 +94,7 @@ impl Recording {
             batch.insert(value.clone(), kept);
         }
         self.batches.push(batch);
-        if self.held > HELD || self.file.is_some() {
+        if self.held > HELD {
             self.spill();
         }
         Ok(())

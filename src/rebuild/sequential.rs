@@ -39,8 +39,8 @@ const DRIFT: f64 = 0.04;
 /// samples that choose the ridge, which `is_guard` tells by index). The model may be
 /// sliced already, with masks that keep all units of what was pruned; `dense` is the one
 /// that is not pruned, and `recording` has the [`targets`](super::targets) of
-/// batches of [`ROWS`] rows, which are those that are run; `others` asks for the layers that keep all their
-/// inputs too.
+/// batches of [`ROWS`] rows, which are those that are run; `others` asks for the layers
+/// that keep all their inputs too.
 ///
 /// # Errors
 /// The engine's, an interrupt.

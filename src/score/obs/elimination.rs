@@ -142,13 +142,11 @@ impl Elimination {
     /// `|W_0 - W|^2`, removed rows included. One pass over both, which takes as long as a
     /// good part of a step.
     pub(super) fn drift(&self) -> f64 {
+        let chunk = chunk(self.w.nrows());
         let live: Vec<f64> = self.rows[..self.live]
-            .par_chunks(chunk(self.w.nrows()))
+            .par_chunks(chunk)
             .enumerate()
-            .map(|(at, rows)| {
-                let first = at * chunk(self.w.nrows());
-                pulp::Arch::new().dispatch(Drift(self, first, rows))
-            })
+            .map(|(at, rows)| pulp::Arch::new().dispatch(Drift(self, at * chunk, rows)))
             .collect();
         self.gone + live.iter().sum::<f64>()
     }
@@ -232,7 +230,8 @@ impl Elimination {
     }
 
     /// Removes the rows at the last live positions together, `lower` being the Cholesky
-    /// factor of Z between them. Returns what each adds to `tr(D^T H D)`, given those before it.
+    /// factor of Z between them. Returns what each adds to `tr(D^T H D)`, given those before
+    /// it.
     pub(super) fn remove(&mut self, lower: &Mat<f32>) -> Vec<f64> {
         let k = lower.nrows();
         let done = self.rows.len() - self.live;

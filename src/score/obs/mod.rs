@@ -142,6 +142,7 @@ fn run(mut state: Elimination, units: &Units, options: &ObsOptions, levels: &[us
     (trace.into_curve(), reached)
 }
 
+/// A 32nd of the units, in whole vectors where it has one.
 fn default_step(units: usize) -> usize {
     let step = units / 32;
     match step >= VECTOR {

@@ -125,7 +125,7 @@ impl<'a> Pool<'a> {
             *b -= 2.0 * *v * *c;
         }
         // Its pivot is the one it was chosen by.
-        v[p] = self.z_diagonal[p].max(1.0 / pivot).sqrt();
+        v[p] = (1.0 / pivot).sqrt();
         Some(p)
     }
 }
