@@ -255,12 +255,14 @@ impl Elimination {
         let gone = gone.as_ref();
         let past = gone.submatrix(0, 0, done, k).transpose();
         let (inverse, y) = (inverse.as_ref(), y.as_ref());
+        // Fresh memory for each chunk would cost a tenth of what is done to it.
+        let scratch = || Mat::<f32>::zeros(k, chunk.min(live));
         v.par_col_chunks_mut(chunk)
             .zip(self.w.as_mut().subcols_mut(0, live).par_col_chunks_mut(chunk))
             .zip(self.rows[..live].par_chunks_mut(chunk))
-            .for_each(|((v, mut w), rows)| {
+            .for_each_init(scratch, |new, ((v, mut w), rows)| {
                 let (before, v) = v.split_at_row_mut(done);
-                let mut new = Mat::<f32>::zeros(k, rows.len());
+                let mut new = new.as_mut().subcols_mut(0, rows.len());
                 gather(&pivots, rows, new.as_mut());
                 matmul(new.as_mut(), Accum::Add, past, before.as_ref(), -1.0, Par::Seq);
                 let mut v = v.subrows_mut(0, k);
@@ -293,17 +295,27 @@ impl Elimination {
 
 /// The entries of some columns of Z for `rows`.
 fn gather(pivots: &[&[f32]], rows: &[Row], mut new: MatMut<'_, f32>) {
-    // Eight pivots at a time: their columns stay in the cache while they are read.
-    for (at, pivots) in pivots.chunks(8).enumerate() {
-        let mut new = new.as_mut().subrows_mut(8 * at, pivots.len());
-        for (j, row) in rows.iter().enumerate() {
-            let column = new.as_mut().col_mut(j);
-            if let Some(column) = column.try_as_col_major_mut() {
-                for (new, pivot) in column.as_slice_mut().iter_mut().zip(pivots) {
-                    *new = pivot[row.row];
-                }
+    // A tile of pivots at a time: their columns stay in the cache while they are read.
+    const TILE: usize = 16;
+    let n = pivots.first().map_or(0, |pivot| pivot.len());
+    let (tiles, rest) = pivots.as_chunks::<TILE>();
+    for (at, tile) in tiles.iter().enumerate() {
+        // All of one length: one comparison stands for those of all entries of a row.
+        let tile = tile.map(|pivot| &pivot[..n]);
+        for (j, i) in rows.iter().map(|row| row.row).enumerate() {
+            let (parts, _) = contiguous_mut(new.as_mut(), j).as_chunks_mut::<TILE>();
+            if let Some(part) = parts.get_mut(at)
+                && i < n
+            {
+                part.iter_mut()
+                    .zip(&tile)
+                    .for_each(|(new, pivot)| *new = pivot[i]);
             }
         }
+    }
+    for (j, i) in rows.iter().map(|row| row.row).enumerate() {
+        let (_, last) = contiguous_mut(new.as_mut(), j).as_chunks_mut::<TILE>();
+        last.iter_mut().zip(rest).for_each(|(new, pivot)| *new = pivot[i]);
     }
 }
 
@@ -350,6 +362,13 @@ fn contiguous(m: MatRef<'_, f32>, column: usize) -> &[f32] {
     m.col(column)
         .try_as_col_major()
         .map_or(&[], |column| column.as_slice())
+}
+
+#[inline(always)]
+fn contiguous_mut(m: MatMut<'_, f32>, column: usize) -> &mut [f32] {
+    m.col_mut(column)
+        .try_as_col_major_mut()
+        .map_or(&mut [], |column| column.as_slice_mut())
 }
 
 #[inline(always)]
