@@ -200,6 +200,25 @@ fn fixed_lengths_keep_padding_and_mark_it() {
 }
 
 #[test]
+fn runs_hold_fewer_of_long_rows_but_four() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.npz");
+    let model = bert("batch", "sequence", 100);
+    for (length, rows) in [(32, 16), (128, 8), (700, 4)] {
+        let ids = (0..20 * length).map(|i| 1 + i as i64 % 90).collect();
+        let ids = Tensor::i64(vec![20, length], ids);
+        npz::write(&path, [("input_ids", &ids)]).unwrap();
+        let samples = read_samples(&model, &options(&path)).unwrap();
+        let runs: Vec<usize> = batches(&samples, &input_specs(&model).unwrap(), 16)
+            .unwrap()
+            .map(|batch| batch.unwrap().rows.len())
+            .collect();
+        assert_eq!(runs.iter().max(), Some(&rows), "of {length} tokens");
+        assert_eq!(runs.iter().sum::<usize>(), 20);
+    }
+}
+
+#[test]
 fn a_length_shared_with_an_unknown_axis_is_not_cut() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.npz");

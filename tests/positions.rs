@@ -1,0 +1,76 @@
+//! What positions count: measured for neurons, taken over by the heads before them.
+
+mod common;
+
+use std::sync::atomic::AtomicBool;
+
+use onnx_prune::axes::Kind;
+use onnx_prune::calibrate::{self, DataOptions, PositionWeights};
+use onnx_prune::importance::{self, Weights};
+use onnx_prune::options::Options;
+use onnx_prune::probe::{Probe, Subject};
+use onnx_prune::progress::Quiet;
+use onnx_prune::sites::{self, Chosen};
+use onnx_prune::{axes, graph, onnx};
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+#[test]
+fn heads_take_the_positions_of_the_neurons_after_them() {
+    let Some(engine) = common::engine() else {
+        return;
+    };
+    let path = common::fixture("text-language/model.onnx");
+    let model = onnx::load(&path).unwrap().proto;
+    let graph = graph::build(&model).unwrap();
+    let analysis = axes::analyse(&graph, Options::default().axes);
+    let chosen = sites::choose(&model, &graph, &analysis, &Options::default()).unwrap();
+    let data = DataOptions {
+        data: vec![common::fixture("text-language/calibration.txt")],
+        tokenizer: Some(common::fixture("text-language/tokenizer.json")),
+        samples: 6,
+        ..DataOptions::default()
+    };
+    let samples = calibrate::read_samples(&model, &data).unwrap();
+    let subject = Subject {
+        engine: engine.as_ref(),
+        model: &model,
+        graph: &graph,
+        analysis: &analysis,
+    };
+    let measure = |chosen: &[Chosen]| -> Weights {
+        let mut probe = Probe::new(subject, &samples, &graph.outputs, &NEVER).unwrap();
+        importance::measure(subject, &mut probe, chosen, &Quiet).unwrap()
+    };
+    let kind = |c: &Chosen| analysis.groups[c.group].kind;
+    let site = |c: &Chosen| c.sites[0].name.clone();
+    let neurons: Vec<Chosen> = chosen
+        .iter()
+        .filter(|c| kind(c) == Kind::Neurons)
+        .cloned()
+        .collect();
+
+    let weights = measure(&chosen);
+    // Heads cost no run of their own, and change nothing for the neurons.
+    assert_eq!(importance::changes(&analysis, &chosen), 3 * neurons.len());
+    let alone = measure(&neurons);
+    assert!(neurons.iter().all(|c| weights[&site(c)] == alone[&site(c)]));
+    assert!(weights.values().any(|w| *w != PositionWeights::EVEN));
+    let pairs: Vec<_> = chosen
+        .windows(2)
+        .filter(|pair| kind(&pair[0]) == Kind::Heads)
+        .collect();
+    assert_eq!(pairs.len(), neurons.len());
+    for pair in pairs {
+        assert_eq!(weights[&site(&pair[0])], weights[&site(&pair[1])]);
+    }
+    // Heads with nothing after them are measured themselves.
+    let heads: Vec<Chosen> = chosen
+        .iter()
+        .filter(|c| kind(c) == Kind::Heads)
+        .cloned()
+        .collect();
+    let own = measure(&heads);
+    assert_eq!(own.len(), heads.len());
+    assert!(heads.iter().any(|c| own[&site(c)] != weights[&site(c)]));
+}
