@@ -118,7 +118,7 @@ pub struct PruneArgs {
     /// Graph outputs that count when damage is measured; all when not given.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub outputs: Vec<String>,
-    /// How much time allocation may take.
+    /// How much time measurements may take: `high` runs eight times the samples.
     #[arg(long, value_enum, default_value_t = Effort::Normal)]
     pub effort: Effort,
     /// Fraction of the prunable blocks' multiply-accumulates to keep (0.6 when

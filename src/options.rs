@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::axes::Kind;
 use crate::budget::Align;
 use crate::calibrate::DataOptions;
 use crate::runtime::EngineOptions;
@@ -74,34 +73,26 @@ pub enum Target {
     Queries,
 }
 
-/// How much time allocation may take.
+/// How much time measurements may take.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// Damage at one level per group.
+    /// As many samples as a few passes of the dense model take.
     #[default]
     Normal,
-    /// Damage at eight levels, on three times the samples.
+    /// What changes do to the outputs is measured on eight times the samples, and layers
+    /// are re-fitted on all.
     High,
 }
 
 impl Effort {
-    /// Fractions of a group's units that are removed to measure it ([`crate::damage`]).
-    pub fn levels(self, kind: Kind) -> &'static [f64] {
-        match (self, kind) {
-            (Effort::Normal, Kind::Neurons) => &[0.85],
-            (Effort::Normal, _) => &[0.5],
-            (Effort::High, _) => &[0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1.0],
-        }
-    }
-
     /// By what numbers of samples are multiplied.
     pub fn samples(self) -> usize {
         match self {
             Effort::Normal => 1,
-            Effort::High => 3,
+            Effort::High => 8,
         }
     }
 }
@@ -143,7 +134,7 @@ pub struct Options {
     pub export_mask: Option<PathBuf>,
     /// Graph outputs that count when damage is measured; none means all.
     pub outputs: Vec<String>,
-    /// How much time allocation may take.
+    /// How much time measurements may take.
     pub effort: Effort,
     /// Re-fitting.
     pub reconstruct: Reconstruct,

@@ -7,7 +7,7 @@ use crate::budget::Ranking;
 use crate::calibrate::{SiteStatistics, Statistics};
 use crate::graph::Graph;
 use crate::onnx::proto;
-use crate::options::{Effort, Method, Options};
+use crate::options::{Method, Options};
 use crate::score::obs::Level;
 use crate::score::{self, Site};
 use crate::sites::{Chosen, each, side_by_side};
@@ -30,6 +30,14 @@ pub struct Ranked {
 /// again where it is needed.
 const HELD: usize = 1 << 28;
 
+/// Fractions of a group's units that are removed to measure its damage ([`crate::damage`]).
+pub fn levels(kind: Kind) -> &'static [f64] {
+    match kind {
+        Kind::Neurons => &[0.85],
+        _ => &[0.5],
+    }
+}
+
 /// How many units of a group are gone at each fraction, ascending.
 pub fn removed(fractions: &[f64], units: usize, least: usize) -> Vec<usize> {
     let most = units.saturating_sub(least);
@@ -42,8 +50,8 @@ pub fn removed(fractions: &[f64], units: usize, least: usize) -> Vec<usize> {
     removed
 }
 
-/// Ranks the units of every chosen group; of `obs`, the weights that are left when
-/// the fractions of its units are gone that `effort` asks for come with it.
+/// Ranks the units of every chosen group; where its damage is `measured` after that, the
+/// weights that are left at the [`levels`] come with it.
 ///
 /// # Errors
 /// Statistics that are missing or not finite, a weight that is not a matrix.
@@ -54,7 +62,7 @@ pub fn rank(
     chosen: &[Chosen],
     statistics: &Statistics,
     options: &Options,
-    effort: Option<Effort>,
+    measured: bool,
 ) -> Result<Ranked> {
     let mut ranked = Ranked {
         rankings: Vec::with_capacity(chosen.len()),
@@ -63,7 +71,10 @@ pub fn rank(
         notes: Vec::new(),
     };
     let mut heads_left = false;
-    let levels = |c: &Chosen| effort.map_or(&[][..], |e| e.levels(analysis.groups[c.group].kind));
+    let levels = |c: &Chosen| match measured {
+        true => levels(analysis.groups[c.group].kind),
+        false => &[],
+    };
     let holding = holding(chosen, levels);
     let found = each(chosen, |c| {
         let group = &analysis.groups[c.group];

@@ -234,12 +234,12 @@ impl<'a> Run<'a> {
         passes: f64,
         bounds: RangeInclusive<usize>,
     ) -> usize {
-        let count = asked.unwrap_or_else(|| {
+        asked.unwrap_or_else(|| {
             let per_sample = 0.5 * changes as f64;
             let within = passes * self.samples.samples.len() as f64 / per_sample.max(1.0);
-            (within as usize).clamp(*bounds.start(), *bounds.end())
-        });
-        count * self.options.effort.samples()
+            let count = (within as usize).clamp(*bounds.start(), *bounds.end());
+            count * self.options.effort.samples()
+        })
     }
 
     /// The model as it was read, with quantised weights where it has some: what the
@@ -368,7 +368,7 @@ impl<'a> Run<'a> {
             &self.chosen,
             &self.statistics,
             self.options,
-            self.measures().then_some(self.options.effort),
+            self.measures(),
         )?;
         self.clock.lap("ranking");
         if self.measures() {
@@ -382,7 +382,7 @@ impl<'a> Run<'a> {
             };
             let levels = |c: &Chosen| {
                 let kind = self.loaded.analysis.groups[c.group].kind;
-                self.options.effort.levels(kind).len()
+                rank::levels(kind).len()
             };
             let changes: usize = self.chosen.iter().map(levels).sum();
             let count = self.probed(self.options.probe, changes, DAMAGE_PASSES, PROBE_SAMPLES);

@@ -14,7 +14,7 @@ use onnx_prune::budget::{self, Align, Limit, Target};
 use onnx_prune::calibrate::{self, DataOptions, SiteProbe, Statistics, npz};
 use onnx_prune::graph::Graph;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::options::{Effort, Method, Options, Reconstruct};
+use onnx_prune::options::{Method, Options, Reconstruct};
 use onnx_prune::progress::Quiet;
 use onnx_prune::runtime::{EngineChoice, EngineOptions};
 use onnx_prune::score::Curve;
@@ -267,16 +267,7 @@ impl Analysed {
     /// Ranked, cut to half and re-fitted, where these statistics allow it.
     fn fitted(&self, statistics: &Statistics, options: &Options) -> Option<proto::ModelProto> {
         let (graph, analysis, chosen) = (&self.graph, &self.analysis, &self.chosen[..]);
-        let ranked = rank::rank(
-            image(),
-            graph,
-            analysis,
-            chosen,
-            statistics,
-            options,
-            Some(Effort::Normal),
-        )
-        .ok()?;
+        let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options, true).ok()?;
         let sizes = budget::Sizes {
             batch: 1,
             seq: 1,

@@ -8,7 +8,7 @@ use onnx_prune::calibrate::{self, DataOptions, Statistics};
 use onnx_prune::graph::Graph;
 use onnx_prune::mask::{self, Mask};
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::options::{Effort, Method, Options, Reconstruct};
+use onnx_prune::options::{Method, Options, Reconstruct};
 use onnx_prune::sites::Chosen;
 use onnx_prune::verify::Interface;
 use onnx_prune::{axes, graph, latency, lossless, quantised, rank, rebuild, report, rewrite, several, sites};
@@ -304,15 +304,7 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
     };
     let _ = several::tie(&[file, file]);
     let none = Statistics::default();
-    let Ok(ranked) = rank::rank(
-        model,
-        graph,
-        analysis,
-        &chosen,
-        &none,
-        &options,
-        Some(Effort::Normal),
-    ) else {
+    let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options, true) else {
         return;
     };
     let cost = Cost::new(graph, analysis, &sizes());
