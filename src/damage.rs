@@ -52,10 +52,9 @@
 //! | 0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1; 24 | 0.0060 | 0.0121 |
 //!
 //! One level is enough where it lies where the group may end, since the local error says
-//! the rest. The relative squared error in
-//! place of the divergence is as good within the noise (0.0069 and 0.0141). The weights
-//! at each level are those that the elimination has left at that point
-//! ([`crate::score::obs::Level`]).
+//! the rest. The relative squared error in place of the divergence is as good within the
+//! noise (0.0069 and 0.0141). The weights at each level are those that the elimination has
+//! left at that point ([`crate::score::obs::Level`]).
 
 use crate::budget::Ranking;
 use crate::calibrate::{SiteStatistics, Statistics};

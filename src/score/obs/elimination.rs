@@ -255,7 +255,7 @@ impl Elimination {
         let gone = gone.as_ref();
         let past = gone.submatrix(0, 0, done, k).transpose();
         let (inverse, y) = (inverse.as_ref(), y.as_ref());
-        // Fresh memory for each chunk would cost a tenth of what is done to it.
+        // Shared by chunks: fresh memory for each would have to be cleared and mapped anew.
         let scratch = || Mat::<f32>::zeros(k, chunk.min(live));
         v.par_col_chunks_mut(chunk)
             .zip(self.w.as_mut().subcols_mut(0, live).par_col_chunks_mut(chunk))
