@@ -107,7 +107,7 @@ pub fn measure(
             .iter()
             .map(|part| pooled(&part.sites, statistics))
             .collect::<Result<Vec<_>>>()?;
-        let removed = removed(levels_of(c), group.units, c.least);
+        let removed = removed(group, c.least);
         // What the elimination has left, or else a factor for each weight.
         let known = ranked.levels.get(at).map(Vec::as_slice).unwrap_or_default();
         let known = if known.len() == removed.len() { known } else { &[] };

@@ -38,12 +38,13 @@ pub fn levels(kind: Kind) -> &'static [f64] {
     }
 }
 
-/// How many units of a group are gone at each fraction, ascending.
-pub fn removed(fractions: &[f64], units: usize, least: usize) -> Vec<usize> {
-    let most = units.saturating_sub(least);
-    let mut removed: Vec<usize> = fractions
+/// How many units of a group, of which at least some stay, are gone at its [`levels`],
+/// ascending.
+pub fn removed(group: &PruneGroup, least: usize) -> Vec<usize> {
+    let most = group.units.saturating_sub(least);
+    let mut removed: Vec<usize> = levels(group.kind)
         .iter()
-        .map(|level| ((level * units as f64).round() as usize).min(most))
+        .map(|level| ((level * group.units as f64).round() as usize).min(most))
         .filter(|removed| *removed > 0)
         .collect();
     removed.dedup();
@@ -71,19 +72,14 @@ pub fn rank(
         notes: Vec::new(),
     };
     let mut heads_left = false;
-    let levels = |c: &Chosen| match measured {
-        true => levels(analysis.groups[c.group].kind),
-        false => &[],
+    let holding = match measured {
+        true => holding(analysis, chosen),
+        false => BTreeSet::new(),
     };
-    let holding = holding(chosen, levels);
     let found = each(chosen, |c| {
         let group = &analysis.groups[c.group];
-        let fractions = if holding.contains(&c.group) {
-            levels(c)
-        } else {
-            &[]
-        };
-        rank_one(model, graph, group, c, statistics, options, fractions)
+        let held = holding.contains(&c.group);
+        rank_one(model, graph, group, c, statistics, options, held)
             .context(|| format!("group '{}'", group.name))
     });
     for (c, found) in chosen.iter().zip(found) {
@@ -116,14 +112,15 @@ pub fn rank(
 
 /// The groups whose weights at the levels are held: the first ones, as many as
 /// [`HELD`] bytes allow.
-fn holding<'f>(chosen: &[Chosen], levels: impl Fn(&Chosen) -> &'f [f64]) -> BTreeSet<usize> {
+fn holding(analysis: &Analysis, chosen: &[Chosen]) -> BTreeSet<usize> {
     let mut held = 0.0;
     let mut groups = BTreeSet::new();
     for c in chosen {
         let [site] = &c.sites[..] else {
             continue;
         };
-        let left: f64 = levels(c).iter().map(|f| 1.0 - f).sum();
+        let kind = analysis.groups[c.group].kind;
+        let left: f64 = levels(kind).iter().map(|f| 1.0 - f).sum();
         let entries = site.weight.as_ref().map_or(0, |w| w.rows * w.columns);
         held += left * (entries * size_of::<f64>()) as f64;
         if held <= HELD as f64 {
@@ -148,7 +145,7 @@ fn rank_one(
     c: &Chosen,
     statistics: &Statistics,
     options: &Options,
-    fractions: &[f64],
+    held: bool,
 ) -> Result<One> {
     let whole = One {
         ranking: Ranking::Whole,
@@ -176,7 +173,7 @@ fn rank_one(
                 ..Default::default()
             };
             let at = match &c.sites[..] {
-                [_] => removed(fractions, group.units, c.least),
+                [_] if held => removed(group, c.least),
                 _ => Vec::new(),
             };
             let (curve, levels) = score::obs::obs_at(&site, &obs, &at)?;

@@ -44,11 +44,8 @@ fn heads_take_the_positions_of_the_neurons_after_them() {
     };
     let kind = |c: &Chosen| analysis.groups[c.group].kind;
     let site = |c: &Chosen| c.sites[0].name.clone();
-    let neurons: Vec<Chosen> = chosen
-        .iter()
-        .filter(|c| kind(c) == Kind::Neurons)
-        .cloned()
-        .collect();
+    let only = |of: Kind| -> Vec<Chosen> { chosen.iter().filter(|c| kind(c) == of).cloned().collect() };
+    let neurons = only(Kind::Neurons);
 
     let weights = measure(&chosen);
     // Heads cost no run of their own, and change nothing for the neurons.
@@ -65,11 +62,7 @@ fn heads_take_the_positions_of_the_neurons_after_them() {
         assert_eq!(weights[&site(&pair[0])], weights[&site(&pair[1])]);
     }
     // Heads with nothing after them are measured themselves.
-    let heads: Vec<Chosen> = chosen
-        .iter()
-        .filter(|c| kind(c) == Kind::Heads)
-        .cloned()
-        .collect();
+    let heads = only(Kind::Heads);
     let own = measure(&heads);
     assert_eq!(own.len(), heads.len());
     assert!(heads.iter().any(|c| own[&site(c)] != weights[&site(c)]));

@@ -11,7 +11,7 @@ use crate::mask::{Mask, Narrowing};
 use crate::narrow::{Narrowed, Narrower, Open, Told};
 use crate::options::{Method, Reconstruct};
 use crate::probe::Probe;
-use crate::rank::{levels, removed};
+use crate::rank::removed;
 use crate::runtime::Engine as _;
 use crate::sites::Chosen;
 use crate::{Error, Result};
@@ -120,7 +120,7 @@ impl Run<'_> {
             return 0.0;
         };
         let group = &self.loaded.analysis.groups[c.group];
-        let level = removed(levels(group.kind), group.units, c.least);
+        let level = removed(group, c.least);
         let near = |level: &usize| Some((*local.get(*level)?, *measured.error.get(*level)?));
         match level.first().and_then(near) {
             Some((error, damage)) if error > 0.0 && damage > 0.0 => damage / error,

@@ -42,8 +42,8 @@ const PROBE_SAMPLES: RangeInclusive<usize> = 8..=128;
 const DAMAGE_PASSES: f64 = 0.7;
 /// Tokens per input of the widest layer, and batches, that are enough to re-fit layers in
 /// order: with 8 tokens the divergence of a six-layer BERT is 0.0046, with 4 it is
-/// 0.0047, with 2 0.0052; 5 or 3 of 10 make no difference (0.0051 and 0.0050, means of
-/// three draws).
+/// 0.0047, with 2 0.0052; of 10 that there are, 5 give 0.0051 and 3 give 0.0050 (means of three
+/// draws).
 const REFIT_ROWS: usize = 3;
 const REFIT_BATCHES: usize = 2;
 /// At least one of so many batches serves, however many there are.
