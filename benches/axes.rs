@@ -13,10 +13,9 @@ use std::time::Duration;
 use common::{say, time};
 use criterion::{Criterion, criterion_group, criterion_main};
 use models::{attribute, node, shaped, weights};
-use onnx_prune::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType,
-    tensor_shape_proto::dimension::Value,
-};
+use onnx_prune::onnx::proto::attribute_proto::AttributeType;
+use onnx_prune::onnx::proto::tensor_shape_proto::dimension::Value;
+use onnx_prune::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use onnx_prune::{axes, graph};
 
 const LAYERS: usize = 1000;

@@ -15,11 +15,10 @@ use common::{best, say, time};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};
-use onnx_prune::calibrate::SiteStatistics;
-use onnx_prune::score::kcm::{gaussian_kernel, representatives};
-use onnx_prune::score::obs::{Elimination, ObsOptions, eliminate};
-use onnx_prune::score::{Site, Units};
-use onnx_prune::{linalg, solve};
+use onnx_prune::numerics::score::kcm::{gaussian_kernel, representatives};
+use onnx_prune::numerics::score::obs::{Elimination, ObsOptions, eliminate};
+use onnx_prune::numerics::score::{Site, Units};
+use onnx_prune::numerics::{SiteStatistics, linalg, solve};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -170,7 +169,7 @@ fn block_elimination(c: &mut Criterion) {
             );
         });
         group.bench_function(format!("{n}, with factor and inverse"), |b| {
-            b.iter(|| onnx_prune::score::obs::obs(&site, &options));
+            b.iter(|| onnx_prune::numerics::score::obs::obs(&site, &options));
         });
     }
     group.finish();

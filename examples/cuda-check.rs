@@ -22,14 +22,15 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
-use onnx_prune::calibrate::{SiteStatistics, batches, input_specs};
+use onnx_prune::data::{batches, input_specs};
+use onnx_prune::engine::{
+    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
+};
 use onnx_prune::mask::Mask;
+use onnx_prune::numerics::SiteStatistics;
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::pipeline::Run;
 use onnx_prune::pruner::Pruner;
-use onnx_prune::runtime::{
-    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
-};
 use onnx_prune::tensor::Feeds;
 use onnx_prune::{Error, Result};
 
@@ -104,7 +105,7 @@ pub fn check(args: &Args, out: &mut String) -> Result<()> {
 
 /// ONNX Runtime on a device.
 fn engine(args: &Args, device: Device) -> Result<Box<dyn Engine>> {
-    runtime::choose(&EngineOptions {
+    engine::choose(&EngineOptions {
         engine: EngineChoice::Ort,
         device,
         threads: args.threads,

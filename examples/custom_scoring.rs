@@ -6,13 +6,13 @@
 //! Units that hardly vary cost nothing, because the bias takes up their mean.
 //!
 //! Another engine is plugged in at the same place: anything that implements
-//! `onnx_prune::runtime::Engine` goes into `run.engine`, as
+//! `onnx_prune::engine::Engine` goes into `run.engine`, as
 //! `Metered::new(Box::new(engine))`, before `run.calibrate()`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use onnx_prune::budget::Ranking;
+use onnx_prune::numerics::score::Ranking;
 use onnx_prune::options::{Method, Reconstruct};
 use onnx_prune::pipeline::{self, Run};
 use onnx_prune::pruner::Pruner;

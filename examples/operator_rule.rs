@@ -10,8 +10,8 @@
 use std::path::Path;
 
 use onnx_prune::axes::{self, Analysis, Kind, Op, OwnRule};
-use onnx_prune::onnx::{self, proto::ModelProto};
-use onnx_prune::{Result, graph};
+use onnx_prune::onnx::proto::ModelProto;
+use onnx_prune::{Result, graph, onnx};
 
 /// `com.example::ScaledGelu(x, scale)`: entry by entry, `scale` is broadcast.
 ///

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use onnx_prune::calibrate::Samples;
+use onnx_prune::data::Samples;
 use onnx_prune::progress::Bars;
 use onnx_prune::pruner::Pruner;
 use onnx_prune::tensor::{Feeds, Tensor};

@@ -21,11 +21,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use onnx_prune::calibrate::{DataOptions, Samples, batches, input_specs, npz, read_samples};
+use onnx_prune::data::{DataOptions, Samples, batches, input_specs, read_samples};
+use onnx_prune::engine::{self, Engine, EngineChoice, EngineInfo, EngineOptions, Session, SessionOptions};
+use onnx_prune::io::npz;
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::options::{Method, Options};
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineInfo, EngineOptions, Session, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::verify::{self, Comparison};
 use onnx_prune::{Error, Result, ResultExt, pipeline};
@@ -110,7 +111,7 @@ fn run(args: &Args) -> Result<()> {
     };
     let dense = onnx::load(&args.model)?;
     let options = args.options(0, Method::default(), 1.0);
-    let engine = runtime::choose(&options.engine)?;
+    let engine = engine::choose(&options.engine)?;
     let test = TestSet::read(args, &dense.proto)?;
     let judge = Judge::new(engine.as_ref(), &dense.proto, test, args)?;
     let mut table = Table::new(args, &judge, engine.info());

@@ -12,7 +12,7 @@
 //! # let (input, output) = ("fixtures/digits-vit/model.onnx", folder.join("small.onnx"));
 //! let report = Pruner::new(input)
 //!     .data(["fixtures/digits-vit/calibration.npz"])
-//! #   .sample_count(48).no_timing().engine(onnx_prune::runtime::EngineChoice::Tract, Default::default())
+//! #   .sample_count(48).no_timing().engine(onnx_prune::engine::EngineChoice::Tract, Default::default())
 //!     .flops(0.5)
 //!     .prune(&output)?;
 //! assert!(report.budget.got <= 0.5);
@@ -71,43 +71,29 @@
 #![deny(missing_docs)]
 
 pub mod axes;
-pub mod bench;
 pub mod budget;
 pub mod calibrate;
+pub mod channels;
 pub mod cli;
-pub mod damage;
-mod disjoint;
+pub mod data;
+pub mod engine;
 pub mod error;
-pub mod evaluate;
-pub mod files;
 pub mod graph;
-pub mod importance;
-pub mod latency;
-pub mod linalg;
-pub mod lossless;
+pub mod io;
 pub mod mask;
-pub mod narrow;
+pub mod measure;
+pub mod numerics;
 pub mod onnx;
 pub mod options;
 pub mod pipeline;
-pub mod probe;
 pub mod progress;
-pub mod provenance;
 pub mod pruner;
-pub mod quantised;
 pub mod rank;
-pub mod rebuild;
+pub mod refit;
 pub mod report;
 pub mod rewrite;
-pub mod runtime;
-pub mod score;
-pub mod search;
-pub mod segment;
-pub mod several;
 pub mod sites;
-pub mod solve;
 pub mod tensor;
-mod unwind;
 pub mod verify;
 
 pub use error::{Error, Result, ResultExt};

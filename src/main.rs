@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser};
-use onnx_prune::bench::{self, BenchReport};
 use onnx_prune::budget::{Cost, Sizes};
 use onnx_prune::cli::{
     BenchArgs, CalibrateArgs, Cli, Command, CompareArgs, InspectArgs, MergeArgs, PruneArgs, TalkArgs,
 };
+use onnx_prune::measure::paired::{self, BenchReport};
 use onnx_prune::options::Options;
 use onnx_prune::report::style::Style;
 use onnx_prune::report::{self, Report};
-use onnx_prune::{Error, Result, calibrate, onnx, pipeline, runtime};
+use onnx_prune::{Error, Result, calibrate, engine, onnx, pipeline};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -239,7 +239,7 @@ fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
 fn measure(args: &BenchArgs) -> Result<()> {
     let a = onnx::load(&args.a)?;
     let b = args.b.as_deref().map(onnx::load).transpose()?;
-    let engine = runtime::choose(&args.engine.options())?;
+    let engine = engine::choose(&args.engine.options())?;
     let inputs = calibrate::exact_batch(&a.proto, args.batch, args.seq, &args.shapes()?)?;
     let other = b.as_ref().map(|b| &b.proto);
     let found = BenchReport {
@@ -247,7 +247,7 @@ fn measure(args: &BenchArgs) -> Result<()> {
         b: args.b.as_ref().map(|b| b.display().to_string()),
         batch: inputs.batch,
         seq: inputs.seq,
-        timing: bench::paired(engine.as_ref(), &a.proto, other, &inputs.feeds, args.runs)?,
+        timing: paired::paired(engine.as_ref(), &a.proto, other, &inputs.feeds, args.runs)?,
         engine: engine.info().clone(),
     };
     if args.json {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::budget::Align;
-use crate::calibrate::DataOptions;
-use crate::runtime::EngineOptions;
+use crate::data::DataOptions;
+use crate::engine::EngineOptions;
 use crate::{Error, Result};
 
 /// How units are ranked and levels chosen.
@@ -111,7 +111,7 @@ pub struct Options {
     pub align: Option<usize>,
     /// Whether passes that leave what the model computes come first.
     pub lossless: bool,
-    /// Whether heads may lose channels ([`crate::narrow`]).
+    /// Whether heads may lose channels ([`crate::channels`]).
     pub narrow: bool,
     /// Whether units go that are constant on all calibration inputs.
     pub fold_constant: bool,
@@ -168,7 +168,7 @@ pub struct Options {
     /// KCM's bound on iterations.
     pub kcm_iterations: usize,
     /// How KCM's two scores are made comparable before they are multiplied.
-    pub kcm_normalise: crate::score::kcm::Normalise,
+    pub kcm_normalise: crate::numerics::score::kcm::Normalise,
 }
 
 impl Default for Options {
@@ -199,13 +199,13 @@ impl Default for Options {
             engine: EngineOptions::default(),
             dry_run: false,
             external_data: false,
-            damp: crate::score::DEFAULT_DAMP,
+            damp: crate::numerics::score::DEFAULT_DAMP,
             probe: None,
             refit_all: true,
             kcm_sigma: 1.0,
             kcm_alpha: 0.01,
             kcm_iterations: 100,
-            kcm_normalise: crate::score::kcm::Normalise::default(),
+            kcm_normalise: crate::numerics::score::kcm::Normalise::default(),
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::budget::Target as Limit;
-use crate::calibrate::{DataOptions, Samples};
+use crate::data::{DataOptions, Samples};
+use crate::engine::{Device, EngineChoice};
 use crate::options::{Effort, Method, Options, Reconstruct, Target};
 use crate::pipeline::{self, Run};
 use crate::progress::{Progress, Quiet};
 use crate::report::Report;
-use crate::runtime::{Device, EngineChoice};
 use crate::{Error, Result};
 
 /// Prunes one model; every method is an option of the command line, with the same

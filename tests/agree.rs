@@ -4,9 +4,9 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::onnx;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 
 use common::{engine, feeds, name};
@@ -78,7 +78,7 @@ fn both_engines_agree() {
         threads: Some(1),
         ..EngineOptions::default()
     };
-    let own = runtime::choose(&options).unwrap();
+    let own = engine::choose(&options).unwrap();
     let (mut taken, mut apart) = (0, Vec::new());
     for case in cases() {
         if let Some(worst) = check([theirs.as_ref(), own.as_ref()], &case) {

@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis};
-use onnx_prune::budget::{Cost, Limit, Measure, Prices, Ranking, Sizes, Target, Within, levels, within};
-use onnx_prune::graph::Graph;
+use onnx_prune::budget::{Cost, Limit, Measure, Prices, Sizes, Target, Within, levels, within};
+use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::Mask;
+use onnx_prune::numerics::score::Curve;
+use onnx_prune::numerics::score::Ranking;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::onnx::{External, SaveOptions};
+use onnx_prune::onnx::{self, External, SaveOptions};
 use onnx_prune::options::Options;
-use onnx_prune::score::Curve;
+use onnx_prune::rewrite;
 use onnx_prune::sites::{self, Chosen};
-use onnx_prune::{graph, onnx, rewrite};
 
 struct Case {
     name: String,

@@ -7,17 +7,18 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::calibrate::{self, DataOptions, Samples, Statistics};
-use onnx_prune::importance::Weights;
+use onnx_prune::channels::{Narrower, What};
+use onnx_prune::data::{DataOptions, Samples};
+use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::mask::Narrowing;
-use onnx_prune::narrow::{Narrower, What};
+use onnx_prune::numerics::Statistics;
 use onnx_prune::options::Options;
-use onnx_prune::probe::Subject;
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{Engine, SessionOptions};
+use onnx_prune::rank::positions::Weights;
+use onnx_prune::rank::probe::Subject;
 use onnx_prune::sites::{self, Chosen};
 use onnx_prune::tensor::Feeds;
-use onnx_prune::{axes, graph, onnx, verify};
+use onnx_prune::{axes, calibrate, graph, onnx, verify};
 use serde_json::Value;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -153,7 +154,7 @@ fn another_basis_changes_nothing_and_fewer_channels_are_channels_of_zero() {
             .iter()
             .any(|v| v.constant.is_some() && v.elem.is_some_and(|e| e.is_float() && e.size() < 4));
         let turns = narrower.turns();
-        let all = |kept: &dyn Fn(&onnx_prune::narrow::Turn) -> usize| {
+        let all = |kept: &dyn Fn(&onnx_prune::channels::Turn) -> usize| {
             turns
                 .iter()
                 .enumerate()

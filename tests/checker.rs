@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use onnx_prune::engine::{self, EngineChoice, EngineOptions};
 use onnx_prune::mask::Mask;
-use onnx_prune::runtime::{self, EngineChoice, EngineOptions};
 use onnx_prune::{axes, graph, onnx, rewrite, verify};
 
 fn zoos() -> Vec<PathBuf> {
@@ -49,7 +49,7 @@ fn pruned_models_are_valid_and_keep_their_kernels() {
         engine: EngineChoice::Ort,
         ..EngineOptions::default()
     };
-    let engine = runtime::choose(&options).ok();
+    let engine = engine::choose(&options).ok();
     let folder = tempfile::tempdir().unwrap();
     let mut files = Vec::new();
     for zoo in zoos() {

@@ -6,9 +6,9 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use onnx_prune::calibrate::npz;
+use onnx_prune::engine::{self, EngineChoice, EngineOptions, SessionOptions};
+use onnx_prune::io::npz;
 use onnx_prune::onnx;
-use onnx_prune::runtime::{self, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 
 use common::{fixture, text};
@@ -30,7 +30,7 @@ fn accuracy(model: &Path) -> f64 {
         threads: Some(1),
         ..EngineOptions::default()
     };
-    let engine = runtime::choose(&options).unwrap();
+    let engine = engine::choose(&options).unwrap();
     let model = onnx::load(model).unwrap();
     let mut session = engine.session(&model.proto, &SessionOptions::default()).unwrap();
     let feeds: Feeds = [("pixel_values".to_string(), images.clone())].into();

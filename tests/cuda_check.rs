@@ -6,7 +6,7 @@ mod cuda_check;
 
 use clap::Parser;
 use cuda_check::{Args, check};
-use onnx_prune::runtime::{self, Device, EngineChoice, EngineOptions};
+use onnx_prune::engine::{self, Device, EngineChoice, EngineOptions};
 
 fn works(device: Device) -> bool {
     let options = EngineOptions {
@@ -14,7 +14,7 @@ fn works(device: Device) -> bool {
         device,
         ..EngineOptions::default()
     };
-    runtime::choose(&options).is_ok()
+    engine::choose(&options).is_ok()
 }
 
 fn args(more: &[&str]) -> Args {

@@ -12,8 +12,8 @@ mod small;
 #[path = "engines/zoo.rs"]
 mod zoo;
 
+use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::onnx::proto::{ModelProto, NodeProto};
-use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Elem, Feeds, Tensor};
 use zoo::{Case, built_in, difference, onnx_runtime, zoo};
 

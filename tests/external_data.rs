@@ -585,7 +585,7 @@ fn mapped_data_know_their_file_as_long_as_it_is_the_same() {
 
 #[test]
 fn engines_compute_the_same_from_data_in_a_side_file() {
-    use onnx_prune::runtime::{EngineOptions, SessionOptions, choose};
+    use onnx_prune::engine::{EngineOptions, SessionOptions, choose};
     use onnx_prune::tensor::{Feeds, Tensor};
 
     let Ok(engine) = choose(&EngineOptions::default()) else {

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use onnx_prune::files::{Staged, apart, read, writable, write};
+use onnx_prune::io::staged::{Staged, apart, read, writable, write};
 
 /// What temporary files are called.
 const PREFIX: &str = ".onnx-prune-";

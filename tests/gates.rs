@@ -5,11 +5,10 @@ mod common;
 mod models;
 
 use onnx_prune::axes::{self, Kind};
+use onnx_prune::engine::SessionOptions;
 use onnx_prune::mask::Mask;
-use onnx_prune::onnx::proto::{
-    AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType,
-};
-use onnx_prune::runtime::SessionOptions;
+use onnx_prune::onnx::proto::attribute_proto::AttributeType;
+use onnx_prune::onnx::proto::{AttributeProto, ModelProto, NodeProto, TensorProto};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{graph, rewrite};
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use onnx_prune::calibrate::npz;
+use onnx_prune::io::npz;
 use onnx_prune::tensor::Tensor;
 
 use common::{fixture, text};

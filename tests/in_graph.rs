@@ -12,14 +12,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use faer::Mat;
-use onnx_prune::calibrate::{PositionWeights, SiteProbe, Statistics, collect};
+use onnx_prune::calibrate::{SiteProbe, collect};
+use onnx_prune::data::PositionWeights;
+use onnx_prune::engine::{
+    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
+};
+use onnx_prune::numerics::Statistics;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::pipeline::Run;
 use onnx_prune::progress::Quiet;
 use onnx_prune::pruner::Pruner;
-use onnx_prune::runtime::{
-    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
-};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{Error, Result, onnx};
 
@@ -74,7 +76,7 @@ fn chosen(engine: EngineChoice) -> Option<Box<dyn Engine>> {
         threads: Some(1),
         ..EngineOptions::default()
     };
-    runtime::choose(&options)
+    engine::choose(&options)
         .map_err(|e| eprintln!("skipped: {}", e.chain()))
         .ok()
 }

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use onnx_prune::calibrate::{
-    DataOptions, InputDim, Origin, Sample, Samples, batches, input_specs, npz, read_samples,
-};
+use onnx_prune::data::{DataOptions, InputDim, Origin, Sample, Samples, batches, input_specs, read_samples};
+use onnx_prune::io::npz;
 use onnx_prune::onnx::proto;
 use onnx_prune::tensor::{Data, Elem, Tensor};
 use prost::Message as _;
@@ -15,7 +14,8 @@ use tempfile::TempDir;
 // ---------------------------------------------------------------- models
 
 fn value(name: &str, elem: Elem, dims: &[&str]) -> proto::ValueInfoProto {
-    use proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use proto::tensor_shape_proto::Dimension;
+    use proto::tensor_shape_proto::dimension::Value;
     let dim = |d: &&str| Dimension {
         value: match d.parse::<i64>() {
             Ok(size) => Some(Value::DimValue(size)),

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Kind};
+use onnx_prune::engine::{self, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::options::{Options, Target};
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{self, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::Feeds;
 use onnx_prune::{onnx, pipeline};
 
@@ -35,7 +35,8 @@ fn options(change_interface: bool) -> Options {
 
 /// Sizes of axis 1 (the heads) of the caches among the inputs.
 fn cache_heads(path: &Path) -> Vec<(String, i64)> {
-    use onnx_prune::onnx::proto::{tensor_shape_proto::dimension, type_proto};
+    use onnx_prune::onnx::proto::tensor_shape_proto::dimension;
+    use onnx_prune::onnx::proto::type_proto;
     let model = onnx::load(path).unwrap();
     let graph = model.proto.graph.as_ref().unwrap();
     let past = graph.input.iter().filter(|i| i.name().contains("past"));
@@ -56,7 +57,7 @@ fn cache_heads(path: &Path) -> Vec<(String, i64)> {
 
 /// Runs a file; all it gives is finite.
 fn run(path: &Path, feeds: &Feeds) -> usize {
-    let engine = runtime::choose(&options(true).engine).unwrap();
+    let engine = engine::choose(&options(true).engine).unwrap();
     let model = onnx::load(path).unwrap();
     let mut session = engine.session(&model.proto, &SessionOptions::default()).unwrap();
     let given = session.run(feeds).unwrap();

@@ -6,15 +6,14 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::axes;
 use onnx_prune::budget::{Limit, Target};
-use onnx_prune::calibrate;
+use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::mask::Mask;
+use onnx_prune::measure::latency;
 use onnx_prune::options::Options;
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, latency, onnx, rewrite, sites};
+use onnx_prune::{axes, graph, onnx, rewrite, sites};
 
 use common::{cases, engine, feeds};
 
@@ -59,7 +58,8 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<usize, String> {
             let mut mask = Mask::default();
             mask.kept.insert(at, (0..group.units).map(|u| u < kept).collect());
             let pruned = rewrite::prune(&model, &graph, &analysis, &mask).map_err(|e| e.chain())?;
-            let cut = latency::cut(&pruned, &graph, &analysis, at).map_err(|e| e.chain())?;
+            let cut = onnx_prune::rewrite::segment::group::cut(&pruned, &graph, &analysis, at)
+                .map_err(|e| e.chain())?;
             let wanted: Vec<String> = cut
                 .inputs
                 .iter()
@@ -134,7 +134,7 @@ fn a_table_buys_a_speed_up() {
     let graph = graph::build(&file.proto).unwrap();
     let analysis = axes::analyse(&graph, axes::Options::default());
     let chosen = sites::choose(&file.proto, &graph, &analysis, &Options::default()).unwrap();
-    let inputs = calibrate::exact_batch(&file.proto, 32, 48, &[]).unwrap();
+    let inputs = onnx_prune::data::exact_batch(&file.proto, 32, 48, &[]).unwrap();
     assert_eq!((inputs.batch, inputs.seq), (32, Some(48)));
     let options = latency::Options { runs: 9, align: 16 };
     let table = latency::measure(

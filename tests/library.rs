@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onnx_prune::axes::{self, Kind, Op, OwnRule};
-use onnx_prune::calibrate::{Samples, npz};
+use onnx_prune::data::Samples;
+use onnx_prune::engine::{
+    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
+};
+use onnx_prune::io::npz;
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::options::Method;
 use onnx_prune::pruner::Pruner;
-use onnx_prune::runtime::{
-    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
-};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{Result, graph, pipeline};
 
@@ -125,7 +126,7 @@ fn another_engine_runs_all_models() {
         ..EngineOptions::default()
     };
     run.engine = Metered::new(Box::new(Counting {
-        inner: runtime::choose(&options).unwrap(),
+        inner: engine::choose(&options).unwrap(),
         sessions: Arc::clone(&sessions),
     }));
     run.calibrate().unwrap();

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use onnx_prune::calibrate::{self, Kept, Samples, Statistics, npz};
+use onnx_prune::calibrate::{self, Kept};
+use onnx_prune::data::Samples;
+use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::io::npz;
+use onnx_prune::numerics::Statistics;
 use onnx_prune::options::Options;
 use onnx_prune::progress::{Progress, Quiet};
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions};
 use onnx_prune::tensor::Tensor;
 use onnx_prune::{Error, Result, axes, graph, onnx, sites};
 
@@ -228,7 +231,7 @@ impl Fixture {
             ..calibrate::DataOptions::default()
         };
         Fixture {
-            engine: runtime::choose(&options).unwrap(),
+            engine: engine::choose(&options).unwrap(),
             probes: probes.collect(),
             samples: calibrate::read_samples(&model, &data).unwrap(),
             model,

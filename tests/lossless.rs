@@ -8,12 +8,14 @@ use std::path::Path;
 
 use onnx_prune::axes::{self, Analysis};
 use onnx_prune::budget::{Cost, Sizes};
-use onnx_prune::graph::Graph;
+use onnx_prune::engine::{Engine, SessionOptions};
+use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::Mask;
+use onnx_prune::measure::paired;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{Engine, SessionOptions};
+use onnx_prune::rewrite::{self, lossless};
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{bench, calibrate, graph, lossless, onnx, rewrite};
+use onnx_prune::{calibrate, onnx};
 
 use common::{cases, engine, feeds, name};
 
@@ -219,7 +221,8 @@ fn the_result_is_the_dense_models() {
 /// The model with one position of its first output instead of all, as a decoder
 /// that predicts the next token has it.
 fn read_at(mut model: ModelProto, position: i64) -> ModelProto {
-    use onnx_prune::onnx::proto::{AttributeProto, NodeProto, attribute_proto::AttributeType};
+    use onnx_prune::onnx::proto::attribute_proto::AttributeType;
+    use onnx_prune::onnx::proto::{AttributeProto, NodeProto};
     let graph = model.graph.as_mut().unwrap();
     let index = Tensor::i64(vec![], vec![position]);
     graph
@@ -306,8 +309,8 @@ fn saved_on_a_given_model() {
             let named = BTreeMap::new();
             Cost::new(&graph, &analysis, &Sizes { batch, seq, named }).macs(&Mask::default())
         };
-        let inputs = calibrate::exact_batch(&dense, batch, seq, &[]).unwrap();
-        let timing = bench::paired(engine.as_ref(), &cheap, Some(&dense), &inputs.feeds, 40).unwrap();
+        let inputs = onnx_prune::data::exact_batch(&dense, batch, seq, &[]).unwrap();
+        let timing = paired::paired(engine.as_ref(), &cheap, Some(&dense), &inputs.feeds, 40).unwrap();
         let worst = difference(
             &run(engine.as_ref(), &cheap, &inputs.feeds, true).unwrap(),
             &run(engine.as_ref(), &dense, &inputs.feeds, true).unwrap(),

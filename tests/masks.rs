@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis, Kind};
-use onnx_prune::calibrate::npz;
+use onnx_prune::io::npz;
 use onnx_prune::mask::{Mask, file};
 use onnx_prune::tensor::{Data, Tensor};
 use onnx_prune::{graph, onnx};

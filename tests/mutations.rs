@@ -10,15 +10,15 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Analysis};
-use onnx_prune::calibrate::{self, DataOptions, Samples};
+use onnx_prune::data::{DataOptions, Samples};
+use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
 use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::{Kept, Mask};
 use onnx_prune::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use onnx_prune::options::Options;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions};
 use onnx_prune::sites::{self, Chosen};
 use onnx_prune::tensor::Elem;
-use onnx_prune::{onnx, rewrite, verify};
+use onnx_prune::{calibrate, onnx, rewrite, verify};
 
 /// Mutants of one kind that are tried per case, spread over all there are.
 const MOST: usize = 6;
@@ -363,7 +363,7 @@ fn engine() -> Box<dyn Engine> {
             threads: Some(1),
             ..EngineOptions::default()
         };
-        runtime::choose(&options).unwrap()
+        engine::choose(&options).unwrap()
     })
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use onnx_prune::calibrate::npz;
+use onnx_prune::io::npz;
 use onnx_prune::onnx::proto::{ModelProto, TensorProto};
 use onnx_prune::onnx::{self, SaveOptions};
 use onnx_prune::tensor::{Data, Tensor};

@@ -3,11 +3,11 @@
 
 use faer::Mat;
 use faer::linalg::solvers::Solve;
-use onnx_prune::score::baselines::{magnitude, wanda};
-use onnx_prune::score::kcm::{KcmOptions, Normalise, Parts, gaussian_kernel, kcm, representatives};
-use onnx_prune::score::obs::{ObsOptions, obs, obs_at};
-use onnx_prune::score::{Curve, Site, Units, curve_of_order, order_of_scores};
-use onnx_prune::solve::{Levels, local, rescale};
+use onnx_prune::numerics::score::baselines::{magnitude, wanda};
+use onnx_prune::numerics::score::kcm::{KcmOptions, Normalise, Parts, gaussian_kernel, kcm, representatives};
+use onnx_prune::numerics::score::obs::{ObsOptions, obs, obs_at};
+use onnx_prune::numerics::score::{Curve, Site, Units, curve_of_order, order_of_scores};
+use onnx_prune::numerics::solve::{Levels, local, rescale};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use onnx_prune::graph::Declared;
-use onnx_prune::{axes, graph, onnx};
+use onnx_prune::graph::{self, Declared};
+use onnx_prune::{axes, onnx};
 
 /// The node tests of the ONNX package as files, where Python has it.
 fn node_models(folder: &Path) -> Vec<PathBuf> {

@@ -12,12 +12,12 @@ mod common;
 mod models;
 
 use onnx_prune::axes::{self, Analysis, Kind};
-use onnx_prune::graph::Graph;
+use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
+use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, onnx, rewrite};
+use onnx_prune::{onnx, rewrite};
 
 /// What no engine has on this kind of processor, or what it does not do alone.
 const NOT_RUN: &[&str] = &[
@@ -73,7 +73,7 @@ fn engines() -> Vec<Box<dyn Engine>> {
     };
     common::engine()
         .into_iter()
-        .chain(runtime::choose(&built_in).ok())
+        .chain(engine::choose(&built_in).ok())
         .collect()
 }
 

@@ -6,21 +6,20 @@ mod models;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::calibrate::{
-    self, DataOptions, Padding, Samples, SiteProbe, batches, input_specs, read_samples, try_padding,
-};
-use onnx_prune::onnx::{self, proto::ModelProto};
+use onnx_prune::calibrate::{self, SiteProbe, try_padding};
+use onnx_prune::data::{DataOptions, Padding, Samples, batches, input_specs, read_samples};
+use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::options::Options;
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions};
-use onnx_prune::{axes, graph, sites};
+use onnx_prune::{axes, graph, onnx, sites};
 
 fn tract() -> Box<dyn Engine> {
     let options = EngineOptions {
         engine: EngineChoice::Tract,
         ..EngineOptions::default()
     };
-    runtime::choose(&options).expect("tract is built in")
+    engine::choose(&options).expect("tract is built in")
 }
 
 fn language() -> (ModelProto, Samples) {

@@ -4,14 +4,14 @@ mod common;
 
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::axes::Kind;
-use onnx_prune::calibrate::{self, DataOptions, PositionWeights};
-use onnx_prune::importance::{self, Weights};
+use onnx_prune::axes::{self, Kind};
+use onnx_prune::data::{DataOptions, PositionWeights};
 use onnx_prune::options::Options;
-use onnx_prune::probe::{Probe, Subject};
 use onnx_prune::progress::Quiet;
+use onnx_prune::rank::positions::{self, Weights};
+use onnx_prune::rank::probe::{Probe, Subject};
 use onnx_prune::sites::{self, Chosen};
-use onnx_prune::{axes, graph, onnx};
+use onnx_prune::{calibrate, graph, onnx};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -40,7 +40,7 @@ fn heads_take_the_positions_of_the_neurons_after_them() {
     };
     let measure = |chosen: &[Chosen]| -> Weights {
         let mut probe = Probe::new(subject, &samples, &graph.outputs, &NEVER).unwrap();
-        importance::measure(subject, &mut probe, chosen, &Quiet).unwrap()
+        positions::measure(subject, &mut probe, chosen, &Quiet).unwrap()
     };
     let kind = |c: &Chosen| analysis.groups[c.group].kind;
     let site = |c: &Chosen| c.sites[0].name.clone();
@@ -49,7 +49,7 @@ fn heads_take_the_positions_of_the_neurons_after_them() {
 
     let weights = measure(&chosen);
     // Heads cost no run of their own, and change nothing for the neurons.
-    assert_eq!(importance::changes(&analysis, &chosen), 3 * neurons.len());
+    assert_eq!(positions::changes(&analysis, &chosen), 3 * neurons.len());
     let alone = measure(&neurons);
     assert!(neurons.iter().all(|c| weights[&site(c)] == alone[&site(c)]));
     assert!(weights.values().any(|w| *w != PositionWeights::EVEN));

@@ -5,12 +5,12 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::calibrate::DataOptions;
-use onnx_prune::onnx;
+use onnx_prune::data::DataOptions;
+use onnx_prune::engine::{EngineChoice, EngineOptions};
+use onnx_prune::onnx::{self, provenance};
 use onnx_prune::options::{Method, Options, Reconstruct};
+use onnx_prune::pipeline;
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{EngineChoice, EngineOptions};
-use onnx_prune::{pipeline, provenance};
 
 use common::fixture;
 

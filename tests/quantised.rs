@@ -5,12 +5,13 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use onnx_prune::engine::{Engine, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::options::{Options, Reconstruct};
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{Engine, EngineChoice, EngineOptions, SessionOptions};
+use onnx_prune::rewrite::dequantise;
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{onnx, pipeline, quantised};
+use onnx_prune::{onnx, pipeline};
 
 use common::{cases, engine, feeds, name};
 
@@ -58,7 +59,7 @@ fn opened_and_closed_is_the_same_model() {
     for path in quantised_cases() {
         let file = onnx::load(&path.join("model.onnx")).unwrap();
         let model = onnx::inline_functions(&file.proto).unwrap();
-        let (opened, closed) = quantised::open(&model)
+        let (opened, closed) = dequantise::open(&model)
             .unwrap()
             .expect("it has quantised weights");
         assert!(bytes(&opened, true) > 2 * bytes(&model, true), "{}", name(&path));

@@ -4,9 +4,9 @@
 mod models;
 
 use onnx_prune::axes::{self, Kind};
+use onnx_prune::engine::{self, Engine, EngineOptions, SessionOptions};
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::runtime::{self, Engine, EngineOptions, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{graph, rewrite};
 use proto::attribute_proto::AttributeType;
@@ -240,7 +240,7 @@ fn sliced_equals_masked_on_random_graphs() {
         threads: Some(1),
         ..EngineOptions::default()
     };
-    let engine = runtime::choose(&options).unwrap();
+    let engine = engine::choose(&options).unwrap();
     for seed in 0..60 {
         let (model, hidden, expected) = random_model(seed);
         onnx::validate(&model).unwrap();

@@ -6,11 +6,11 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::calibrate::DataOptions;
+use onnx_prune::data::DataOptions;
+use onnx_prune::engine::{EngineChoice, EngineOptions};
 use onnx_prune::options::{Method, Options};
 use onnx_prune::progress::Quiet;
 use onnx_prune::report::{Report, html};
-use onnx_prune::runtime::{EngineChoice, EngineOptions};
 use onnx_prune::{onnx, pipeline};
 
 use common::fixture;

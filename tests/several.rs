@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis, Kind};
-use onnx_prune::budget::{self, Cost, Ranking, Sizes};
-use onnx_prune::calibrate::{SiteStatistics, Statistics};
+use onnx_prune::budget::shared::{self, Class, File, Member};
+use onnx_prune::budget::{self, Cost, Sizes};
 use onnx_prune::graph::{self, Graph};
+use onnx_prune::numerics::score::Curve;
+use onnx_prune::numerics::score::Ranking;
+use onnx_prune::numerics::{SiteStatistics, Statistics};
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::options::{Options, Target};
-use onnx_prune::score::Curve;
-use onnx_prune::several::{self, Class, File, Member};
 use onnx_prune::sites::{self, Chosen};
 use onnx_prune::tensor::{Data, Tensor};
 
@@ -81,7 +82,7 @@ fn text() -> proto::ModelProto {
 
 fn tie(files: &[&Loaded]) -> onnx_prune::Result<Vec<Class>> {
     let files: Vec<File<'_>> = files.iter().map(|f| f.file()).collect();
-    several::tie(&files)
+    shared::tie(&files)
 }
 
 fn member(file: usize, chosen: usize) -> Member {
@@ -239,7 +240,7 @@ fn exports_of_one_model_are_tied_however_they_store_it() {
 fn pooled_statistics_are_the_sum_and_the_same_in_all_files() {
     let (a, b) = (Loaded::of("a.onnx", text()), Loaded::of("b.onnx", text()));
     let files = [a.file(), b.file()];
-    let classes = several::tie(&files).unwrap();
+    let classes = shared::tie(&files).unwrap();
     let gather = |file: &Loaded, seed: f32| {
         let mut statistics = Statistics::default();
         for site in file.chosen.iter().flat_map(|c| &c.sites) {
@@ -253,7 +254,7 @@ fn pooled_statistics_are_the_sum_and_the_same_in_all_files() {
     };
     let (first, second) = (gather(&a, 0.3), gather(&b, 1.7));
     let mut pooled = vec![first.clone(), second.clone()];
-    several::pool(&files, &classes, &mut pooled).unwrap();
+    shared::pool(&files, &classes, &mut pooled).unwrap();
     assert_eq!(pooled[0], pooled[1]);
     for (name, sum) in &pooled[0].sites {
         assert_eq!(sum.tokens(), 6);
@@ -263,7 +264,7 @@ fn pooled_statistics_are_the_sum_and_the_same_in_all_files() {
     }
     // Without ties nothing moves.
     let mut alone = vec![first.clone()];
-    several::pool(&files[..1], &several::tie(&files[..1]).unwrap(), &mut alone).unwrap();
+    shared::pool(&files[..1], &shared::tie(&files[..1]).unwrap(), &mut alone).unwrap();
     assert_eq!(alone, [first]);
 }
 
@@ -285,11 +286,11 @@ fn curves(file: &Loaded, scale: f64) -> Vec<Ranking> {
 fn one_knapsack_over_copies_is_that_of_one_file() {
     let (a, b) = (Loaded::of("a.onnx", text()), Loaded::of("b.onnx", text()));
     let files = [a.file(), b.file()];
-    let classes = several::tie(&files).unwrap();
+    let classes = shared::tie(&files).unwrap();
     let costs = [a.cost(), b.cost()];
     let rankings = [curves(&a, 1.0), curves(&b, 3.0)];
     for asked in [0.9, 0.6, 0.35] {
-        let joint = several::allocate(&files, &costs, &classes, &rankings, asked, "obs").unwrap();
+        let joint = shared::allocate(&files, &costs, &classes, &rankings, asked, "obs").unwrap();
         let alone = budget::allocate(&a.cost(), &a.analysis, &a.chosen, &rankings[0], asked, "obs").unwrap();
         assert_eq!(joint.files[0].mask, alone.mask);
         assert_eq!(joint.files[1].mask, alone.mask);
@@ -309,16 +310,16 @@ fn files_without_anything_in_common_share_one_budget() {
     let digits = onnx::inline_functions(&digits).unwrap();
     let digits = Loaded::of("digits.onnx", digits);
     let files = [text.file(), digits.file()];
-    let classes = several::tie(&files).unwrap();
+    let classes = shared::tie(&files).unwrap();
     check_partition(&[&text, &digits], &classes);
     assert!(classes.iter().all(|c| !c.is_tied()));
     // What is removed from the digits costs next to nothing: they pay.
     let rankings = [curves(&text, 1.0), curves(&digits, 1e-6)];
     let costs = [text.cost(), digits.cost()];
-    let joint = several::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap();
+    let joint = shared::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap();
     assert!(joint.budget.got <= 0.5);
     assert!(joint.files[1].budget.got < 0.3 && joint.files[0].budget.got > 0.7);
-    let error = several::allocate(&files, &costs, &classes, &rankings[..1], 0.5, "obs").unwrap_err();
+    let error = shared::allocate(&files, &costs, &classes, &rankings[..1], 0.5, "obs").unwrap_err();
     assert_eq!(error.exit_code(), 2);
 }
 
@@ -326,11 +327,11 @@ fn files_without_anything_in_common_share_one_budget() {
 fn tied_groups_that_are_ranked_differently_are_an_error() {
     let (a, b) = (Loaded::of("a.onnx", text()), Loaded::of("b.onnx", text()));
     let files = [a.file(), b.file()];
-    let classes = several::tie(&files).unwrap();
+    let classes = shared::tie(&files).unwrap();
     let mut rankings = [curves(&a, 1.0), curves(&b, 1.0)];
     rankings[1][0] = Ranking::Scores(vec![1.0; b.chosen[0].units.len()]);
     let costs = [a.cost(), b.cost()];
-    let error = several::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap_err();
+    let error = shared::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap_err();
     assert!(
         error.chain().contains("of b.onnx is ranked in another way"),
         "{}",
@@ -338,7 +339,7 @@ fn tied_groups_that_are_ranked_differently_are_an_error() {
     );
     // A group that one file keeps whole stays whole in all.
     rankings[1][0] = Ranking::Whole;
-    let joint = several::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap();
+    let joint = shared::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap();
     for (file, loaded) in joint.files.iter().zip([&a, &b]) {
         assert!(!file.mask.kept.contains_key(&loaded.chosen[0].group));
     }

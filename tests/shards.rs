@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use onnx_prune::calibrate::npz;
+use onnx_prune::io::npz;
 use onnx_prune::tensor::Tensor;
 
 fn fixture(path: &str) -> String {

@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Kind};
 use onnx_prune::budget::Target;
+use onnx_prune::engine::{EngineChoice, EngineOptions};
 use onnx_prune::options::{Method, Options};
 use onnx_prune::progress::Quiet;
 use onnx_prune::report::Report;
-use onnx_prune::runtime::{EngineChoice, EngineOptions};
 use onnx_prune::tensor::Tensor;
 use onnx_prune::{Error, graph, onnx, pipeline};
 

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use faer::Mat;
 use onnx_prune::calibrate::file::{self, Stored};
-use onnx_prune::calibrate::{
-    Origin, Padding, Sample, Samples, SiteProbe, SiteStatistics, Statistics, Timings, collect,
-};
+use onnx_prune::calibrate::{SiteProbe, Timings, collect};
+use onnx_prune::data::{Origin, Padding, Sample, Samples};
+use onnx_prune::engine::{Engine, EngineInfo, Session, SessionOptions};
+use onnx_prune::numerics::{SiteStatistics, Statistics};
 use onnx_prune::onnx::proto;
 use onnx_prune::progress::{Progress, Quiet};
-use onnx_prune::runtime::{Engine, EngineInfo, Session, SessionOptions};
 use onnx_prune::tensor::{Elem, Feeds, Tensor};
 use onnx_prune::{Error, Result};
 
@@ -372,7 +372,8 @@ impl Session for FakeSession {
 }
 
 fn value(name: &str, dims: [Option<i64>; 2]) -> proto::ValueInfoProto {
-    use proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use proto::tensor_shape_proto::Dimension;
+    use proto::tensor_shape_proto::dimension::Value;
     let names = ["batch", "sequence"];
     let dim = dims.iter().zip(names).map(|(size, name)| Dimension {
         value: Some(size.map_or(Value::DimParam(name.to_owned()), Value::DimValue)),

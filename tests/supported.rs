@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis, Kind};
+use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{graph, onnx, rewrite, verify};
 

@@ -6,13 +6,14 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Kind};
-use onnx_prune::budget::{self, Cost, Limit, Prices, Ranking, Sizes, Target};
+use onnx_prune::budget::{self, Cost, Limit, Prices, Sizes, Target};
+use onnx_prune::engine::{EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::mask::{self, Mask};
+use onnx_prune::numerics::score::Curve;
+use onnx_prune::numerics::score::Ranking;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::options::{Method, Options};
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{EngineChoice, EngineOptions, SessionOptions};
-use onnx_prune::score::Curve;
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{graph, onnx, pipeline, rewrite, sites};
 

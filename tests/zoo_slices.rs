@@ -6,12 +6,12 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis};
-use onnx_prune::graph::Graph;
+use onnx_prune::engine::{Engine, SessionOptions};
+use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::Mask;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, onnx, rewrite};
+use onnx_prune::{onnx, rewrite};
 use rand::{RngExt, SeedableRng};
 
 use common::{engine, feeds, take};

@@ -10,26 +10,18 @@
 //! graph ──rules──> Space (union-find of factors) ──groups──> Vec<PruneGroup>
 //! ```
 
-mod align;
-mod analysis;
-mod dim;
-mod elements;
-mod groups;
-mod int;
-mod kind;
-mod links;
-mod names;
+pub mod algebra;
+mod analyse;
+mod facts;
+mod find;
+mod group;
 mod op;
 pub mod rules;
-mod space;
 
-pub use analysis::{
-    Analysis, AttrUse, Contraction, Facts, IntUse, Link, Options, Run, analyse, analyse_open,
-};
-pub use dim::{Dim, FactorId, SymbolId, Term};
-pub use groups::{FrozenAxis, GroupId, PruneGroup, Sink};
-pub use int::{Atom, Int, Mono, Op as IntOp, Poly};
-pub use kind::Kind;
-pub use op::Op;
-pub use rules::OwnRule;
-pub use space::{Freeze, Space};
+pub use algebra::dim::{Dim, FactorId, SymbolId, Term};
+pub use algebra::int::{Atom, Int, IntOp, Mono, Poly};
+pub use algebra::space::{Freeze, Space};
+pub use analyse::{Options, analyse, analyse_open};
+pub use facts::{Analysis, AttrUse, Contraction, Facts, IntUse, Link, Run};
+pub use group::{FrozenAxis, GroupId, Kind, PruneGroup, Sink};
+pub use op::{Op, OwnRule, Rule};

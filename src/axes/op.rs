@@ -1,22 +1,133 @@
 //! What a rule sees of its node, and what it may say.
 
-use super::analysis::{Analysis, AttrUse, Contraction, IntUse, Link};
-use super::dim::{Dim, Term};
-use super::elements::Elements;
-use super::int::Int;
+use super::algebra::dim::{Dim, Term};
+use super::algebra::elements::Elements;
+use super::algebra::int::Int;
+use super::facts::{Analysis, AttrUse, Contraction, IntUse, Link};
 use crate::graph::{Graph, Node, NodeId, ValueId};
+
+/// The type of a rule.
+pub type Rule = fn(&mut Op) -> Option<()>;
+
+/// A rule that a program which uses the library adds, for operators of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnRule {
+    /// The operator's domain; empty for ONNX itself.
+    pub domain: &'static str,
+    /// The operator.
+    pub op: &'static str,
+    /// How its axes relate.
+    pub rule: Rule,
+}
+
+/// The rules of an analysis. They travel with the node, so that the rule of an operator
+/// with a body can follow it.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    /// Rules that come before the built-in ones.
+    pub(super) own: &'static [OwnRule],
+    /// The built-in rule of an operator, by domain and name.
+    pub(super) built_in: fn(&str, &str) -> Option<Rule>,
+}
+
+impl Rules {
+    fn of(self, domain: &str, op: &str) -> Option<Rule> {
+        let own = self.own.iter().find(|own| own.domain == domain && own.op == op);
+        own.map(|own| own.rule).or_else(|| (self.built_in)(domain, op))
+    }
+}
+
+/// Applies the rules in topological order.
+pub(super) fn follow(analysis: &mut Analysis, graph: &Graph, rules: Rules) {
+    for &id in &graph.order {
+        if graph.node(id).is("", "Constant") {
+            continue;
+        }
+        apply(&mut Op {
+            a: &mut *analysis,
+            graph,
+            rules,
+            id,
+        });
+        analysis.after(graph, id);
+    }
+}
+
+/// Applies the rule of a node, or freezes what the node touches.
+fn apply(op: &mut Op) {
+    let node = op.node();
+    let name = match node.domain.as_str() {
+        "" => node.op.clone(),
+        domain => format!("{domain}::{}", node.op),
+    };
+    match op.rules.of(&node.domain, &node.op) {
+        None => {
+            *op.a.unsupported.entry(name.clone()).or_insert(0) += 1;
+            op.give_up(&format!("the operator {name} has no rule"));
+        }
+        Some(rule) => {
+            if rule(op).is_none() {
+                op.give_up(&format!("this use of {name} is not followed"));
+            }
+        }
+    }
+}
+
+impl Analysis {
+    /// Derived flags of the outputs, and integers that no rule followed.
+    fn after(&mut self, graph: &Graph, id: NodeId) {
+        let node = graph.node(id);
+        let reads: Vec<ValueId> = node
+            .inputs
+            .iter()
+            .flatten()
+            .chain(&node.captures)
+            .copied()
+            .collect();
+        let constant = reads.iter().all(|v| self.facts(*v).constant) && !reads.is_empty();
+        let projects = self
+            .contractions
+            .iter()
+            .rev()
+            .take_while(|c| c.node == id)
+            .any(|c| c.inner || c.constant != [false, false] && !constant);
+        let shape = matches!(node.op.as_str(), "Shape" | "Size") && node.domain.is_empty();
+        let table = shape || !projects && reads.iter().all(|v| self.facts(*v).table);
+        for output in node.outputs.iter().flatten() {
+            let facts = &mut self.facts[output.0 as usize];
+            facts.constant = constant;
+            facts.table = table;
+        }
+        for input in 0..node.inputs.len() + node.captures.len() {
+            if self.followed.contains(&(id, input)) {
+                continue;
+            }
+            let Some(value) = graph.input(id, input) else {
+                continue;
+            };
+            if let Some(ints) = self.facts(value).ints.clone() {
+                for int in ints {
+                    let why = "a number computed from its size enters other arithmetic";
+                    self.space.freeze_int(&int, Some(id), why);
+                }
+            }
+        }
+    }
+}
 
 /// One node under a rule.
 pub struct Op<'a> {
     pub(super) a: &'a mut Analysis,
     pub(super) graph: &'a Graph,
+    rules: Rules,
     /// The node's id.
     pub id: NodeId,
 }
 
 impl<'a> Op<'a> {
-    pub(super) fn new(a: &'a mut Analysis, graph: &'a Graph, id: NodeId) -> Self {
-        Op { a, graph, id }
+    /// Follows the body of a subgraph with the rules of this graph.
+    pub(super) fn follow(&self, body: &Graph, inner: &mut Analysis) {
+        follow(inner, body, self.rules);
     }
 
     /// The node: attributes, operator, arity.

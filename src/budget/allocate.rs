@@ -1,35 +1,15 @@
 //! From rankings to a mask within a budget.
 
 use super::cost::Cost;
-use super::even::Even;
-use super::knapsack::{self, Choice};
-use super::ranking::{Ranked, best, top_scores};
+use super::item::Item;
+use super::scores::{Ranked, best, top_scores};
+use super::tied::Even;
 use crate::axes::Analysis;
 use crate::mask::{Mask, Narrowing};
-use crate::score::Curve;
+use crate::numerics::knapsack::{self, Choice};
+use crate::numerics::score::Ranking;
 use crate::sites::Chosen;
 use crate::{Error, Result};
-
-/// What a method says about one group.
-#[derive(Debug, Clone)]
-pub enum Ranking {
-    /// An order of elimination and the damage after each step.
-    Curve(Curve),
-    /// A score per unit, comparable over groups.
-    Scores(Vec<f64>),
-    /// The method does not touch the group.
-    Whole,
-}
-
-impl Ranking {
-    /// The curve, where it is one.
-    pub fn into_curve(self) -> Option<Curve> {
-        match self {
-            Ranking::Curve(curve) => Some(curve),
-            _ => None,
-        }
-    }
-}
 
 /// The budget in multiply-accumulates of the prunable blocks.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -61,18 +41,6 @@ pub struct Allocation {
     pub damage: Vec<f64>,
     /// Channels that go inside of heads.
     pub narrowing: Narrowing,
-}
-
-/// What is kept or removed by one decision: a group, or groups of several files
-/// that share one mask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item {
-    /// Units.
-    pub units: usize,
-    /// Least number of units to keep.
-    pub least: usize,
-    /// Multiply-accumulates of one unit.
-    pub price: u64,
 }
 
 /// What a model costs in multiply-accumulates.

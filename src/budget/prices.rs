@@ -1,7 +1,7 @@
 //! What each level of each group costs, in one measure.
 
 use super::cost::Cost;
-use super::target::{Measure, Target};
+use super::goal::{Measure, Target};
 use crate::axes::Analysis;
 use crate::mask::Mask;
 use crate::sites::Chosen;

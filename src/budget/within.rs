@@ -1,15 +1,15 @@
 //! From rankings to a mask within all limits.
 
 use super::align::Align;
-use super::allocate::Ranking;
-use super::even::Even;
-use super::knapsack::{self, Choice};
+use super::goal::Target;
 use super::prices::{Limit, Prices};
-use super::ranking::{best, best_first, rank};
-use super::several::{self, Level};
-use super::target::Target;
+use super::scores::{best, best_first, rank};
+use super::tied::Even;
 use crate::axes::{Analysis, Kind};
 use crate::mask::Mask;
+use crate::numerics::knapsack::{self, Choice};
+use crate::numerics::knapsack_multi::{self, Level};
+use crate::numerics::score::Ranking;
 use crate::sites::Chosen;
 use crate::{Error, Result};
 
@@ -169,11 +169,11 @@ fn budgets(limits: &[Limit], allowed: &[Vec<usize>], method: &str) -> Result<Vec
     if limits.is_empty() {
         return Err(Error::input("no budget is given: say --flops, --size or another"));
     }
-    if limits.len() > several::MOST {
+    if limits.len() > knapsack_multi::MOST {
         return Err(Error::input(format!(
             "{} budgets at once; at most {} can stand together",
             limits.len(),
-            several::MOST
+            knapsack_multi::MOST
         )));
     }
     let mut out = Vec::with_capacity(limits.len());
@@ -239,14 +239,14 @@ fn by_curves(
             .collect();
         knapsack::allocate(&sites, *budget)?
     } else {
-        let mut all = [u64::MAX; several::MOST];
+        let mut all = [u64::MAX; knapsack_multi::MOST];
         all.iter_mut().zip(budgets).for_each(|(all, own)| *all = *own);
         let sites: Vec<Vec<Level>> = allowed
             .iter()
             .enumerate()
             .map(|(site, allowed)| {
                 let level = |k: &usize| {
-                    let mut costs = [0; several::MOST];
+                    let mut costs = [0; knapsack_multi::MOST];
                     for (slot, limit) in costs.iter_mut().zip(limits) {
                         *slot = cost(limit, site, *k);
                     }
@@ -258,7 +258,7 @@ fn by_curves(
                 allowed.iter().map(level).collect()
             })
             .collect();
-        several::allocate(&sites, all)?
+        knapsack_multi::allocate(&sites, all)?
     };
     Some(
         picked
@@ -328,7 +328,7 @@ fn by_scores(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::target::Measure;
+    use crate::budget::goal::Measure;
 
     fn limit(target: Target, base: u64, per: &[u64], units: usize) -> Limit {
         let levels: Vec<Vec<u64>> = per

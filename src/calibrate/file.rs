@@ -7,9 +7,9 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::statistics::{SiteStatistics, Statistics};
 use crate::error::{Error, Result, ResultExt};
-use crate::files::{self, Staged};
+use crate::io::staged::{self, Staged};
+use crate::numerics::{SiteStatistics, Statistics};
 
 /// The version that is written; others are refused.
 const VERSION: u32 = 2;
@@ -120,7 +120,7 @@ pub fn load(path: &Path) -> Result<Stored> {
 
 fn load_inner(path: &Path) -> Result<Stored> {
     let io = |e| Error::io("cannot read", path, e);
-    let mut file = BufReader::new(files::open(path)?);
+    let mut file = BufReader::new(staged::open(path)?);
     let size = file.get_ref().metadata().map_err(io)?.len();
     let foreign = || Error::input("it is not a file of statistics");
 

@@ -8,14 +8,14 @@
 
 use std::time::Instant;
 
-use super::batch::Batch;
-use super::collect::{Collector, Timings};
+use super::collector::{Collector, Timings};
 use super::nodes::{Nodes, finite};
-use super::rows::{PositionWeights, Rows, Strides};
-use super::sizes::Sizes;
+use crate::data::Batch;
+use crate::data::Sizes;
+use crate::data::{PositionWeights, Rows, Strides};
+use crate::engine::{Engine, Session, SessionOptions};
 use crate::error::{Error, Result};
 use crate::onnx::proto;
-use crate::runtime::{Engine, Session, SessionOptions};
 use crate::tensor::{Elem, Feeds, Tensor};
 
 /// Sums over tokens, by nodes of the model.

@@ -19,7 +19,8 @@ use std::collections::HashSet;
 use crate::error::{Error, Result};
 use crate::onnx::{self, proto};
 use crate::tensor::{Elem, Tensor};
-use proto::{AttributeProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType};
+use proto::attribute_proto::AttributeType;
+use proto::{AttributeProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// The first opset whose `Where`, `Cast`, `MatMul` and `Reshape` are those used.
 const OLDEST: i64 = 9;

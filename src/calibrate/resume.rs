@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::collect::{SiteProbe, Timings, collect};
 use super::file::{self, Stored};
-use super::padding::Padding;
-use super::rows::PositionWeights;
-use super::samples::{DataOptions, Origin, Samples, read_parts};
-use super::statistics::Statistics;
+use super::{SiteProbe, Timings, collect};
+use crate::data::Padding;
+use crate::data::PositionWeights;
+use crate::data::{DataOptions, Origin, Samples, read_parts};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::numerics::Statistics;
 use crate::onnx::proto;
 use crate::progress::Progress;
-use crate::runtime::Engine;
 
 /// Runs that keep what they have in a file.
 #[derive(Debug, Clone, Copy)]

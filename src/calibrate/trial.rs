@@ -2,16 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::arrays;
-use super::batch::batches;
-use super::layout::{Input, Layout};
-use super::padding::{Padding, filled, length};
-use super::samples::{Sample, Samples};
-use super::spec::input_specs;
+use crate::data::layout::{Input, Layout};
+use crate::data::{Padding, Sample, Samples, batches, filled, input_specs, length};
+use crate::engine::{Engine, SessionOptions};
 use crate::error::{Error, Result};
 use crate::onnx::proto;
-use crate::runtime::{Engine, SessionOptions};
-use crate::tensor::{Feeds, Tensor};
+use crate::tensor::{Feeds, Tensor, ops};
 
 /// Settles [`Padding::Untried`] by running one sample with padding behind it and
 /// without.
@@ -58,7 +54,7 @@ pub fn try_padding(engine: &dyn Engine, model: &proto::ModelProto, samples: &mut
     let same = alone.iter().zip(&padded).all(|(a, b)| {
         let mut b = b.clone();
         for (axis, &size) in a.shape.iter().enumerate() {
-            b = arrays::slice(&b, axis, 0..size);
+            b = ops::slice(&b, axis, 0..size);
         }
         let (x, y) = (a.to_f32(), b.to_f32());
         let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));

@@ -2,7 +2,9 @@
 //! value, constants that are known, attributes. No protobuf, no engine.
 
 mod build;
+pub mod operators;
 mod order;
+pub mod sweep;
 
 pub use build::{build, node_reads};
 pub use order::ancestors;

@@ -3,7 +3,7 @@
 //! | Path | Holds |
 //! |---|---|
 //! | `.json` | [`SCHEMA`], groups by name with the indices of the units that stay; the report of a run reads as one, too |
-//! | `.onnx` | a model that this program has pruned: its metadata hold such a JSON ([`crate::provenance`]) |
+//! | `.onnx` | a model that this program has pruned: its metadata hold such a JSON ([`crate::onnx::provenance`]) |
 //! | `.npz` | `head_mask` (layers x heads), `neuron_mask` (layers x neurons), or one of them |
 //! | folder | `head_mask.npy`, `neuron_mask.npy`, or one of them |
 //! | `head_mask.npy`, `neuron_mask.npy` | one of them |
@@ -20,10 +20,11 @@ use std::path::{Path, PathBuf};
 
 use super::Mask;
 use crate::axes::{Analysis, Kind, PruneGroup};
-use crate::calibrate::npz;
-use crate::files::{self, Staged};
+use crate::io::npz;
+use crate::io::staged::{self, Staged};
+use crate::onnx::provenance;
 use crate::tensor::Tensor;
-use crate::{Error, Result, ResultExt, provenance};
+use crate::{Error, Result, ResultExt};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
@@ -184,7 +185,7 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
 }
 
 fn text(path: &Path) -> Result<String> {
-    let bytes = files::read(path, MAX_FILE).context(|| "cannot read the mask".into())?;
+    let bytes = staged::read(path, MAX_FILE).context(|| "cannot read the mask".into())?;
     String::from_utf8(bytes).map_err(|_| Error::input(format!("{} is not UTF-8", path.display())))
 }
 

@@ -16,7 +16,7 @@ pub struct Mask {
 }
 
 /// How many channels stay, for some of the turns of a
-/// [`Narrower`](crate::narrow::Narrower) by index.
+/// [`Narrower`](crate::channels::Narrower) by index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Narrowing {
     /// The turn and the number of channels, ascending.

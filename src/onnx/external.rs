@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 
 use super::label::quoted;
-use super::proto::{ModelProto, TensorProto, tensor_proto::DataLocation};
+use super::proto::tensor_proto::DataLocation;
+use super::proto::{ModelProto, TensorProto};
 use super::{map, tensor, visit};
 use crate::error::{Error, Result, ResultExt};
 
@@ -122,7 +123,7 @@ struct SideFiles {
 impl SideFiles {
     fn of(model: &Path) -> Result<Self> {
         let resolve = |path: &Path| path.canonicalize().map_err(|e| Error::io("cannot find", path, e));
-        let folder = crate::files::folder_of(model);
+        let folder = crate::io::staged::folder_of(model);
         let mut allowed = vec![resolve(&folder)?];
         allowed.extend(resolve(model)?.parent().map(Path::to_owned));
         Ok(SideFiles {

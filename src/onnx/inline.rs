@@ -11,6 +11,7 @@ use prost::Message;
 
 use super::MAX_GRAPH_DEPTH;
 use super::label::{node_label, quoted};
+use super::limits::Growth;
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
 };
@@ -42,7 +43,7 @@ pub fn inline_functions(proto: &ModelProto) -> Result<ModelProto> {
     let mut inliner = Inliner {
         library: library(&proto.functions)?,
         names: Names::of(proto),
-        budget: Budget {
+        budget: Growth {
             nodes: MAX_NODES,
             bytes: MAX_BYTES.saturating_add(MAX_GROWTH.saturating_mul(proto.encoded_len() as u64)),
         },
@@ -118,30 +119,10 @@ fn opsets(imports: &[OperatorSetIdProto]) -> Result<BTreeMap<&str, i64>> {
     Ok(opsets)
 }
 
-/// What expansion may still cost.
-pub(super) struct Budget {
-    nodes: u64,
-    bytes: u64,
-}
-
-impl Budget {
-    /// Pays for `nodes` nodes and for messages of `bytes` bytes in all.
-    pub(super) fn spend(&mut self, nodes: u64, bytes: usize) -> Result<()> {
-        let left = |have: u64, cost: u64| {
-            have.checked_sub(cost).ok_or_else(|| {
-                Error::input("the local functions expand to more nodes or bytes than any real model has")
-            })
-        };
-        self.nodes = left(self.nodes, nodes)?;
-        self.bytes = left(self.bytes, bytes as u64)?;
-        Ok(())
-    }
-}
-
 struct Inliner<'a> {
     library: HashMap<Key<'a>, &'a FunctionProto>,
     names: Names,
-    budget: Budget,
+    budget: Growth,
     /// Operator sets of the model and of the bodies inlined so far.
     opsets: BTreeMap<&'a str, i64>,
     /// The functions whose operator sets are among them.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::external;
 use super::label::quoted;
-use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use super::proto::tensor_proto::DataLocation;
+use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
 use super::visit::{self, Role};
 use crate::error::{Error, Result};
 

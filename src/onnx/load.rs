@@ -6,7 +6,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::label::quoted;
-use super::proto::{ModelProto, tensor_proto::DataLocation};
+use super::proto::ModelProto;
+use super::proto::tensor_proto::DataLocation;
 use super::{external, map, scan, visit};
 use crate::error::{Error, Result, ResultExt};
 

@@ -5,12 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
-use super::inline::Budget;
 use super::label::quoted;
-use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto,
-    attribute_proto::AttributeType,
-};
+use super::limits::Growth;
+use super::proto::attribute_proto::AttributeType;
+use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::error::{Error, Result, ResultExt};
 
 /// Names of calls longer than this are not repeated: each level adds to them.
@@ -78,7 +76,7 @@ pub(super) struct Renamer<'a> {
     copies: Vec<(&'a str, &'a str)>,
     prefix: String,
     names: &'a mut Names,
-    budget: &'a mut Budget,
+    budget: &'a mut Growth,
 }
 
 impl<'a> Renamer<'a> {
@@ -87,7 +85,7 @@ impl<'a> Renamer<'a> {
         call: &'a NodeProto,
         attributes: HashMap<&'a str, &'a AttributeProto>,
         names: &'a mut Names,
-        budget: &'a mut Budget,
+        budget: &'a mut Growth,
     ) -> Result<Self> {
         for (what, given, declared) in [
             ("inputs", call.input.len(), function.input.len()),

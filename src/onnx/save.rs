@@ -19,11 +19,12 @@ use prost::Message;
 use super::label::quoted;
 use super::layout::Layout;
 use super::load::{Model, decode};
-use super::proto::{ModelProto, tensor_proto::DataLocation};
+use super::proto::ModelProto;
+use super::proto::tensor_proto::DataLocation;
 use super::visit::{self, Role};
 use super::{external, map, write};
 use crate::error::{Error, Result};
-use crate::files::{Staged, entry, folder_of};
+use crate::io::staged::{Staged, entry, folder_of};
 
 /// The most that a protobuf message may have, by its specification.
 const PROTOBUF_LIMIT: u64 = i32::MAX as u64;

@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 
 use super::label::quoted;
-use super::proto::{TensorProto, tensor_proto::DataLocation, tensor_proto::DataType};
+use super::proto::TensorProto;
+use super::proto::tensor_proto::{DataLocation, DataType};
 use crate::error::{Error, Result, ResultExt};
 use crate::tensor::{Data, Elem, Tensor};
 

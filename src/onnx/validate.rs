@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::MAX_GRAPH_DEPTH;
 use super::label::{node_label, quoted};
+use super::proto::tensor_shape_proto::dimension;
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use super::tensor;
+use super::{MAX_GRAPH_DEPTH, tensor};
 use crate::error::{Error, Result, ResultExt};
 
 /// No axis is longer than this, and no tensor has more elements than fit 63 bits.

@@ -5,23 +5,25 @@ use std::time::Instant;
 
 use super::described;
 use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
-use super::split::{is_guard, spread};
-use crate::axes::Analysis;
+use crate::axes::{self, Analysis};
 use crate::budget::Allocation;
-use crate::calibrate::{self, Samples, SiteStatistics, Statistics};
-use crate::graph::Graph;
-use crate::lossless::{self, Pass};
-use crate::mask::Mask;
-use crate::narrow::Narrowed;
-use crate::onnx::proto;
+use crate::channels::Narrowed;
+use crate::data::Samples;
+use crate::data::split::{is_guard, spread};
+use crate::engine::{Engine, Session, SessionOptions};
+use crate::graph::{self, Graph};
+use crate::mask::{self, Mask};
+use crate::numerics::{SiteStatistics, Statistics};
+use crate::onnx::{proto, provenance};
 use crate::options::Reconstruct;
-use crate::probe::Subject;
-use crate::rebuild::{self, Fit, Fitted};
-use crate::runtime::{Engine, Session, SessionOptions};
-use crate::sites::{self, Chosen};
+use crate::rank::probe::Subject;
+use crate::refit::{self, Fitted};
+use crate::rewrite;
+use crate::rewrite::lossless::{self, Pass};
+use crate::sites::{self, Chosen, Fit};
 use crate::tensor::{Feeds, Tensor};
 use crate::verify::{self, Comparison, Equality, Interface};
-use crate::{Error, Result, axes, graph, provenance, rewrite};
+use crate::{Error, Result, data};
 
 /// A smaller model and what is known about it.
 pub struct Built {
@@ -71,7 +73,7 @@ impl Run<'_> {
             }
         };
         let how = self.options.reconstruction();
-        let local = rebuild::Local {
+        let local = refit::Local {
             model: &fitted,
             graph,
             analysis,
@@ -91,7 +93,7 @@ impl Run<'_> {
             analysis,
         };
         // What is sliced first runs faster.
-        let first = sequential && rebuild::are_recorded(subject, chosen, mask, &self.recording);
+        let first = sequential && refit::are_recorded(subject, chosen, mask, &self.recording);
         let mut note = None;
         if sequential && !first {
             match self.in_order(subject, local, fits.clone()) {
@@ -111,8 +113,8 @@ impl Run<'_> {
         if first {
             match self.in_order_sliced(&sliced, &wide.1, chosen, mask, &fits) {
                 Ok((graph, better)) => {
-                    rebuild::widen(&mut fitted, &wide.0, &wide.1, mask, &better, &graph)?;
-                    sliced = rebuild::apply(&sliced, &graph, &better)?;
+                    refit::widen(&mut fitted, &wide.0, &wide.1, mask, &better, &graph)?;
+                    sliced = sites::apply(&sliced, &graph, &better)?;
                     wide = self.again(&fitted, analysis)?;
                     told = better.into_iter().map(|f| f.told).collect();
                 }
@@ -149,8 +151,7 @@ impl Run<'_> {
             &mut sliced,
             &self.sha256,
             &options,
-            &self.loaded.analysis,
-            &allocation.mask,
+            &mask::file::json(&self.loaded.analysis, &allocation.mask)?,
         )?;
         Ok(Built {
             model: sliced,
@@ -162,8 +163,8 @@ impl Run<'_> {
     }
 
     /// Fits in order, of a model that has the mask still before it or behind it.
-    fn in_order(&self, dense: Subject, local: rebuild::Local, priors: Vec<Vec<Fit>>) -> Result<Vec<Fit>> {
-        rebuild::sequential(
+    fn in_order(&self, dense: Subject, local: refit::Local, priors: Vec<Vec<Fit>>) -> Result<Vec<Fit>> {
+        refit::sequential(
             dense,
             local,
             priors,
@@ -207,8 +208,8 @@ impl Run<'_> {
             if mask.kept.contains_key(&c.group) {
                 whole.kept.insert(new.group, vec![true; units]);
             }
-            let parts = rebuild::parts(sliced, &graph, &new.sites)?;
-            let prior = |(part, fit): (&rebuild::Part, &Fit)| {
+            let parts = sites::parts(sliced, &graph, &new.sites)?;
+            let prior = |(part, fit): (&sites::Part, &Fit)| {
                 let mut prior = part.unchanged();
                 prior.told.clone_from(&fit.told);
                 prior
@@ -216,7 +217,7 @@ impl Run<'_> {
             priors.push(parts.iter().zip(fits).map(prior).collect());
             here.push(new.clone());
         }
-        let local = rebuild::Local {
+        let local = refit::Local {
             model: sliced,
             graph: &graph,
             analysis: &own,
@@ -297,8 +298,8 @@ impl Run<'_> {
             &built.interface,
             self.cancelled,
         );
-        let specs = calibrate::input_specs(&self.loaded.model)?;
-        let tokens = |samples: &Samples| calibrate::real_tokens(samples, &specs) as f64;
+        let specs = data::input_specs(&self.loaded.model)?;
+        let tokens = |samples: &Samples| data::real_tokens(samples, &specs) as f64;
         let share = tokens(&self.samples) / tokens(&self.held_out).max(1.0);
         self.plain = Some(dense.seconds * share);
         self.clock.lap("measuring");

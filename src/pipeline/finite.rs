@@ -2,9 +2,8 @@
 
 use super::Loaded;
 use crate::graph::{Role, ValueId};
-use crate::rewrite;
 use crate::tensor::{Data, Tensor};
-use crate::{Error, Result, onnx};
+use crate::{Error, Result, onnx, rewrite};
 
 /// What is wrong with a value.
 #[derive(Clone, Copy, PartialEq)]

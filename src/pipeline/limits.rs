@@ -5,10 +5,10 @@ use std::path::Path;
 use super::build::Built;
 use super::run::Run;
 use super::save_options;
-use super::timing::{self, Measured};
+use super::timing;
 use crate::budget::{self, Allocation, Got, Limit, Measure, Prices, Target};
-use crate::onnx;
-use crate::{Error, Result};
+use crate::measure::paired::Measured;
+use crate::{Error, Result, onnx};
 
 /// How often a result that exceeds a limit is asked for again, by what the
 /// prediction was off.

@@ -1,17 +1,15 @@
 //! The straight line from a file to a smaller file.
 
 mod build;
-mod cheaper;
 mod clock;
 mod finite;
-mod fold;
-mod guard;
 mod limits;
 mod narrow;
+mod paths;
 mod ready;
 mod run;
 mod shards;
-mod split;
+mod simplified;
 mod timing;
 
 use std::collections::BTreeMap;
@@ -19,25 +17,26 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use build::Built;
-pub use cheaper::Cheaper;
 pub use run::Run;
 pub use shards::{StatisticsReport, calibrate, merge, partial};
-pub use timing::Measured;
+pub use simplified::Cheaper;
 
 use crate::axes::{self, Analysis};
-use crate::budget::{Allocation, Cost, Ranking, Sizes};
-use crate::calibrate::{self as inputs, DataOptions};
-use crate::files::Staged;
+use crate::budget::{Allocation, Cost, Sizes, shared};
+use crate::data::DataOptions;
+use crate::engine::Engine as _;
 use crate::graph::{self, Graph};
+use crate::io::staged::Staged;
 use crate::mask::{self, Mask};
-use crate::onnx::{self, proto};
+use crate::measure::paired::Measured;
+use crate::numerics::score::Ranking;
+use crate::onnx::{self, proto, provenance};
 use crate::options::{Options, Reconstruct};
 use crate::progress::Progress;
 use crate::report::command::{Output, command};
 use crate::report::{self, Calibration, DamageCurve, DamageKind, GroupReport, Report, Size};
-use crate::runtime::Engine as _;
 use crate::sites::Chosen;
-use crate::{Error, Result, ResultExt, provenance, rewrite, runtime, several, verify};
+use crate::{Error, Result, ResultExt, engine, rewrite, verify};
 
 /// A model that was read and analysed.
 pub struct Loaded {
@@ -129,9 +128,9 @@ pub fn prune_beside(
 ) -> Result<Report> {
     let more = beside.iter().map(|b| (b.what, b.path));
     let outputs: Vec<(&str, &Path)> = [("the output", output)].into_iter().chain(more).collect();
-    guard::before(&[input], &outputs, options)?;
+    paths::before(&[input], &outputs, options)?;
     let mut run = Run::start(input, options, progress, cancelled)?;
-    guard::side_files(&run.loaded, &outputs, options)?;
+    paths::side_files(&run.loaded, &outputs, options)?;
     let (report, model) = match (options.max_drop, &options.limits[..]) {
         (Some(bound), _) => {
             let (allocation, built, tried) = run.search(bound)?;
@@ -196,9 +195,9 @@ pub fn sweep(
     let names: Vec<PathBuf> = budgets.iter().map(|flops| of_budget(output, *flops)).collect();
     let made = names.iter().map(|name| ("the output", name.as_path()));
     let outputs: Vec<(&str, &Path)> = made.chain(beside.iter().copied()).collect();
-    guard::before(&[input], &outputs, options)?;
+    paths::before(&[input], &outputs, options)?;
     let mut run = Run::start(input, options, progress, cancelled)?;
-    guard::side_files(&run.loaded, &outputs, options)?;
+    paths::side_files(&run.loaded, &outputs, options)?;
     budgets
         .iter()
         .map(|flops| {
@@ -252,7 +251,7 @@ pub fn several(
     if !options.dry_run {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot create", folder, e))?;
     }
-    guard::before(&given, &made, options)?;
+    paths::before(&given, &made, options)?;
     let mut local = options.clone();
     if local.reconstruction() == Reconstruct::Sequential {
         local.reconstruct = Reconstruct::Local;
@@ -262,7 +261,7 @@ pub fn several(
         .map(|input| Run::open(input, &local, progress, cancelled))
         .collect::<Result<Vec<_>>>()?;
     for run in &mut runs {
-        guard::side_files(&run.loaded, &made, options)?;
+        paths::side_files(&run.loaded, &made, options)?;
         run.calibrate()?;
     }
     let mut statistics: Vec<_> = runs
@@ -271,8 +270,8 @@ pub fn several(
         .collect();
     let classes = {
         let files = files(&runs, inputs);
-        let classes = several::tie(&files)?;
-        several::pool(&files, &classes, &mut statistics)?;
+        let classes = shared::tie(&files)?;
+        shared::pool(&files, &classes, &mut statistics)?;
         classes
     };
     for (run, statistics) in runs.iter_mut().zip(statistics) {
@@ -283,7 +282,7 @@ pub fn several(
         let costs: Vec<Cost> = runs.iter().map(Run::cost).collect();
         let rankings: Vec<_> = runs.iter().map(|r| r.ranked.rankings.clone()).collect();
         let files = files(&runs, inputs);
-        several::allocate(
+        shared::allocate(
             &files,
             &costs,
             &classes,
@@ -309,10 +308,10 @@ pub fn several(
     Ok(reports)
 }
 
-fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<several::File<'r>> {
+fn files<'r>(runs: &'r [Run], inputs: &'r [PathBuf]) -> Vec<shared::File<'r>> {
     runs.iter()
         .zip(inputs)
-        .map(|(run, input)| several::File {
+        .map(|(run, input)| shared::File {
             name: input.to_str().unwrap_or("a file"),
             model: &run.loaded.model,
             graph: &run.loaded.graph,
@@ -554,8 +553,8 @@ fn described(options: &Options, flops: f64) -> BTreeMap<String, serde_json::Valu
 /// Files that cannot be read or run, interfaces that differ.
 pub fn compare(a: &Path, b: &Path, options: &Options, cancelled: &AtomicBool) -> Result<verify::Comparison> {
     let (first, second) = (onnx::load(a)?, onnx::load(b)?);
-    let engine = runtime::choose(&options.engine)?;
-    let samples = inputs::read_samples(&second.proto, &options.data)?;
+    let engine = engine::choose(&options.engine)?;
+    let samples = crate::data::read_samples(&second.proto, &options.data)?;
     let comparison = run::compare(
         engine.as_ref(),
         &second.proto,

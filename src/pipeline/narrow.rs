@@ -3,16 +3,17 @@
 use std::ops::RangeInclusive;
 
 use super::run::{EQUALITY_SAMPLES, INTERRUPTED, Run};
-use super::split::spread;
 use crate::axes::Kind;
-use crate::budget::{Allocation, Cost, Ranking};
-use crate::calibrate::Samples;
+use crate::budget::{Allocation, Cost};
+use crate::channels::{Narrowed, Narrower, Open, Told};
+use crate::data::Samples;
+use crate::data::split::spread;
+use crate::engine::Engine as _;
 use crate::mask::{Mask, Narrowing};
-use crate::narrow::{Narrowed, Narrower, Open, Told};
+use crate::numerics::score::Ranking;
 use crate::options::{Method, Reconstruct};
-use crate::probe::Probe;
+use crate::rank::probe::Probe;
 use crate::rank::removed;
-use crate::runtime::Engine as _;
 use crate::sites::Chosen;
 use crate::{Error, Result};
 

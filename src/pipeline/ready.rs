@@ -6,7 +6,7 @@ use super::{Loaded, finite, load};
 use crate::calibrate::SiteProbe;
 use crate::onnx::proto;
 use crate::options::Options;
-use crate::quantised::{self, Closed};
+use crate::rewrite::dequantise::{self, Closed};
 use crate::sites::{self, Chosen};
 use crate::{Error, Result, axes, graph};
 
@@ -27,7 +27,7 @@ pub(super) fn ready(input: &Path, options: &Options) -> Result<Ready> {
     let mut closed = None;
     let quantised = |c: &Chosen| c.sites.iter().any(|s| s.weight.is_none());
     if chosen.iter().any(quantised)
-        && let Some((model, back)) = quantised::open(&loaded.model)?
+        && let Some((model, back)) = dequantise::open(&loaded.model)?
     {
         loaded.graph = graph::build(&model)?;
         loaded.analysis = axes::analyse(&loaded.graph, options.axes);

@@ -9,27 +9,31 @@ use super::build::Built;
 use super::clock::Clock;
 use super::narrow::Narrow;
 use super::ready::{Ready, probes, ready};
-use super::split::{is_guard, split, spread, with_held_out};
-use super::{Cheaper, Loaded, fold, sizes, timing};
+use super::{Cheaper, Loaded, sizes, timing};
 use crate::axes::{Analysis, Kind};
-use crate::budget::{self, Align, Allocation, Cost, Limit, Prices, Ranking, Target, UnitPrices};
-use crate::calibrate::{self, Samples, Statistics, Timings};
+use crate::budget::{self, Align, Allocation, Cost, Limit, Prices, Target, UnitPrices, constant_units};
+use crate::calibrate::{self, Timings};
+use crate::channels::Narrowed;
+use crate::data::Samples;
+use crate::data::split::{is_guard, split, spread, with_held_out};
+use crate::engine::{self, Engine, Metered, SessionOptions};
 use crate::graph::ValueId;
-use crate::importance::{self, Weights};
 use crate::mask::{self, Narrowing};
-use crate::narrow::Narrowed;
-use crate::onnx::{self, proto};
+use crate::measure::command;
+use crate::numerics::Statistics;
+use crate::numerics::bisect::{self, Point};
+use crate::numerics::score::Ranking;
+use crate::onnx::{self, proto, provenance};
 use crate::options::{Effort, Method, Options, Reconstruct};
-use crate::probe::{Probe, Subject};
 use crate::progress::Progress;
-use crate::quantised::Closed;
-use crate::rank::{self, Ranked};
-use crate::rebuild::{self, Recording};
-use crate::runtime::{self, Engine, Metered, SessionOptions};
-use crate::search::{self, Point};
+use crate::rank::positions::{self, Weights};
+use crate::rank::probe::{Probe, Subject};
+use crate::rank::{self, Ranked, damage};
+use crate::refit::{self, Recording};
+use crate::rewrite::dequantise::Closed;
 use crate::sites::Chosen;
 use crate::verify::{self, Comparison, Interface};
-use crate::{Error, Result, damage, evaluate, provenance};
+use crate::{Error, Result, data};
 
 /// Samples on which sliced and masked are compared.
 pub(super) const EQUALITY_SAMPLES: usize = 8;
@@ -141,9 +145,9 @@ impl<'a> Run<'a> {
         } = ready(input, options)?;
         let sha256 = loaded.file.sha256()?;
         clock.lap("analysis");
-        let engine = Metered::new(runtime::choose(&options.engine)?);
+        let engine = Metered::new(engine::choose(&options.engine)?);
         let (mut samples, mut held_out) =
-            split(calibrate::read_samples(&loaded.model, &with_held_out(options))?);
+            split(data::read_samples(&loaded.model, &with_held_out(&options.data))?);
         // An engine that cannot run the model tells so where it matters.
         if calibrate::try_padding(&engine, &loaded.model, &mut samples).is_ok() {
             held_out.padding = samples.padding;
@@ -271,16 +275,16 @@ impl<'a> Run<'a> {
         if !self.guarded || self.options.stats.is_some() {
             return Ok(self.statistics.tokens);
         }
-        let specs = calibrate::input_specs(&self.loaded.model)?;
-        Ok(calibrate::real_tokens(&self.samples, &specs))
+        let specs = data::input_specs(&self.loaded.model)?;
+        Ok(data::real_tokens(&self.samples, &specs))
     }
 
     /// Each so-manieth batch serves to re-fit layers in order: the second or third where
     /// that is enough.
     fn refit_step(&self) -> Result<usize> {
-        let specs = calibrate::input_specs(&self.loaded.model)?;
-        let tokens = calibrate::real_tokens(&self.samples, &specs) as usize;
-        let batches = calibrate::batches(&self.samples, &specs, calibrate::ROWS)?.len();
+        let specs = data::input_specs(&self.loaded.model)?;
+        let tokens = data::real_tokens(&self.samples, &specs) as usize;
+        let batches = data::batches(&self.samples, &specs, data::ROWS)?.len();
         let rows = self.chosen.iter().flat_map(|c| &c.sites);
         let widest = rows.filter_map(|s| Some(s.weight.as_ref()?.rows)).max();
         let enough = tokens / (REFIT_ROWS * widest.unwrap_or(1).max(1));
@@ -311,11 +315,11 @@ impl<'a> Run<'a> {
         if self.measures() {
             let most = *POSITION_SAMPLES.end();
             let asked = self.options.probe.map(|n| n.min(most));
-            let changes = importance::changes(&self.loaded.analysis, &self.chosen);
+            let changes = positions::changes(&self.loaded.analysis, &self.chosen);
             let count = self.probed(asked, changes, POSITION_PASSES, POSITION_SAMPLES);
             let few = spread(&self.samples, count);
             let mut probe = Probe::new(self.subject(), &few, &self.outputs(), self.cancelled)?;
-            let measured = importance::measure(self.subject(), &mut probe, &self.chosen, self.progress);
+            let measured = positions::measure(self.subject(), &mut probe, &self.chosen, self.progress);
             self.weights = self.or_without(
                 measured,
                 "what the positions of a sequence count",
@@ -332,14 +336,14 @@ impl<'a> Run<'a> {
         let mut recording = match self.guarded {
             true => {
                 let name = |v: ValueId| self.loaded.graph.value(v).name.clone();
-                let targets = rebuild::targets(self.subject(), &self.chosen);
+                let targets = refit::targets(self.subject(), &self.chosen);
                 Recording::new(targets.into_iter().map(name), self.refit_step()?)
             }
             false => Recording::new([], 1),
         };
         let values: Vec<String> = recording.values().cloned().collect();
         let pass = calibrate::Pass {
-            max_rows: calibrate::ROWS,
+            max_rows: data::ROWS,
             apart: if self.guarded { is_guard } else { |_| false },
             values: &values,
             watch: &mut |tensors| recording.push(tensors),
@@ -538,7 +542,7 @@ impl<'a> Run<'a> {
             return;
         }
         let mut mask = allocation.mask.clone();
-        fold::constant_units(&self.loaded.analysis, &self.chosen, &self.statistics, &mut mask);
+        constant_units::constant_units(&self.loaded.analysis, &self.chosen, &self.statistics, &mut mask);
         if mask != allocation.mask {
             let cost = self.cost_of(&allocation.narrowing);
             let priced = budget::of_mask(&cost, &self.loaded.analysis, &self.chosen, mask);
@@ -572,7 +576,7 @@ impl<'a> Run<'a> {
     /// building and of the command.
     pub fn search(&mut self, bound: f64) -> Result<(Allocation, Built, Vec<Point>)> {
         let floor = self.allocate(1.0)?.budget.floor;
-        let found = search::bisect(floor, 1.0, STEPS, bound, |flops| {
+        let found = bisect::bisect(floor, 1.0, STEPS, bound, |flops| {
             let allocation = self.allocate(flops)?;
             let built = self.build(&allocation)?;
             let divergence = match &self.options.eval {
@@ -600,7 +604,7 @@ impl<'a> Run<'a> {
             .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
         let path = folder.path().join("candidate.onnx");
         onnx::save(model, &path, &onnx::SaveOptions::for_model(&self.loaded.file))?;
-        evaluate::evaluate(command, &path, None, self.cancelled)
+        command::evaluate(command, &path, None, self.cancelled)
     }
 }
 

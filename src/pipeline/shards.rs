@@ -5,16 +5,20 @@ use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest as _, Sha256};
 
-use super::guard;
+use super::paths;
 use super::ready::{Ready, probes, ready};
 use super::run::Run;
-use crate::calibrate::{self, Kept, Origin, SiteProbe, Statistics, file};
-use crate::importance::Weights;
+use crate::calibrate::{self, Kept, SiteProbe, file};
+use crate::data::Origin;
+use crate::engine::{self, Engine, EngineInfo};
+use crate::io::staged;
+use crate::numerics::Statistics;
+use crate::onnx::provenance;
 use crate::options::Options;
 use crate::progress::Progress;
+use crate::rank::positions::Weights;
 use crate::report::SCHEMA;
-use crate::runtime::{Engine, EngineInfo};
-use crate::{Error, Result, ResultExt, files, provenance, runtime};
+use crate::{Error, Result, ResultExt, data};
 
 /// What `calibrate` and `merge` tell.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -104,10 +108,10 @@ pub fn calibrate(
     options.check()?;
     let partial = partial(output);
     let outputs = [("the output", output), ("the unfinished output", &partial)];
-    guard::before(&[input], &outputs, options)?;
+    paths::before(&[input], &outputs, options)?;
     let Ready { loaded, chosen, .. } = ready(input, options)?;
-    guard::side_files(&loaded, &outputs, options)?;
-    let engine = runtime::choose(&options.engine)?;
+    paths::side_files(&loaded, &outputs, options)?;
+    let engine = engine::choose(&options.engine)?;
     let probes = probes(&chosen)?;
     let model = loaded.file.sha256()?;
     let found = calibrate::collect_kept(
@@ -121,7 +125,7 @@ pub fn calibrate(
         &probes,
         &Weights::new(),
         &options.data,
-        calibrate::ROWS,
+        data::ROWS,
         progress,
         cancelled,
     )?;
@@ -155,7 +159,7 @@ fn key(model: &str, probes: &[SiteProbe], engine: &dyn Engine, options: &Options
     hash.update(format!(
         "{} {model} {PART} {} {probes:?} {files:?} {:?} {} {} {} {:?} {} {} {}",
         provenance::tool(),
-        calibrate::ROWS,
+        data::ROWS,
         data.text_columns,
         data.max_length,
         data.samples,
@@ -196,8 +200,8 @@ pub fn merge(inputs: &[PathBuf], output: &Path) -> Result<StatisticsReport> {
     };
     let outputs = [("the output", output)];
     let given: Vec<(&str, &Path)> = inputs.iter().map(|path| ("the input", path.as_path())).collect();
-    files::apart(&outputs, &given)?;
-    files::writable(output)?;
+    staged::apart(&outputs, &given)?;
+    staged::writable(output)?;
     let mut sum = file::load(first)?;
     for path in others {
         let other = file::load(path)?;

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use super::build::Built;
 use super::run::Run;
-use crate::Result;
-use crate::bench::{self, Timing};
 use crate::budget::Prices;
-use crate::calibrate::{self, ExactBatch};
-use crate::latency::{self, Cache, Key};
+use crate::data::ExactBatch;
+use crate::engine::{Engine, SessionOptions};
+use crate::measure::paired::{self, Measured};
+use crate::measure::{Cache, Key, latency};
 use crate::onnx::proto;
-use crate::runtime::{Engine, SessionOptions};
 use crate::tensor::Feeds;
+use crate::{Result, data};
 
 /// Pairs of runs that a demanded latency is judged by.
 const RUNS: usize = 31;
@@ -21,28 +21,16 @@ const FEW: usize = 5;
 const MANY: usize = 25;
 const SECONDS: f64 = 1.5;
 
-/// The result timed in turns with the dense model.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Measured {
-    /// Rows per run.
-    pub batch: usize,
-    /// Tokens per row, where the model takes tokens.
-    pub seq: Option<usize>,
-    /// The pruned model is `a`, the dense one `b`.
-    #[serde(flatten)]
-    pub timing: Timing,
-}
-
 /// Inputs of the size that costs are computed for.
 pub(super) fn inputs(run: &Run) -> Result<ExactBatch> {
     let data = &run.options.data;
-    calibrate::exact_batch(&run.loaded.model, data.batch, data.seq, &data.shapes)
+    data::exact_batch(&run.loaded.model, data.batch, data.seq, &data.shapes)
 }
 
 /// The same with fewer tokens, for a model that does not take as many.
 fn shorter(run: &Run) -> Result<ExactBatch> {
     let data = &run.options.data;
-    let of = |seq: usize| calibrate::exact_batch(&run.loaded.model, data.batch, seq, &data.shapes);
+    let of = |seq: usize| data::exact_batch(&run.loaded.model, data.batch, seq, &data.shapes);
     let half = (data.seq / 2).max(1);
     of(half).or_else(|_| of((half / 2).max(1)))
 }
@@ -98,7 +86,7 @@ pub(super) fn prices(run: &mut Run, inputs: &Feeds) -> Result<Prices> {
     };
     let mut prices = table.prices(analysis, &chosen)?;
     if run.cheaper.is_some() {
-        let whole = bench::paired(&run.engine, model, Some(run.dense()), inputs, RUNS)?;
+        let whole = paired::paired(&run.engine, model, Some(run.dense()), inputs, RUNS)?;
         if let Some(speedup) = whole.speedup {
             prices.full = (speedup.median * table.whole.median * 1e6).round() as u64;
         }
@@ -134,7 +122,7 @@ fn measured(run: &Run, built: &Built, batch: &ExactBatch, runs: impl Fn(f64) -> 
     pruned.run(&own)?;
     dense.run(&batch.feeds)?;
     let runs = runs(started.elapsed().as_secs_f64());
-    let timing = bench::sessions_on(pruned.as_mut(), &own, Some((dense.as_mut(), &batch.feeds)), runs)?;
+    let timing = paired::sessions_on(pruned.as_mut(), &own, Some((dense.as_mut(), &batch.feeds)), runs)?;
     Ok(Measured {
         batch: batch.batch,
         seq: batch.seq,

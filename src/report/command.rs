@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::budget::Target;
+use crate::engine::{Device, EngineChoice};
 use crate::options::Options;
-use crate::runtime::{Device, EngineChoice};
 
 /// The command that does what `options` say: only what differs from the defaults
 /// is in it, except for the budget. `budget` is the fraction of multiply-adds

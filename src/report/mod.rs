@@ -14,10 +14,11 @@ use serde::Serialize;
 
 use crate::axes::Kind;
 use crate::budget::Budget;
-use crate::rebuild::Fitted;
-use crate::runtime::EngineInfo;
+use crate::engine::EngineInfo;
+use crate::io::staged;
+use crate::refit::Fitted;
 use crate::verify::{Comparison, Equality, Kernels};
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// Version of the JSON report's layout.
 pub const SCHEMA: u32 = 1;
@@ -52,13 +53,13 @@ pub struct Report {
     /// What the damage of [`Report::groups`] is.
     pub damage: DamageKind,
     /// How much the positions of a sequence count at each sink.
-    pub positions: crate::importance::Weights,
+    pub positions: crate::rank::positions::Weights,
     /// What could not be pruned, and why.
     pub frozen: Vec<FrozenReport>,
     /// Operators without a rule.
     pub unsupported: BTreeMap<String, usize>,
     /// Heads that have fewer channels.
-    pub narrowed: Vec<crate::narrow::Told>,
+    pub narrowed: Vec<crate::channels::Told>,
     /// Re-fitted sites.
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.
@@ -66,19 +67,19 @@ pub struct Report {
     /// Pruned against dense on held-out samples.
     pub held_out: Option<Comparison>,
     /// Passes that left what it computes.
-    pub lossless: Vec<crate::lossless::Pass>,
+    pub lossless: Vec<crate::rewrite::lossless::Pass>,
     /// The pruned model (`a`) timed in turns with the dense one (`b`).
-    pub latency: Option<crate::pipeline::Measured>,
+    pub latency: Option<crate::measure::paired::Measured>,
     /// Operators after the engine's optimisations.
     pub kernels: Option<Kernels>,
     /// Limits of several measures, asked and got.
     pub limits: Vec<crate::budget::Got>,
     /// Budgets that a search tried.
-    pub tried: Vec<crate::search::Point>,
+    pub tried: Vec<crate::numerics::bisect::Point>,
     /// Seconds per stage.
     pub seconds: Vec<(String, f64)>,
     /// Seconds of these in the engine.
-    pub engine_seconds: crate::runtime::EngineSeconds,
+    pub engine_seconds: crate::engine::EngineSeconds,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -87,9 +88,9 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize)]
 pub struct Calibration {
     /// Where they come from.
-    pub origin: crate::calibrate::Origin,
+    pub origin: crate::data::Origin,
     /// The files that were read, with their hashes.
-    pub files: Vec<crate::provenance::DataFile>,
+    pub files: Vec<crate::onnx::provenance::DataFile>,
     /// Samples that statistics were taken of.
     pub samples: usize,
     /// Samples kept apart for measuring.
@@ -207,5 +208,5 @@ pub fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
             _ => Ok(()),
         };
     }
-    files::write(path, text.as_bytes())
+    staged::write(path, text.as_bytes())
 }

@@ -2,7 +2,7 @@
 //! any more.
 
 use super::draft::Draft;
-use super::ints::int_attribute;
+use super::reads::int_attribute;
 use crate::axes::{Dim, Int};
 use crate::onnx::proto;
 use crate::tensor::Tensor;

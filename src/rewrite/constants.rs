@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::draft::Draft;
-use super::ints::int_attribute;
+use super::reads::{int_attribute, rewire};
 use super::slice;
 use crate::axes::{Dim, Link, Term};
 use crate::graph::{Graph, NodeId, ValueId};
@@ -123,16 +123,6 @@ fn place(draft: &mut Draft, id: ValueId, by_cut: Vec<(Cut, Vec<(NodeId, usize)>)
         }
     }
     Ok(())
-}
-
-/// Makes a use read another value, in a changed body too.
-pub(super) fn rewire(draft: &mut Draft, node: NodeId, input: usize, from: &str, to: &str) {
-    if let Some(body) = draft.changed.get_mut(&node) {
-        for name in body.input.iter_mut().filter(|n| *n == from) {
-            *name = to.to_string();
-        }
-    }
-    draft.inputs.insert((node, input), to.to_string());
 }
 
 /// The tensor of a constant of the draft's model.

@@ -1,10 +1,11 @@
 //! The changes to a model while they are collected: nothing is changed in
 //! place, all is applied at once in [`Draft::finish`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::axes::{Analysis, FactorId, Int, Poly};
-use crate::graph::{self, Graph, NodeId, ValueId};
+use crate::graph::sweep::sweep;
+use crate::graph::{Graph, NodeId, ValueId};
 use crate::mask::Kept;
 use crate::onnx::{self, proto};
 use crate::tensor::Tensor;
@@ -277,68 +278,6 @@ impl<'a> Draft<'a> {
         model.graph = Some(graph);
         Ok(model)
     }
-}
-
-/// Drops what no output needs and puts the rest into topological order, as
-/// close to the given order as that allows. Returns the names that are in use.
-pub(crate) fn sweep(
-    nodes: Vec<proto::NodeProto>,
-    outputs: Vec<String>,
-) -> Result<(Vec<proto::NodeProto>, BTreeSet<String>)> {
-    let mut maker: HashMap<&str, usize> = HashMap::new();
-    for (at, node) in nodes.iter().enumerate() {
-        for output in node.output.iter().filter(|o| !o.is_empty()) {
-            maker.insert(output, at);
-        }
-    }
-    let reads: Vec<Vec<String>> = nodes.iter().map(graph::node_reads).collect();
-    let mut needed = vec![false; nodes.len()];
-    let mut used: BTreeSet<String> = BTreeSet::new();
-    let mut queue: VecDeque<String> = outputs.into();
-    while let Some(name) = queue.pop_front() {
-        if !used.insert(name.clone()) {
-            continue;
-        }
-        if let Some(&at) = maker.get(name.as_str())
-            && !std::mem::replace(&mut needed[at], true)
-        {
-            used.extend(nodes[at].output.iter().cloned());
-            queue.extend(reads[at].iter().cloned());
-        }
-    }
-    // Depth-first in the given order: each node after what it reads.
-    let mut state = vec![0u8; nodes.len()];
-    let mut order = Vec::with_capacity(nodes.len());
-    for start in (0..nodes.len()).filter(|i| needed[*i]) {
-        let mut stack = vec![(start, 0usize)];
-        while let Some((at, next)) = stack.pop() {
-            if state[at] == 2 {
-                continue;
-            }
-            state[at] = 1;
-            match reads[at].get(next) {
-                Some(name) => {
-                    stack.push((at, next + 1));
-                    if let Some(&before) = maker.get(name.as_str()) {
-                        match state[before] {
-                            0 => stack.push((before, 0)),
-                            1 if before != at => {
-                                return Err(Error::input(format!("the graph has a cycle through '{name}'")));
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-                None => {
-                    state[at] = 2;
-                    order.push(at);
-                }
-            }
-        }
-    }
-    let mut slots: Vec<Option<proto::NodeProto>> = nodes.into_iter().map(Some).collect();
-    let sorted = order.into_iter().filter_map(|i| slots[i].take()).collect();
-    Ok((sorted, used))
 }
 
 /// Mends declared shapes.

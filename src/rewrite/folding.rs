@@ -5,8 +5,8 @@
 //! not zero) are not worth their lines: such a node runs on the constant.
 
 use super::draft::Draft;
-use super::ints::int_attribute;
-use super::zero::{Known, refuse, sum_type};
+use super::known::{Known, input, output, refuse, sum_type};
+use super::reads::int_attribute;
 use crate::Result;
 use crate::axes::Sink;
 use crate::graph::{Node, NodeId, ValueId};
@@ -127,18 +127,6 @@ pub(super) fn apply(known: &mut Known, node: NodeId, reads: &[usize]) -> Result<
         }
         _ => Ok(Outcome::Runs),
     }
-}
-
-/// The constant on an input.
-fn input(known: &Known, node: NodeId, input: usize) -> Result<Tensor> {
-    known
-        .constant(node, input)
-        .ok_or_else(|| refuse(known.draft, node))
-}
-
-fn output(known: &Known, node: NodeId) -> Result<ValueId> {
-    let output = known.draft.graph.node(node).outputs.first().copied().flatten();
-    output.ok_or_else(|| refuse(known.draft, node))
 }
 
 /// Whether any output but the first is read.

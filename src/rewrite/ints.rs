@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::draft::Draft;
-use super::reshape;
+use super::reads::{self, concat, pick};
 use crate::axes::{Int, Mono, Poly};
 use crate::graph::{NodeId, ValueId};
 use crate::onnx::proto;
@@ -69,7 +69,7 @@ fn consumer(
         let length = draft.analysis.facts(value).ints.as_ref().map_or(0, Vec::len);
         name = reread(draft, node, &name, length, &read)?;
     }
-    super::constants::rewire(draft, node, input, &graph.value(value).name.clone(), &name);
+    reads::rewire(draft, node, input, &graph.value(value).name.clone(), &name);
     Ok(())
 }
 
@@ -81,11 +81,11 @@ fn reread(
     length: usize,
     entries: &[(usize, Poly)],
 ) -> Result<String> {
-    let rank = reshape::ranks(draft);
+    let rank = reads::ranks(draft);
     let mut parts = Vec::with_capacity(length);
     for at in 0..length {
         parts.push(match entries.iter().find(|(entry, _)| *entry == at) {
-            Some((_, size)) => reshape::vector(draft, name, std::slice::from_ref(size), None, node, &rank)
+            Some((_, size)) => reads::vector(draft, name, std::slice::from_ref(size), None, node, &rank)
                 .map_err(|_| unsolved(draft, node, at))?,
             None => pick(draft, name, at as i64),
         });
@@ -220,33 +220,6 @@ fn copy(draft: &mut Draft, mut body: proto::NodeProto, base: &str) -> String {
     body.output = vec![output.clone()];
     draft.added.push(body);
     output
-}
-
-/// Entry `at` of a vector, as a vector of one.
-pub(super) fn pick(draft: &mut Draft, vector: &str, at: i64) -> String {
-    let index = draft.constant(&format!("{vector}_at"), &Tensor::i64(vec![1], vec![at]));
-    draft.node(
-        "Gather",
-        vector,
-        &[vector, &index],
-        vec![int_attribute("axis", 0)],
-    )
-}
-
-/// Vectors laid one after another.
-pub(super) fn concat(draft: &mut Draft, base: &str, parts: &[String]) -> String {
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    draft.node("Concat", base, &parts, vec![int_attribute("axis", 0)])
-}
-
-/// An integer attribute.
-pub(super) fn int_attribute(name: &str, value: i64) -> proto::AttributeProto {
-    proto::AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(proto::attribute_proto::AttributeType::Int as i32),
-        i: Some(value),
-        ..Default::default()
-    }
 }
 
 /// Multiplies entries by ratios: sizes that are symbols times pruned factors.

@@ -13,16 +13,20 @@
 
 mod attrs;
 mod constants;
+pub mod dequantise;
 mod draft;
 mod folding;
 mod ints;
+mod known;
+pub mod lossless;
 mod masked;
+mod reads;
 mod reshape;
+pub mod segment;
 mod slice;
 mod zero;
 
 pub use constants::tensor_of;
-pub(crate) use draft::sweep;
 pub use masked::{float_type, masked};
 pub(crate) use slice::narrowed;
 

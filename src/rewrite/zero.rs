@@ -8,31 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::constants::source;
 use super::draft::Draft;
 use super::folding::{self, Outcome};
-use super::reshape;
+use super::known::{Known, Wanted, refuse};
+use super::reads;
+use crate::Result;
 use crate::axes::{Dim, Int, Poly, PruneGroup};
-use crate::graph::{NodeId, ValueId};
-use crate::onnx;
-use crate::tensor::{Elem, Tensor};
-use crate::{Error, Result};
-
-/// What has become constant while the pass runs. Each constant broadcasts to
-/// the value's shape.
-pub(super) struct Known<'d, 'm> {
-    pub(super) draft: &'d mut Draft<'m>,
-    values: BTreeMap<ValueId, Tensor>,
-}
-
-/// A use of a vanished value that wants it in its whole shape.
-pub(super) struct Wanted {
-    node: NodeId,
-    value: ValueId,
-    constant: Tensor,
-    /// The name that the use reads now.
-    name: String,
-}
+use crate::graph::NodeId;
 
 /// Folds the outputs of the groups' sinks. The uses that are returned must be
 /// filled in with [`expand`] once it is known what is still computed.
@@ -95,7 +77,7 @@ pub(super) fn cut(draft: &mut Draft, groups: &[&PruneGroup]) -> Result<Vec<Wante
 /// Makes the constants that nodes want in their whole shape; the liveness
 /// without data of shapes must be marked.
 pub(super) fn expand(draft: &mut Draft, wanted: Vec<Wanted>) -> Result<()> {
-    let rank = reshape::ranks(draft);
+    let rank = reads::ranks(draft);
     for want in wanted {
         if !draft.live[want.node.0 as usize] {
             continue;
@@ -104,93 +86,9 @@ pub(super) fn expand(draft: &mut Draft, wanted: Vec<Wanted>) -> Result<()> {
         let dims = dims.ok_or_else(|| refuse(draft, want.node))?;
         let sizes: Vec<Poly> = dims.iter().map(|d| draft.eval(&Int::Dim(d.clone()))).collect();
         let base = draft.graph.value(want.value).name.clone();
-        let shape = reshape::vector(draft, &base, &sizes, None, want.node, &rank)?;
+        let shape = reads::vector(draft, &base, &sizes, None, want.node, &rank)?;
         let constant = draft.constant(&base, &want.constant);
         draft.node_named("Expand", &want.name, &[&constant, &shape], vec![]);
     }
     Ok(())
-}
-
-pub(super) fn refuse(draft: &Draft, node: NodeId) -> Error {
-    Error::input(format!(
-        "a constant cannot be folded into node {}",
-        draft.graph.label(node)
-    ))
-}
-
-impl Known<'_, '_> {
-    /// What an input has become, or the constant that it is in the file.
-    pub(super) fn constant(&self, node: NodeId, input: usize) -> Option<Tensor> {
-        let value = self.draft.graph.input(node, input)?;
-        match self.values.get(&value) {
-            Some(tensor) => Some(tensor.clone()),
-            None => self.stored(value),
-        }
-    }
-
-    /// A float constant of the file.
-    pub(super) fn stored(&self, value: ValueId) -> Option<Tensor> {
-        self.draft.graph.value(value).constant.as_ref()?;
-        let tensor = onnx::tensor(&source(self.draft, value).ok()?).ok()?;
-        tensor.elem().is_float().then_some(tensor)
-    }
-
-    /// Says that a value has become constant.
-    pub(super) fn set(&mut self, value: ValueId, constant: Tensor) -> Result<()> {
-        let v = self.draft.graph.value(value);
-        if v.is_output {
-            return Err(Error::input(format!(
-                "the graph output '{}' would be constant",
-                v.name
-            )));
-        }
-        self.values.insert(value, constant);
-        Ok(())
-    }
-
-    /// Whether a value has the whole shape of another by itself.
-    pub(super) fn same_shape(&self, a: ValueId, b: ValueId) -> bool {
-        let shape = |v: ValueId| -> Option<Vec<Poly>> {
-            let dims = self.draft.analysis.facts(v).dims.as_ref()?;
-            let space = &self.draft.analysis.space;
-            Some(dims.iter().map(|d| space.value(&Int::Dim(d.clone()))).collect())
-        };
-        shape(a).is_some() && shape(a) == shape(b)
-    }
-
-    /// The dimensions of a value in terms of leaves.
-    pub(super) fn dims(&self, value: ValueId) -> Option<Vec<Dim>> {
-        let dims = self.draft.analysis.facts(value).dims.as_ref()?;
-        Some(
-            dims.iter()
-                .map(|d| self.draft.analysis.space.resolve(d))
-                .collect(),
-        )
-    }
-
-    /// Lets a running node read the constant, expanded.
-    fn feed(&mut self, node: NodeId, input: usize, wanted: &mut Vec<Wanted>) {
-        let Some(value) = self.draft.graph.input(node, input) else {
-            return;
-        };
-        let Some(constant) = self.values.get(&value).cloned() else {
-            return;
-        };
-        let name = self.draft.fresh(&self.draft.graph.value(value).name);
-        self.draft.inputs.insert((node, input), name.clone());
-        wanted.push(Wanted {
-            node,
-            value,
-            constant,
-            name,
-        });
-    }
-}
-
-/// The element type of the sums of a sink.
-pub(super) fn sum_type(known: &Known, sink: &crate::axes::Sink) -> Elem {
-    match known.draft.graph.node(sink.node).op.as_str() {
-        "MatMulInteger" => Elem::I32,
-        _ => super::masked::float_type(known.draft.graph, sink),
-    }
 }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Interface;
-use crate::calibrate::{Batch, Samples, batches, input_specs};
+use crate::data::{Batch, Samples, batches, input_specs};
+use crate::engine::{Engine, Session, SessionOptions};
 use crate::onnx::proto;
-use crate::runtime::{Engine, Session, SessionOptions};
 use crate::tensor::{Feeds, Tensor};
 use crate::{Error, Result};
 

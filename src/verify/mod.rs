@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use crate::axes::Analysis;
-use crate::calibrate::Samples;
+use crate::data::Samples;
+use crate::engine::{Engine, SessionOptions};
 use crate::graph::Graph;
 use crate::mask::Mask;
 use crate::onnx::proto;
 use crate::rewrite::{float_type, masked};
-use crate::runtime::{Engine, SessionOptions};
 use crate::sites::Chosen;
 use crate::tensor::Elem;
 use crate::{Error, Result};

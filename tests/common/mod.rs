@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use onnx_prune::calibrate::npz;
-use onnx_prune::runtime::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::io::npz;
 use onnx_prune::tensor::{Feeds, Tensor};
 
 /// A file of the fixtures.
@@ -63,7 +63,7 @@ pub fn engine() -> Option<Box<dyn Engine>> {
         threads: Some(1),
         ..EngineOptions::default()
     };
-    match runtime::choose(&options) {
+    match engine::choose(&options) {
         Ok(engine) => Some(engine),
         Err(error) => {
             eprintln!("skipped: {}", error.chain());

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use onnx_prune::runtime::{Device, EngineChoice, EngineOptions, SessionOptions, choose};
+use onnx_prune::engine::{Device, EngineChoice, EngineOptions, SessionOptions, choose};
 
 use crate::zoo::{self, built_in, onnx_runtime};
 

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
+use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::onnx::proto::{ModelProto, TensorProto};
-use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Data, Elem, Feeds, Tensor};
 use prost::Message;
 

@@ -1,9 +1,9 @@
 //! Models of a node or two: element types, odd shapes, odd files.
 
+use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
 };
-use onnx_prune::runtime::{Engine, SessionOptions};
 use onnx_prune::tensor::{Data, Elem, Feeds, Tensor};
 
 use crate::zoo::{built_in, onnx_runtime};

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
-use onnx_prune::calibrate::npz;
-use onnx_prune::onnx::proto::{ModelProto, TensorProto, tensor_proto::DataLocation};
-use onnx_prune::runtime::{Device, Engine, EngineChoice, EngineOptions, choose};
+use onnx_prune::engine::{Device, Engine, EngineChoice, EngineOptions, choose};
+use onnx_prune::io::npz;
+use onnx_prune::onnx::proto::tensor_proto::DataLocation;
+use onnx_prune::onnx::proto::{ModelProto, TensorProto};
 use onnx_prune::tensor::{Feeds, Tensor};
 use prost::Message;
 

@@ -11,15 +11,19 @@ use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Analysis};
 use onnx_prune::budget::{self, Align, Limit, Target};
-use onnx_prune::calibrate::{self, DataOptions, SiteProbe, Statistics, npz};
+use onnx_prune::calibrate::{self, SiteProbe};
+use onnx_prune::data::DataOptions;
+use onnx_prune::engine::{EngineChoice, EngineOptions};
 use onnx_prune::graph::Graph;
+use onnx_prune::io::npz;
+use onnx_prune::measure::latency;
+use onnx_prune::numerics::Statistics;
+use onnx_prune::numerics::score::Curve;
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::options::{Method, Options, Reconstruct};
 use onnx_prune::progress::Quiet;
-use onnx_prune::runtime::{EngineChoice, EngineOptions};
-use onnx_prune::score::Curve;
-use onnx_prune::sites::Chosen;
-use onnx_prune::{latency, mask, pipeline, rank, rebuild, sites};
+use onnx_prune::sites::{self, Chosen};
+use onnx_prune::{mask, pipeline, rank, refit};
 use serde_json::json;
 
 #[path = "mutate.rs"]
@@ -277,7 +281,7 @@ impl Analysed {
         let method = options.method.name();
         let got = budget::allocate(&cost, analysis, chosen, &ranked.rankings, 0.5, method).ok()?;
         got.mask.check(analysis).expect("a mask that fits the model");
-        let local = rebuild::Local {
+        let local = refit::Local {
             model: image(),
             graph,
             analysis,
@@ -286,7 +290,7 @@ impl Analysed {
             options,
         };
         let fits: Vec<_> = local.fits(statistics).ok()?.into_iter().flatten().collect();
-        rebuild::apply(image(), graph, &fits).ok()
+        refit::apply(image(), graph, &fits).ok()
     }
 }
 
@@ -382,7 +386,7 @@ fn table(content: &[u8]) {
         let curve = |c: &Chosen| {
             let error = (0..=analysis.groups[c.group].units).map(|n| n as f64).collect();
             let order = (0..analysis.groups[c.group].units).collect();
-            budget::Ranking::Curve(Curve { order, error })
+            onnx_prune::numerics::score::Ranking::Curve(Curve { order, error })
         };
         let rankings: Vec<_> = chosen.iter().map(curve).collect();
         for target in [Target::Speedup(1.5), Target::Latency(0.5)] {

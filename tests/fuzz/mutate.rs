@@ -2,16 +2,19 @@
 
 use std::sync::OnceLock;
 
-use onnx_prune::axes::Analysis;
-use onnx_prune::budget::{self, Align, Cost, Limit, Prices, Sizes, Target};
-use onnx_prune::calibrate::{self, DataOptions, Statistics};
-use onnx_prune::graph::Graph;
+use onnx_prune::axes::{self, Analysis};
+use onnx_prune::budget::{self, Align, Cost, Limit, Prices, Sizes, Target, shared};
+use onnx_prune::data::DataOptions;
+use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::{self, Mask};
+use onnx_prune::measure::latency;
+use onnx_prune::numerics::Statistics;
 use onnx_prune::onnx::{self, proto};
 use onnx_prune::options::{Method, Options, Reconstruct};
-use onnx_prune::sites::Chosen;
+use onnx_prune::rewrite::{self, dequantise, lossless};
+use onnx_prune::sites::{self, Chosen};
 use onnx_prune::verify::Interface;
-use onnx_prune::{axes, graph, latency, lossless, quantised, rank, rebuild, report, rewrite, several, sites};
+use onnx_prune::{calibrate, rank, refit, report};
 
 use proto::attribute_proto::AttributeType;
 use proto::tensor_shape_proto::dimension::Value;
@@ -295,14 +298,14 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
     for c in &chosen {
         let _ = latency::cut(model, graph, analysis, c.group);
     }
-    let file = several::File {
+    let file = shared::File {
         name: "it",
         model,
         graph,
         analysis,
         chosen: &chosen,
     };
-    let _ = several::tie(&[file, file]);
+    let _ = shared::tie(&[file, file]);
     let none = Statistics::default();
     let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options, true) else {
         return;
@@ -315,7 +318,7 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
         "a budget that is not met is an error"
     );
     let _ = sliced(model, graph, analysis, &allocation.mask);
-    let local = rebuild::Local {
+    let local = refit::Local {
         model,
         graph,
         analysis,
@@ -331,9 +334,10 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
 fn aligned(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], ranked: &rank::Ranked) {
     let curves: Vec<_> = (ranked.rankings.iter().cloned())
         .map(|ranking| {
-            ranking
-                .into_curve()
-                .map_or(budget::Ranking::Whole, budget::Ranking::Curve)
+            ranking.into_curve().map_or(
+                onnx_prune::numerics::score::Ranking::Whole,
+                onnx_prune::numerics::score::Ranking::Curve,
+            )
         })
         .collect();
     let limits = [
@@ -348,7 +352,7 @@ fn aligned(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], ranked: &rank::R
 
 /// Quantised weights as floats and back, whole and pruned.
 fn quantised(model: &proto::ModelProto, options: axes::Options, seed: u8) {
-    let Ok(Some((opened, closed))) = quantised::open(model) else {
+    let Ok(Some((opened, closed))) = dequantise::open(model) else {
         return;
     };
     if onnx::validate(&opened).is_err() {

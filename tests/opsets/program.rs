@@ -12,11 +12,12 @@
 //! `N[8,8]` numbers of four bits, `K1` a truth value; `_` is an input that is not
 //! given.
 
+use onnx_prune::onnx;
+use onnx_prune::onnx::proto::attribute_proto::AttributeType;
 use onnx_prune::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto,
-    attribute_proto::AttributeType, type_proto,
+    type_proto,
 };
-use onnx_prune::onnx::{self};
 use onnx_prune::tensor::{Data, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -1,8 +1,8 @@
 //! The fused attention operators of ONNX Runtime (domain com.microsoft).
 
-use crate::axes::analysis::Contraction;
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
+use crate::axes::facts::Contraction;
 use crate::axes::op::Op;
 
 pub(super) const SCALE: &str = "the attention's scale follows from it";

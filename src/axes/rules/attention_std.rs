@@ -1,8 +1,8 @@
 //! Attention and RotaryEmbedding of the standard operator set (23 and later).
 
 use super::attention::{heads, inner_products, join_bias, per_head};
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
 use crate::axes::op::Op;
 
 /// Query, key, value, mask, caches; 4-D `[batch, heads, n, dim]` or 3-D

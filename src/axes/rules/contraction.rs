@@ -1,7 +1,7 @@
 //! MatMul and Gemm.
 
-use crate::axes::analysis::Contraction;
-use crate::axes::dim::Dim;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::facts::Contraction;
 use crate::axes::op::Op;
 
 /// `MatMul`, `MatMulInteger`, `FusedMatMul`: batch axes and the contracted axis

@@ -2,9 +2,9 @@
 //! sizes of what they make follow from the bodies, so that the rest of the graph
 //! can still be followed.
 
-use crate::axes::analysis::{Analysis, Facts};
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
+use crate::axes::facts::{Analysis, Facts};
 use crate::axes::op::Op;
 use crate::graph::{Attr, Graph};
 
@@ -118,7 +118,7 @@ fn run(op: &mut Op, body: &Graph, formal: &[Option<Sizes>]) -> Vec<Option<Sizes>
         };
         inner.facts[input.0 as usize] = facts;
     }
-    inner.follow(body);
+    op.follow(body, &mut inner);
     body.outputs
         .iter()
         .map(|o| {

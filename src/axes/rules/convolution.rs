@@ -1,8 +1,8 @@
 //! Conv: channels are contracted, filters are made.
 
-use crate::axes::analysis::Contraction;
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
+use crate::axes::facts::Contraction;
 use crate::axes::op::Op;
 
 pub(super) fn conv(op: &mut Op) -> Option<()> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::axes::analysis::Contraction;
-use crate::axes::dim::Dim;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::facts::Contraction;
 use crate::axes::op::Op;
 
 /// One axis in an equation: a letter, or the k-th axis from the right of `...`.

@@ -1,7 +1,7 @@
 //! Elementwise operators: aligned dimensions are the same.
 
-use crate::axes::elements::{self, Elements};
-use crate::axes::int::{Int, Op as IntOp};
+use crate::axes::algebra::elements::{self, Elements};
+use crate::axes::algebra::int::{Int, IntOp};
 use crate::axes::op::Op;
 use crate::tensor::Elem;
 

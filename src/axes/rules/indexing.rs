@@ -1,8 +1,8 @@
 //! Operators that pick elements by index.
 
-use crate::axes::analysis::Run;
-use crate::axes::dim::{Dim, Term};
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::{Dim, Term};
+use crate::axes::algebra::int::Int;
+use crate::axes::facts::Run;
 use crate::axes::op::Op;
 
 pub(super) fn gather(op: &mut Op) -> Option<()> {

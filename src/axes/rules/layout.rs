@@ -1,9 +1,9 @@
 //! Operators that move elements without changing them.
 
-use crate::axes::align::{self, Entry};
-use crate::axes::dim::Dim;
-use crate::axes::elements;
-use crate::axes::int::Int;
+use crate::axes::algebra::align::{self, Entry};
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::elements;
+use crate::axes::algebra::int::Int;
 use crate::axes::op::Op;
 
 /// Copies of integers are followed up to this many.

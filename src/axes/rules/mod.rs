@@ -25,115 +25,12 @@ mod sampling;
 mod sequences;
 mod shapes;
 
-use super::op::Op;
-
-/// The type of a rule.
-pub type Rule = fn(&mut Op) -> Option<()>;
-
-/// A rule that a program which uses the library adds, for operators of its own.
-#[derive(Debug, Clone, Copy)]
-pub struct OwnRule {
-    /// The operator's domain; empty for ONNX itself.
-    pub domain: &'static str,
-    /// The operator.
-    pub op: &'static str,
-    /// How its axes relate.
-    pub rule: Rule,
-}
+use super::op::Rule;
+use crate::graph::operators::{is_broadcast, is_unary};
 
 const MS: &str = "com.microsoft";
 /// Layouts that ONNX Runtime writes for one kind of processor.
 const NCHWC: &str = "com.microsoft.nchwc";
-
-/// Whether an operator computes each entry of its output from that of its first
-/// input alone.
-pub fn is_unary(domain: &str, op: &str) -> bool {
-    matches!(
-        (domain, op),
-        (
-            "",
-            "Abs"
-                | "Acos"
-                | "Acosh"
-                | "Asin"
-                | "Asinh"
-                | "Atan"
-                | "Atanh"
-                | "BitwiseNot"
-                | "Cast"
-                | "CastLike"
-                | "Ceil"
-                | "Celu"
-                | "Clip"
-                | "Cos"
-                | "Cosh"
-                | "Elu"
-                | "Erf"
-                | "Exp"
-                | "Floor"
-                | "Gelu"
-                | "HardSigmoid"
-                | "HardSwish"
-                | "Identity"
-                | "IsInf"
-                | "IsNaN"
-                | "LeakyRelu"
-                | "Log"
-                | "Mish"
-                | "Neg"
-                | "Not"
-                | "Reciprocal"
-                | "Relu"
-                | "Round"
-                | "Selu"
-                | "Shrink"
-                | "Sigmoid"
-                | "Sign"
-                | "Sin"
-                | "Sinh"
-                | "Softplus"
-                | "Softsign"
-                | "Sqrt"
-                | "Swish"
-                | "Tan"
-                | "Tanh"
-                | "ThresholdedRelu",
-        ) | (MS, "Gelu" | "QuickGelu")
-    )
-}
-
-/// Whether an operator computes each entry of its output from those of its inputs
-/// at the same place, with axes of size 1 repeated.
-pub fn is_broadcast(domain: &str, op: &str) -> bool {
-    domain.is_empty()
-        && matches!(
-            op,
-            "Add"
-                | "Sub"
-                | "Mul"
-                | "Div"
-                | "Pow"
-                | "Min"
-                | "Max"
-                | "Mean"
-                | "Sum"
-                | "Mod"
-                | "And"
-                | "Or"
-                | "Xor"
-                | "Equal"
-                | "Greater"
-                | "GreaterOrEqual"
-                | "Less"
-                | "LessOrEqual"
-                | "BitwiseAnd"
-                | "BitwiseOr"
-                | "BitwiseXor"
-                | "BitShift"
-                | "PRelu"
-                | "Where"
-        )
-}
 
 /// The rule of an operator.
 pub fn find(domain: &str, op: &str) -> Option<Rule> {
@@ -240,29 +137,4 @@ pub fn find(domain: &str, op: &str) -> Option<Rule> {
         ("", "DFT") => sampling::fourier,
         _ => return None,
     })
-}
-
-/// Applies the rule of a node, or freezes what the node touches.
-pub(super) fn apply(op: &mut Op) {
-    let node = op.node();
-    let name = if node.domain.is_empty() {
-        node.op.clone()
-    } else {
-        format!("{}::{}", node.domain, node.op)
-    };
-    let own =
-        op.a.own
-            .iter()
-            .find(|own| own.domain == node.domain && own.op == node.op);
-    match own.map(|own| own.rule).or_else(|| find(&node.domain, &node.op)) {
-        None => {
-            *op.a.unsupported.entry(name.clone()).or_insert(0) += 1;
-            op.give_up(&format!("the operator {name} has no rule"));
-        }
-        Some(rule) => {
-            if rule(op).is_none() {
-                op.give_up(&format!("this use of {name} is not followed"));
-            }
-        }
-    }
 }

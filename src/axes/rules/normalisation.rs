@@ -1,7 +1,7 @@
 //! Reductions and normalisations: what they run over must keep its size.
 
-use crate::axes::dim::Dim;
-use crate::axes::int::{Int, Op as IntOp};
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::{Int, IntOp};
 use crate::axes::op::Op;
 
 const NORM: &str = "it is normalised over";

@@ -4,9 +4,9 @@
 use super::attention::{
     SCALE, heads, inner_products, join_bias, join_packed_bias, per_head, qkv_parts, separate,
 };
-use crate::axes::analysis::Contraction;
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
+use crate::axes::facts::Contraction;
 use crate::axes::op::Op;
 
 /// `PackedAttention`: tokens of all sequences in a row, projection inside.

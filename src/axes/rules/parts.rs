@@ -1,10 +1,10 @@
 //! Operators that cut axes into parts or lay parts together.
 
-use crate::axes::dim::Dim;
-use crate::axes::elements::Elements;
-use crate::axes::int::{Int, Op as IntOp};
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::elements::Elements;
+use crate::axes::algebra::int::{Int, IntOp};
+use crate::axes::algebra::space::Freeze;
 use crate::axes::op::Op;
-use crate::axes::space::Freeze;
 
 pub(super) fn concat(op: &mut Op) -> Option<()> {
     let count = op.node().inputs.len();

@@ -1,9 +1,9 @@
 //! Quantisation: values keep their axes, scales follow them.
 
 use super::contraction::{join_vector, product};
-use crate::axes::analysis::Contraction;
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
+use crate::axes::facts::Contraction;
 use crate::axes::op::Op;
 
 const BLOCK: &str = "it lies inside a block of quantised numbers";

@@ -1,8 +1,8 @@
 //! Operators that make or rearrange entries in a way that only their ranks are
 //! followed: the axes they work along keep their sizes, the others pass.
 
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
 use crate::axes::op::Op;
 
 /// Freezes an axis and makes one of unknown size in its place.

@@ -2,10 +2,10 @@
 //! into a sequence and pick its parts by constant positions.
 
 use super::parts;
-use crate::axes::dim::Dim;
-use crate::axes::int::Int;
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::Int;
+use crate::axes::algebra::space::Freeze;
 use crate::axes::op::Op;
-use crate::axes::space::Freeze;
 
 /// A longer sequence is not followed.
 const MOST: usize = 4096;

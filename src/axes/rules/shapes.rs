@@ -1,7 +1,7 @@
 //! Operators that turn sizes into integers and integers into sizes.
 
-use crate::axes::dim::Dim;
-use crate::axes::int::{Int, Op as IntOp};
+use crate::axes::algebra::dim::Dim;
+use crate::axes::algebra::int::{Int, IntOp};
 use crate::axes::op::Op;
 use crate::graph::Attr;
 

@@ -4,11 +4,11 @@
 
 use maud::{Markup, html};
 
-use super::super::layers::layers;
-use super::super::terminal::tail;
-use super::super::{DamageCurve, DamageKind, GroupReport, Report};
 use super::{css, percent, short};
 use crate::axes::Kind;
+use crate::report::layers::layers;
+use crate::report::terminal::tail;
+use crate::report::{DamageCurve, DamageKind, GroupReport, Report};
 use crate::verify::divergence;
 
 /// A vertical axis in powers of ten; what lies below its foot is on the foot.

@@ -2,10 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::super::layers::{kept_of, layers};
-use super::super::{GroupReport, Report};
 use super::css;
 use crate::axes::Kind;
+use crate::report::layers::{kept_of, layers};
+use crate::report::{GroupReport, Report};
 
 /// More heads than this are a bar, not squares.
 const SQUARES: usize = 32;

@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 
-use super::super::Report;
-use super::super::terminal::human;
 use super::{css, file_name, percent, short};
+use crate::report::Report;
+use crate::report::terminal::human;
 use crate::verify::divergence;
 
 /// What a newcomer wants to know first.

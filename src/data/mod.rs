@@ -1,0 +1,32 @@
+//! Inputs: read from files or made up, cut to their own length, laid together in batches.
+//!
+//! [`read_samples`] turns files (or nothing at all) into [`Samples`]; [`batches`] groups
+//! those of equal shape.
+
+mod batch;
+mod draw;
+mod exact;
+mod fill;
+pub(crate) mod layout;
+mod padding;
+mod read;
+mod rows;
+mod sizes;
+mod source;
+mod spec;
+pub mod split;
+mod tables;
+mod testset;
+mod text;
+mod tokenize;
+mod trim;
+
+pub use batch::{Batch, Batches, ROWS, batches, real_tokens};
+pub use exact::{ExactBatch, exact_batch};
+pub use padding::Padding;
+pub(crate) use padding::{filled, length};
+pub use read::{DataOptions, Origin, Sample, Samples, Take, read_parts, read_samples};
+pub use rows::{Place, PositionWeights};
+pub(crate) use rows::{Rows, Strides, floats};
+pub(crate) use sizes::Sizes;
+pub use spec::{InputDim, InputSpec, input_specs};

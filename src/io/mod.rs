@@ -1,0 +1,5 @@
+//! Files that appear whole or not at all, archives of arrays, and panics of libraries.
+
+pub mod npz;
+pub mod staged;
+pub(crate) mod unwind;

@@ -1,0 +1,333 @@
+//! What each level of each group costs in time, measured.
+//!
+//! Per group a small model is cut from the pruned one ([`cut`]): from the values
+//! that its sources read to the outputs of its sinks, fed with what the dense
+//! model computes there. Its latency is measured in turns with that of the dense
+//! cut, so that a machine that slows down for a while slows both. Groups whose
+//! cuts are alike (the layers of an encoder) are timed once. What an engine
+//! spends on any call, however small, is measured with an empty model and taken
+//! off.
+//!
+//! The parts are additive up to what an engine fuses across their borders; the
+//! final model is measured as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::axes::{Analysis, Kind};
+use crate::budget::{Measure, Prices};
+use crate::engine::{Engine, SessionOptions};
+use crate::graph::Graph;
+use crate::mask::Mask;
+use crate::measure::paired::{self, Spread};
+use crate::onnx::proto;
+use crate::progress::Progress;
+use crate::rewrite::segment::group::{Cut, cut};
+use crate::sites::Chosen;
+use crate::tensor::Feeds;
+use crate::{Error, Result, ResultExt, rewrite};
+
+/// How to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Runs per level.
+    pub runs: usize,
+    /// Numbers of neurons that are timed are multiples of this.
+    pub align: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { runs: 15, align: 16 }
+    }
+}
+
+/// Latency of one group by the number of units.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Part {
+    /// Units kept and milliseconds, ascending in both; none is 0 ms.
+    pub points: Vec<(usize, f64)>,
+}
+
+impl Part {
+    /// From measurements: a smaller level is never dearer than a larger one.
+    pub fn new(mut points: Vec<(usize, f64)>) -> Self {
+        points.sort_by_key(|(units, _)| *units);
+        points.dedup_by_key(|(units, _)| *units);
+        Part {
+            points: isotonic(&points),
+        }
+    }
+
+    /// Milliseconds with `kept` units; between two levels, in proportion.
+    pub fn at(&self, kept: usize) -> f64 {
+        let after = self.points.partition_point(|(units, _)| *units < kept);
+        match (
+            after.checked_sub(1).and_then(|i| self.points.get(i)),
+            self.points.get(after),
+        ) {
+            (_, Some((units, ms))) if *units == kept => *ms,
+            (Some((a, low)), Some((b, high))) => {
+                low + (high - low) * (kept - a) as f64 / (b - a).max(1) as f64
+            }
+            (Some((_, ms)), None) | (None, Some((_, ms))) => *ms,
+            (None, None) => 0.0,
+        }
+    }
+}
+
+/// Least squares under the condition that nothing falls (pool adjacent
+/// violators).
+fn isotonic(points: &[(usize, f64)]) -> Vec<(usize, f64)> {
+    let mut pools: Vec<(f64, usize)> = Vec::new();
+    for (_, ms) in points {
+        pools.push((ms.max(0.0), 1));
+        while let [.., (a, m), (b, n)] = pools[..]
+            && a > b
+        {
+            pools.truncate(pools.len() - 2);
+            pools.push(((a * m as f64 + b * n as f64) / (m + n) as f64, m + n));
+        }
+    }
+    let values = pools.iter().flat_map(|(ms, n)| std::iter::repeat_n(*ms, *n));
+    points.iter().map(|(units, _)| *units).zip(values).collect()
+}
+
+/// Latencies of a model and of its groups.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Table {
+    /// Milliseconds of the whole dense model.
+    pub whole: Spread,
+    /// By name of the group.
+    pub parts: BTreeMap<String, Part>,
+}
+
+impl Table {
+    /// What the levels of the chosen groups cost, in nanoseconds. Where the
+    /// parts add up to more than the whole, all are scaled down to it.
+    ///
+    /// # Errors
+    /// A group that was not measured.
+    pub fn prices(&self, analysis: &Analysis, chosen: &[Chosen]) -> Result<Prices> {
+        let nanoseconds = |ms: f64| (ms * 1e6).round() as u64;
+        let mut parts = Vec::with_capacity(chosen.len());
+        for c in chosen {
+            let group = &analysis.groups[c.group];
+            let part = self.parts.get(&group.name).ok_or_else(|| {
+                Error::input(format!(
+                    "the latency table has nothing for the group '{}': measure it again",
+                    group.name
+                ))
+            })?;
+            parts.push((group.units, part));
+        }
+        let sum: f64 = parts.iter().map(|(units, part)| part.at(*units)).sum();
+        let scale = if sum > self.whole.median {
+            self.whole.median / sum
+        } else {
+            1.0
+        };
+        let levels: Vec<Vec<u64>> = parts
+            .iter()
+            .map(|(units, part)| {
+                (0..=*units)
+                    .map(|kept| nanoseconds(scale * part.at(kept)))
+                    .collect()
+            })
+            .collect();
+        let full = nanoseconds(self.whole.median);
+        let own = levels
+            .iter()
+            .filter_map(|l| l.last())
+            .fold(0, |sum: u64, l| sum.saturating_add(*l));
+        Ok(Prices {
+            measure: Measure::Nanoseconds,
+            base: full.saturating_sub(own),
+            full,
+            origin: full.saturating_sub(own),
+            levels,
+        })
+    }
+}
+
+/// Times the chosen groups of a model.
+///
+/// # Errors
+/// The engine's; an interrupt.
+#[allow(clippy::too_many_arguments)]
+pub fn measure(
+    engine: &dyn Engine,
+    model: &proto::ModelProto,
+    graph: &Graph,
+    analysis: &Analysis,
+    chosen: &[Chosen],
+    inputs: &Feeds,
+    options: Options,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<Table> {
+    let whole = paired::paired(engine, model, None, inputs, options.runs)?.a;
+    let mut cuts = Vec::with_capacity(chosen.len());
+    let mut names: Vec<String> = Vec::new();
+    for c in chosen {
+        let cut = cut(model, graph, analysis, c.group)?;
+        names.extend(cut.inputs.iter().filter(|n| !inputs.contains_key(*n)).cloned());
+        cuts.push(cut);
+    }
+    names.sort();
+    names.dedup();
+    let known = fetch(engine, model, inputs, names)?;
+    let mut timer = Timer {
+        engine,
+        known,
+        options,
+        cancelled,
+    };
+    let mut alike: BTreeMap<String, Part> = BTreeMap::new();
+    let mut parts = BTreeMap::new();
+    progress.start("latency", chosen.len() as u64);
+    for (c, dense) in chosen.iter().zip(cuts) {
+        let group = &analysis.groups[c.group];
+        let key = dense.signature(&timer.known);
+        let part = match alike.get(&key) {
+            Some(part) => part.clone(),
+            None => {
+                let cut_at = |kept: usize| -> Result<Cut> {
+                    let mut mask = Mask::default();
+                    mask.kept
+                        .insert(c.group, (0..group.units).map(|u| u < kept).collect());
+                    let pruned = rewrite::prune(model, graph, analysis, &mask)?;
+                    cut(&pruned, graph, analysis, c.group)
+                };
+                let levels = levels(group.kind, group.units, options.align);
+                let part = timer
+                    .part(&dense, group.units, &levels, cut_at)
+                    .context(|| format!("timing the group '{}'", group.name))?;
+                alike.insert(key, part.clone());
+                part
+            }
+        };
+        parts.insert(group.name.clone(), part);
+        progress.step(1);
+    }
+    progress.finish();
+    Ok(Table { whole, parts })
+}
+
+/// What the dense model computes at the borders of the cuts.
+fn fetch(
+    engine: &dyn Engine,
+    model: &proto::ModelProto,
+    inputs: &Feeds,
+    names: Vec<String>,
+) -> Result<Feeds> {
+    let mut known = inputs.clone();
+    if !names.is_empty() {
+        let options = SessionOptions {
+            optimise: true,
+            outputs: Some(names.clone()),
+        };
+        let tensors = engine.session(model, &options)?.run(inputs)?;
+        known.extend(names.into_iter().zip(tensors));
+    }
+    Ok(known)
+}
+
+/// Levels that are timed, besides all units: every one where they are few, else
+/// about eight.
+fn levels(kind: Kind, units: usize, align: usize) -> Vec<usize> {
+    const FEW: usize = 12;
+    const SOME: usize = 8;
+    if units <= FEW {
+        return (1..units).collect();
+    }
+    let align = if kind == Kind::Neurons { align.max(1) } else { 1 };
+    let mut levels: Vec<usize> = (1..SOME)
+        .map(|i| (units * i / SOME).next_multiple_of(align))
+        .filter(|kept| (1..units).contains(kept))
+        .collect();
+    levels.dedup();
+    levels
+}
+
+struct Timer<'a> {
+    engine: &'a dyn Engine,
+    known: Feeds,
+    options: Options,
+    cancelled: &'a AtomicBool,
+}
+
+impl Timer<'_> {
+    fn part(
+        &mut self,
+        dense: &Cut,
+        units: usize,
+        levels: &[usize],
+        cut_at: impl Fn(usize) -> Result<Cut>,
+    ) -> Result<Part> {
+        let open = |model: &proto::ModelProto| self.engine.session(model, &SessionOptions::default());
+        let feeds = dense.feeds(&self.known)?;
+        let mut whole = open(&dense.model(&feeds))?;
+        let outputs = whole.run(&feeds)?;
+        // What any call takes: inputs are handed over, outputs come back.
+        let mut empty = open(&dense.empty_model(&feeds, &outputs))?;
+        let runs = self.options.runs;
+        let call = paired::sessions(empty.as_mut(), None, &feeds, runs)?.a.median;
+        let mut times = Vec::new();
+        let mut ratios = Vec::new();
+        for &kept in levels {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let smaller = cut_at(kept)?;
+            let own = smaller.feeds(&self.known)?;
+            if own.keys().ne(feeds.keys()) {
+                return Err(Error::input(format!(
+                    "with {kept} units it reads other values than the dense model"
+                )));
+            }
+            let mut session = open(&smaller.model(&own))?;
+            let timing = paired::sessions(session.as_mut(), Some(whole.as_mut()), &feeds, runs)?;
+            if let (Some(b), Some(speedup)) = (timing.b, timing.speedup) {
+                times.push(b.median);
+                ratios.push((kept, 1.0 / speedup.median.max(1e-9)));
+            }
+        }
+        if times.is_empty() {
+            times.push(paired::sessions(whole.as_mut(), None, &feeds, runs)?.a.median);
+        }
+        let full = Spread::of(&times).median;
+        let mut points = vec![(0, 0.0), (units, (full - call).max(0.0))];
+        points.extend(
+            ratios
+                .into_iter()
+                .map(|(kept, ratio)| (kept, (ratio * full - call).max(0.0))),
+        );
+        Ok(Part::new(points))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn larger_levels_are_never_cheaper() {
+        let part = Part::new(vec![(8, 3.0), (0, 0.0), (4, 4.0), (16, 6.0)]);
+        assert_eq!(part.points, [(0, 0.0), (4, 3.5), (8, 3.5), (16, 6.0)]);
+        assert_eq!(part.at(0), 0.0);
+        assert_eq!(part.at(2), 1.75);
+        assert_eq!(part.at(12), 4.75);
+        assert_eq!(part.at(99), 6.0);
+    }
+
+    #[test]
+    fn levels_are_few_and_aligned() {
+        assert_eq!(levels(Kind::Heads, 4, 16), [1, 2, 3]);
+        assert_eq!(
+            levels(Kind::Neurons, 1536, 16),
+            [192, 384, 576, 768, 960, 1152, 1344]
+        );
+        assert_eq!(levels(Kind::Neurons, 20, 16), [16]);
+    }
+}

@@ -1,0 +1,203 @@
+//! What an error at a site does to the outputs.
+//!
+//! Equal errors at two sites are not equally harmful, so the harm is measured:
+//! for each group and some levels the locally re-fitted weights go into the part
+//! of the network after the group's sink, a probe set is run, and the change of
+//! the outputs is recorded. Forward passes only. Between the levels the damage
+//! follows the local error curve of the group.
+//!
+//! On a six-layer BERT for SST-2 (means of three draws of 512 texts, divergence on
+//! the 872 test sentences at 60% and 50% of the multiply-accumulates):
+//!
+//! | Fractions of units removed, samples | 60% | 50% |
+//! |---|---|---|
+//! | 0.3, 0.55, 0.8, 1; 128 | 0.0071 | 0.0146 |
+//! | 0.5, 0.85, 1; 128 | 0.0071 | 0.0142 |
+//! | 0.5, 0.85, 1; 64 | 0.0073 | 0.0146 |
+//! | 0.55, 1; 128 | 0.0093 | 0.0194 |
+//! | 0.55, 1; 256 | 0.0093 | 0.0180 |
+//!
+//! and, with texts joined to longer ones, means of five draws:
+//!
+//! | | 60% | 50% |
+//! |---|---|---|
+//! | 0.5, 0.85, 1; 170 | 0.0066 | 0.0132 |
+//! | 0.5, 0.85, 1; 64 | 0.0064 | 0.0135 |
+//! | 0.5, 0.85, 1; 43 | 0.0079 | 0.0149 |
+//! | 0.5, 0.85; 64 | 0.0064 | 0.0136 |
+//! | 0.6, 0.9; 64 | 0.0068 | 0.0137 |
+//!
+//! and, once heads may lose channels ([`crate::channels`]):
+//!
+//! | | 60% | 50% |
+//! |---|---|---|
+//! | 0.5, 0.85; 64 | 0.0048 | 0.0097 |
+//! | heads 0.5, neurons 0.5 and 0.85; 64 | 0.0048 | 0.0096 |
+//! | heads 0.5, neurons 0.85; 64 | 0.0045 | 0.0096 |
+//! | the same; 59 (the default, other samples for channels) | 0.0049 | 0.0107 |
+//! | heads 0.5, neurons 0.7; 64 | 0.0045 | 0.0102 |
+//! | heads 0.5, neurons 0.9; 64 | 0.0044 | 0.0098 |
+//! | heads 0.3, neurons 0.85; 64 | 0.0043 | 0.0097 |
+//! | heads 0.5, neurons 0.85; 94 | 0.0045 | 0.0102 |
+//!
+//! and, means of five draws, positions and channels measured on as many more:
+//!
+//! | | 60% | 50% |
+//! |---|---|---|
+//! | heads 0.5, neurons 0.85; 59 (the default) | 0.0048 | 0.0104 |
+//! | the same; 177 | 0.0043 | 0.0093 |
+//! | the same; 472 (`--effort high`) | 0.0041 | 0.0089 |
+//! | heads 0.25, 0.5, neurons 0.5, 0.85; 174 | 0.0047 | 0.0100 |
+//! | heads 0.25, 0.5, 0.75, neurons 0.5, 0.75, 0.9; 171 | 0.0045 | 0.0100 |
+//! | 0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1; 24 | 0.0060 | 0.0121 |
+//!
+//! A second round of allocation helps: with damage measured once more, at the levels of the
+//! first solution, three draws give 0.0043 for 0.0048, and 0.0096 for 0.0099. It is not
+//! done: it takes another 0.7 passes of the network, and starts of sessions.
+//!
+//! One level is enough where it lies where the group may end, since the local error says
+//! the rest. The relative squared error in place of the divergence is as good within the
+//! noise (0.0069 and 0.0141). The weights at each level are those that the elimination has
+//! left at that point ([`crate::numerics::score::obs::Level`]).
+
+use crate::numerics::score::Ranking;
+use crate::numerics::score::{Curve, Site};
+use crate::numerics::solve::{self, Levels};
+use crate::numerics::{SiteStatistics, Statistics};
+use crate::options::Options;
+use crate::progress::Progress;
+use crate::rank::probe::{Probe, Subject};
+use crate::rank::{Ranked, levels, pooled, removed};
+use crate::sites::{Chosen, parts};
+use crate::tensor::Feeds;
+use crate::verify::Comparison;
+use crate::{Error, Result, ResultExt};
+
+/// The curves of `ranked` with measured damage in place of the local errors.
+///
+/// # Errors
+/// The engine's; an interrupt.
+pub fn measure(
+    subject: Subject,
+    probe: &mut Probe,
+    chosen: &[Chosen],
+    ranked: &Ranked,
+    statistics: &Statistics,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<Curve>>> {
+    let levels_of = |c: &Chosen| levels(subject.analysis.groups[c.group].kind);
+    let all: usize = chosen.iter().map(|c| levels_of(c).len()).sum();
+    progress.start("damage", all as u64);
+    let mut curves: Vec<Option<Curve>> = (ranked.rankings.iter().cloned())
+        .map(Ranking::into_curve)
+        .collect();
+    let mut unread = vec![true; chosen.len()];
+    probe.each(chosen, |at, after| {
+        unread[at] = false;
+        let (c, Some(curve)) = (&chosen[at], &mut curves[at]) else {
+            progress.step(levels_of(&chosen[at]).len() as u64);
+            return Ok(());
+        };
+        let group = &subject.analysis.groups[c.group];
+        let name = || format!("damage of group '{}'", group.name);
+        let fitted = parts(subject.model, subject.graph, &c.sites).context(name)?;
+        let statistics = fitted
+            .iter()
+            .map(|part| pooled(&part.sites, statistics))
+            .collect::<Result<Vec<_>>>()?;
+        let removed = removed(group, c.least);
+        // What the elimination has left, or else a factor for each weight.
+        let known = ranked.levels.get(at).map(Vec::as_slice).unwrap_or_default();
+        let known = if known.len() == removed.len() { known } else { &[] };
+        let means: Vec<Vec<f64>> = statistics.iter().map(SiteStatistics::mean).collect();
+        let sigmas: Vec<faer::Mat<f64>> = match known {
+            [] => statistics.iter().map(SiteStatistics::covariance).collect(),
+            _ => Vec::new(),
+        };
+        let factors = sigmas
+            .iter()
+            .zip(&means)
+            .zip(fitted.iter().zip(&statistics))
+            .map(|((sigma, mean), (part, statistics))| {
+                let site = Site {
+                    sigma,
+                    mean,
+                    tokens: statistics.total(),
+                    weight: &part.matrix,
+                    units: c.units.clone(),
+                };
+                Levels::new(&site, &curve.order, options.damp, part.has_bias())
+            })
+            .collect::<Result<Vec<_>>>()
+            .context(name)?;
+        let mut points = vec![(0usize, 0.0f64)];
+        progress.step((levels_of(c).len() - removed.len()) as u64);
+        for (level, &removed) in removed.iter().enumerate() {
+            progress.step(1);
+            let rows = c.units.kept_rows(&curve.kept(removed));
+            let refits = match (&fitted[..], &means[..], known.get(level)) {
+                ([part], [mean], Some(level)) => {
+                    let weight = level.weight.clone();
+                    vec![solve::known(&part.matrix, mean, &rows, weight, part.has_bias())]
+                }
+                _ => factors.iter().map(|f| f.at(removed)).collect::<Result<_>>()?,
+            };
+            let mut changed = Feeds::new();
+            for (part, refit) in fitted.iter().zip(refits) {
+                changed.extend(part.fit(&rows, refit).feeds(subject.graph));
+            }
+            points.push((removed, damage(&after.with_weights(changed)?)));
+        }
+        follow(curve, points)
+    })?;
+    // What no output reads may go for nothing.
+    for (curve, _) in curves.iter_mut().zip(&unread).filter(|(_, unread)| **unread) {
+        if let Some(curve) = curve {
+            curve.error.fill(0.0);
+        }
+    }
+    progress.finish();
+    Ok(curves)
+}
+
+/// One number for all outputs: the divergence of a typical row for class-like
+/// ones, else the mean squared change by the variance.
+pub fn damage(comparison: &Comparison) -> f64 {
+    comparison
+        .outputs
+        .iter()
+        .map(|o| o.kl_typical.unwrap_or(o.relative_squared))
+        .filter(|d| d.is_finite())
+        .sum()
+}
+
+/// Puts measured points into a curve: in between, damage rises as the local
+/// error does; it never falls.
+fn follow(curve: &mut Curve, mut points: Vec<(usize, f64)>) -> Result<()> {
+    let mut top = 0.0f64;
+    for (_, value) in &mut points {
+        top = top.max(*value);
+        *value = top;
+    }
+    let error = curve.error.clone();
+    for pair in points.windows(2) {
+        let ((from, low), (to, high)) = (pair[0], pair[1]);
+        let (Some(a), Some(b)) = (error.get(from), error.get(to)) else {
+            return Err(Error::input("a damage level lies outside its curve"));
+        };
+        for (k, slot) in curve.error.iter_mut().enumerate().take(to + 1).skip(from) {
+            let share = if b > a {
+                (error[k] - a) / (b - a)
+            } else {
+                (k - from) as f64 / (to - from).max(1) as f64
+            };
+            *slot = low + (high - low) * share.clamp(0.0, 1.0);
+        }
+    }
+    let (last, value) = points.last().copied().unwrap_or((0, 0.0));
+    for k in last + 1..curve.error.len() {
+        curve.error[k] = value * error[k] / error[last].max(f64::MIN_POSITIVE);
+    }
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! The probe set: what a change at one sink does to the outputs, by running only
+//! the part of the network after it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::axes::{Analysis, Sink};
+use crate::data::{Batch, ROWS, Rows, Samples, Strides, batches, input_specs};
+use crate::engine::{Engine, Session, SessionOptions};
+use crate::graph::{Graph, ValueId};
+use crate::onnx::proto;
+use crate::rank::{Runner, Stream};
+use crate::rewrite::lossless;
+use crate::rewrite::segment::{Boundary, Cut, piece};
+use crate::sites::{Chosen, weights};
+use crate::tensor::{Feeds, Tensor};
+use crate::verify::{Comparison, Differences};
+use crate::{Error, Result};
+
+/// Bytes of recorded values that are held at once.
+const HELD: usize = 1 << 29;
+
+/// A model with what belongs to it.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// Runs it.
+    pub engine: &'a dyn Engine,
+    /// With local functions inlined.
+    pub model: &'a proto::ModelProto,
+    /// Its graph.
+    pub graph: &'a Graph,
+    /// Its axes.
+    pub analysis: &'a Analysis,
+}
+
+/// Samples with what the dense model says about them.
+pub struct Probe<'a> {
+    subject: Subject<'a>,
+    batches: Vec<Batch>,
+    outputs: Vec<ValueId>,
+    names: Vec<String>,
+    dense: Vec<Vec<Tensor>>,
+    cancelled: &'a AtomicBool,
+}
+
+impl<'a> Probe<'a> {
+    /// Prepares samples; `outputs` are the graph outputs that are compared.
+    ///
+    /// # Errors
+    /// Samples that do not fit the model.
+    pub fn new(
+        subject: Subject<'a>,
+        samples: &Samples,
+        outputs: &[ValueId],
+        cancelled: &'a AtomicBool,
+    ) -> Result<Self> {
+        let specs = input_specs(subject.model)?;
+        Ok(Self {
+            subject,
+            batches: batches(samples, &specs, ROWS)?.collect::<Result<_>>()?,
+            outputs: outputs.to_vec(),
+            names: outputs
+                .iter()
+                .map(|o| subject.graph.value(*o).name.clone())
+                .collect(),
+            dense: Vec::new(),
+            cancelled,
+        })
+    }
+
+    /// Calls `visit` with the part of the network after each group's first sink.
+    /// Groups that no output depends on are left out.
+    ///
+    /// # Errors
+    /// The engine's, an interrupt, those of `visit`.
+    pub fn each(
+        &mut self,
+        chosen: &[Chosen],
+        mut visit: impl FnMut(usize, &mut After) -> Result<()>,
+    ) -> Result<()> {
+        let Subject { graph, analysis, .. } = self.subject;
+        let mut cuts = Vec::new();
+        for (at, c) in chosen.iter().enumerate() {
+            let Some(sink) = analysis.groups[c.group].sinks.first() else {
+                continue;
+            };
+            let cut = Cut::start(graph).until(graph, analysis, &[sink.activation]);
+            let crossing = cut.crossing(graph, analysis, &self.outputs);
+            if crossing.contains(&sink.activation) {
+                cuts.push((at, crossing));
+            }
+        }
+        let mut at = 0;
+        while at < cuts.len() {
+            let (count, stream) = self.record(&cuts[at..])?;
+            for (index, crossing) in &cuts[at..at + count] {
+                if self.cancelled.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                let mut after = self.after(&chosen[*index], crossing, &stream)?;
+                visit(*index, &mut after)?;
+            }
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// The values that cross the first cuts, as many as may be held at once, and
+    /// how many cuts these are.
+    fn record(&mut self, cuts: &[(usize, Vec<ValueId>)]) -> Result<(usize, Stream)> {
+        let mut recording = Recording::open(self, cuts)?;
+        recording.run(self, 1)?;
+        let count = recording.fitting(self, cuts)?;
+        if count < cuts.len() {
+            recording = Recording::open(self, &cuts[..count])?;
+        }
+        recording.run(self, self.batches.len())?;
+        if self.dense.is_empty() {
+            self.dense = recording.outputs;
+        }
+        Ok((count, recording.stream))
+    }
+
+    fn after<'s>(
+        &'s self,
+        chosen: &'s Chosen,
+        crossing: &[ValueId],
+        stream: &'s Stream,
+    ) -> Result<After<'s>> {
+        let Subject {
+            engine, model, graph, ..
+        } = self.subject;
+        let mut fed = Feeds::new();
+        let mut constants = Vec::new();
+        for site in &chosen.sites {
+            let places = site.weight.iter().map(|w| &w.place).chain(&site.bias);
+            for place in places {
+                let value = graph.value(place.value);
+                if fed.contains_key(&value.name) {
+                    continue;
+                }
+                let tensor = weights::constant(model, graph, place.value)?;
+                constants.push(Boundary::of(place.value, &tensor));
+                fed.insert(value.name.clone(), tensor);
+            }
+        }
+        let reads = stream.boundary(crossing)?;
+        let inputs: Vec<Boundary> = reads.iter().chain(&constants).copied().collect();
+        let part = piece(model, graph, &inputs, &self.outputs)?;
+        // What the outputs do not read need not be computed, whatever the result
+        // of the run will do.
+        let part = lossless::apply(&part).map_or(part, |(cheaper, _)| cheaper);
+        Ok(After {
+            probe: self,
+            chosen,
+            runner: Runner::of(engine, &part, graph, &reads, &self.outputs)?,
+            stream,
+            fed,
+        })
+    }
+}
+
+/// The dense model on its way through the batches.
+struct Recording {
+    session: Box<dyn Session>,
+    wanted: Vec<ValueId>,
+    stream: Stream,
+    /// The outputs that are compared, of the batches that were run.
+    outputs: Vec<Vec<Tensor>>,
+}
+
+impl Recording {
+    /// Fetches what crosses `cuts` and the outputs.
+    fn open(probe: &Probe, cuts: &[(usize, Vec<ValueId>)]) -> Result<Self> {
+        let Subject {
+            engine, model, graph, ..
+        } = probe.subject;
+        let crossing = cuts.iter().flat_map(|(_, crossing)| crossing);
+        let wanted: BTreeSet<ValueId> = crossing.filter(|v| !graph.inputs.contains(v)).copied().collect();
+        let fetched = wanted.iter().chain(&probe.outputs);
+        let options = SessionOptions {
+            optimise: true,
+            outputs: Some(fetched.map(|v| graph.value(*v).name.clone()).collect()),
+        };
+        Ok(Self {
+            session: engine.session(model, &options)?,
+            wanted: wanted.into_iter().collect(),
+            stream: Stream::start(graph, &probe.batches),
+            outputs: Vec::new(),
+        })
+    }
+
+    /// Goes on until `count` batches are done.
+    fn run(&mut self, probe: &Probe, count: usize) -> Result<()> {
+        let done = self.outputs.len();
+        let batches = probe.batches.iter().zip(&mut self.stream.tensors);
+        for (batch, tensors) in batches.take(count).skip(done) {
+            if probe.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let mut given = self.session.run(&batch.feeds)?;
+            self.outputs.push(given.split_off(self.wanted.len()));
+            tensors.extend(self.wanted.iter().copied().zip(given));
+        }
+        Ok(())
+    }
+
+    /// How many of the cuts may be held, by what the first batch takes.
+    fn fitting(&self, probe: &Probe, cuts: &[(usize, Vec<ValueId>)]) -> Result<usize> {
+        let size = |b: &Batch| b.feeds.values().map(Tensor::len).sum::<usize>().max(1);
+        let (Some(first), Some(one)) = (probe.batches.first(), self.stream.tensors.first()) else {
+            return Err(Error::input("there are no samples to measure damage on"));
+        };
+        let times = probe.batches.iter().map(size).sum::<usize>() as f64 / size(first) as f64;
+        let mut held: BTreeSet<ValueId> = BTreeSet::new();
+        let mut bytes = 0.0;
+        for (count, (_, crossing)) in cuts.iter().enumerate() {
+            for value in crossing {
+                if held.insert(*value)
+                    && let Some(tensor) = one.get(value)
+                {
+                    bytes += times * (tensor.len() * tensor.elem().size()) as f64;
+                }
+            }
+            if bytes > HELD as f64 && count > 0 {
+                return Ok(count);
+            }
+        }
+        Ok(cuts.len())
+    }
+}
+
+/// Changes an activation in place, given its batch, values and shape.
+type Change<'c> = dyn Fn(&Batch, &mut [f32], &[usize]) + 'c;
+
+/// The network after the first sink of a group, with the weights and biases of
+/// its sinks as inputs.
+pub struct After<'s> {
+    probe: &'s Probe<'s>,
+    chosen: &'s Chosen,
+    runner: Runner,
+    stream: &'s Stream,
+    fed: Feeds,
+}
+
+impl After<'_> {
+    /// The outputs with other weights and biases (by name; the others stay)
+    /// against the dense ones.
+    ///
+    /// # Errors
+    /// The engine's, an interrupt.
+    pub fn with_weights(&mut self, changed: Feeds) -> Result<Comparison> {
+        let mut fed = self.fed.clone();
+        fed.extend(changed);
+        self.compare(fed, None)
+    }
+
+    /// The outputs with the activation of the first sink changed: `change` is
+    /// given its batch and the tensor.
+    ///
+    /// # Errors
+    /// The engine's, an interrupt.
+    pub fn with_activation(&mut self, change: &Change) -> Result<Comparison> {
+        self.compare(self.fed.clone(), Some(change))
+    }
+
+    fn compare(&mut self, fed: Feeds, change: Option<&Change>) -> Result<Comparison> {
+        let probe = self.probe;
+        let activation = self.sink()?.activation;
+        self.runner.feed(fed);
+        let mut differences = Differences::new(&probe.names);
+        let all = probe.batches.iter().zip(&self.stream.tensors).zip(&probe.dense);
+        for ((batch, tensors), dense) in all {
+            if probe.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let given = match change {
+                None => self.runner.run(tensors)?,
+                Some(change) => {
+                    let mut tensors = tensors.clone();
+                    if let Some(tensor) = tensors.get_mut(&activation) {
+                        let mut values = tensor.to_f32();
+                        change(batch, &mut values, &tensor.shape);
+                        *tensor = weights::rounded(
+                            tensor.shape.clone(),
+                            &values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(),
+                            tensor.elem(),
+                        );
+                    }
+                    self.runner.run(&tensors)?
+                }
+            };
+            differences.add(batch, &given, dense)?;
+        }
+        Ok(differences.finish())
+    }
+
+    /// The group's first sink.
+    fn sink(&self) -> Result<&Sink> {
+        let group = &self.probe.subject.analysis.groups[self.chosen.group];
+        group
+            .sinks
+            .first()
+            .ok_or_else(|| Error::input("a group without a sink"))
+    }
+
+    /// Calls `f` with every real row of the first sink's input: the row's
+    /// rows-of-batch view, its index, and its values.
+    pub(crate) fn rows(&self, mut f: impl FnMut(&Rows, usize, &[f32])) -> Result<()> {
+        let sink = self.sink()?;
+        let mut row = Vec::new();
+        for (batch, tensors) in self.probe.batches.iter().zip(&self.stream.tensors) {
+            let Some(tensor) = tensors.get(&sink.activation) else {
+                continue;
+            };
+            let Some(strides) = Strides::new(&tensor.shape, &sink.activation_axes) else {
+                continue;
+            };
+            let data = tensor.to_f32();
+            let rows = Rows::new(&strides.leading, batch);
+            for at in 0..strides.count {
+                if rows.sample(at).is_some() {
+                    row.clear();
+                    strides.read(&data, at, &mut row);
+                    f(&rows, at, &row);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! What the sequential fits of layers that read the same rows sum over the batches.
+
+use std::collections::BTreeMap;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef};
+
+use super::block::{Block, Target};
+use super::dense::Fetch;
+use super::device_sums::{Made, OnDevice};
+use super::schedule::{Residual, Stop};
+use crate::Result;
+use crate::data::{Batch, Rows, Strides, floats};
+use crate::engine::Engine;
+use crate::graph::{Graph, ValueId};
+use crate::numerics::solve::Regression;
+use crate::numerics::{SiteStatistics, linalg};
+use crate::rank::Stream;
+use crate::tensor::Tensor;
+
+/// Rows of X for each of its columns that the fit of a layer which keeps all its inputs
+/// is made of, where there are as many: it moves weights a little, and its error falls
+/// with the number of rows by the number of columns.
+const ENOUGH: usize = 16;
+
+/// Rows that are summed at once, at least.
+const BLOCK: usize = 1024;
+/// The same where a device makes the sums: as many rows as a layer is wide, so that
+/// what comes back is no more than what goes there.
+const ON_DEVICE: usize = 4096;
+/// Rows whose means are the pilots, where a device makes the sums.
+const PILOT: usize = 128;
+
+/// Sums over all batches, of the samples to fit and those kept apart.
+pub(super) struct Sums {
+    pub(super) fit: Regression,
+    pub(super) guard: Regression,
+}
+
+/// What the target of a halt is made of, besides the pruned model's residual.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    /// What the dense model has after the residual addition.
+    Sum(ValueId),
+    /// Sums over the dense model's X, and W on top of them: where X is narrower than X W.
+    Narrow,
+    /// The dense model's X W and its residual.
+    Product,
+}
+
+impl From {
+    fn of(stop: &Stop, columns: usize) -> Self {
+        let n = stop.part.matrix.nrows();
+        match stop.residual {
+            Some(Residual { sum: Some(sum), .. }) => From::Sum(sum),
+            None if stop.rows.len() == n && n < columns => From::Narrow,
+            _ => From::Product,
+        }
+    }
+}
+
+/// The columns of the outputs of a halt.
+fn columns(halt: &[Stop]) -> usize {
+    halt.iter().map(|s| s.part.matrix.ncols()).sum()
+}
+
+/// The values of the dense model that the sums of a halt are made of.
+pub(super) fn wanted(halt: &[Stop]) -> Vec<ValueId> {
+    let stop = &halt[0];
+    match From::of(stop, columns(halt)) {
+        From::Sum(sum) => vec![sum],
+        _ => stop.reads().collect(),
+    }
+}
+
+/// `None` where the rows of the sink's input and output do not correspond.
+pub(super) fn sums(
+    engine: &dyn Engine,
+    halt: &[Stop],
+    graph: &Graph,
+    batches: &[Batch],
+    dense: &mut Fetch,
+    pruned: &Stream,
+    is_guard: fn(usize) -> bool,
+) -> Result<Option<Sums>> {
+    let Some(stop) = halt.first() else {
+        return Ok(None);
+    };
+    let n = stop.part.matrix.nrows();
+    let matrices: Vec<Mat<f64>> = halt.iter().map(|s| s.part.matrix.clone()).collect();
+    let whole = linalg::side_by_side(&matrices);
+    let d = columns(halt);
+    let old: Vec<f64> = halt.iter().flat_map(|s| s.part.bias()).collect();
+    let from = From::of(stop, d);
+    let narrow = from == From::Narrow;
+    let width = if narrow { n } else { d };
+    let of = || Target {
+        regression: Regression::new(stop.rows.len(), width),
+        dense: SiteStatistics::new(if narrow { n } else { 0 }),
+    };
+    let mut sums = [of(), of()];
+    let mut blocks = [Block::default(), Block::default()];
+    let weight = (from == From::Product).then(|| Mat::<f32>::from_fn(n, d, |i, j| whole[(i, j)] as f32));
+    let made = match (from, &weight) {
+        (From::Product, Some(weight)) => Made::Product(weight),
+        (From::Narrow, _) => Made::Dense,
+        _ => Made::Given,
+    };
+    let mut device = (engine.reduces() && !stop.rows.is_empty())
+        .then(|| OnDevice::new(engine, [n, stop.rows.len(), width], made));
+    let most = device.as_ref().map_or(BLOCK, |_| ON_DEVICE);
+    let name = |v: ValueId| graph.value(v).name.as_str();
+    let activation = stop.sink.activation;
+    // Every so-manieth batch, where that is enough.
+    let tokens: u64 = batches.iter().map(|b| b.real_tokens()).sum();
+    let step = match stop.fit {
+        None => (tokens as usize / (ENOUGH * n).max(1)).max(1),
+        Some(_) => 1,
+    };
+    let all = batches.iter().zip(&pruned.tensors).enumerate();
+    for (at, (batch, pruned)) in all.step_by(step) {
+        let dense = dense.of(at)?;
+        let Some(new) = pruned.get(&activation) else {
+            return Ok(None);
+        };
+        let Some(strides) = Strides::new(&new.shape, &stop.sink.activation_axes) else {
+            return Ok(None);
+        };
+        if strides.width() != n {
+            return Ok(None);
+        }
+        let x = match (from, dense.get(&activation)) {
+            (From::Sum(_), _) => None,
+            (_, Some(x)) if x.shape == new.shape => Some(floats(x, name(activation))?),
+            _ => return Ok(None),
+        };
+        let new = floats(new, name(activation))?;
+        // What the dense model has and what the pruned one has already.
+        let whole_rows = |tensors: &'_ BTreeMap<ValueId, Tensor>, value: ValueId| {
+            tensors.get(&value).is_some_and(|t| t.len() == strides.count * d)
+        };
+        let pair = match stop.residual {
+            None => None,
+            Some(r) => {
+                let own = r.sum.unwrap_or(r.other);
+                if !whole_rows(&dense, own) || !whole_rows(pruned, r.other) {
+                    return Ok(None);
+                }
+                Some((
+                    floats(&dense[&own], name(own))?,
+                    floats(&pruned[&r.other], name(r.other))?,
+                ))
+            }
+        };
+        let rows = Rows::new(&strides.leading, batch);
+        let real: Vec<(usize, bool)> = (0..strides.count)
+            .filter_map(|row| Some((row, is_guard(rows.sample(row)?))))
+            .collect();
+        for (at, block) in blocks.iter_mut().enumerate() {
+            let own: Vec<usize> = real
+                .iter()
+                .filter(|(_, guard)| usize::from(*guard) == at)
+                .map(|(row, _)| *row)
+                .collect();
+            let Block {
+                dense,
+                pruned,
+                target,
+                weights,
+            } = block;
+            let inputs = || {
+                for &row in &own {
+                    if let Some(x) = &x {
+                        strides.read(x, row, dense);
+                    }
+                    strides.pick(&new, row, &stop.rows, pruned);
+                }
+            };
+            let targets = || {
+                for &row in &own {
+                    weights.push(stop.weights.of(rows.place(row)));
+                    let range = row * d..(row + 1) * d;
+                    match (&pair, from) {
+                        (_, From::Narrow) => {}
+                        (Some((a, b)), From::Sum(_)) => {
+                            let parts = a[range.clone()].iter().zip(&b[range]);
+                            target.extend(parts.map(|(a, b)| a - b));
+                        }
+                        (Some((a, b)), _) => {
+                            let parts = a[range.clone()].iter().zip(&b[range]).zip(&old);
+                            target.extend(parts.map(|((a, b), old)| a - b + *old as f32));
+                        }
+                        (None, _) => target.extend(old.iter().map(|b| *b as f32)),
+                    }
+                }
+            };
+            rayon::join(inputs, targets);
+            if block.weights.len() >= most {
+                block.flush(from, weight.as_ref(), device.as_mut(), &mut sums[at]);
+            }
+        }
+    }
+    for (block, sums) in blocks.iter_mut().zip(&mut sums) {
+        block.flush(from, weight.as_ref(), device.as_mut(), sums);
+    }
+    let [fit, guard] = sums.map(|sums| {
+        if narrow {
+            sums.regression.mapped(&sums.dense, &whole, &old)
+        } else {
+            sums.regression
+        }
+    });
+    Ok(Some(Sums { fit, guard }))
+}
+
+impl Block {
+    fn flush(
+        &mut self,
+        from: From,
+        weight: Option<&Mat<f32>>,
+        device: Option<&mut OnDevice>,
+        into: &mut Target,
+    ) {
+        if let Some(device) = device {
+            // The first rows set the pilots.
+            if into.regression.tokens() == 0 {
+                let rest = self.split_off(PILOT);
+                self.add(from, weight, into);
+                *self = rest;
+            }
+            if !device.add(self, into) {
+                self.add(from, weight, into);
+            }
+        } else {
+            self.add(from, weight, into);
+        }
+        self.clear();
+    }
+
+    /// The rows from `rows` on.
+    fn split_off(&mut self, rows: usize) -> Self {
+        let all = self.weights.len().max(1);
+        let off = |values: &mut Vec<f32>| values.split_off((values.len() / all * rows).min(values.len()));
+        Self {
+            dense: off(&mut self.dense),
+            pruned: off(&mut self.pruned),
+            target: off(&mut self.target),
+            weights: off(&mut self.weights),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.dense.clear();
+        self.pruned.clear();
+        self.target.clear();
+        self.weights.clear();
+    }
+
+    fn add(&mut self, from: From, weight: Option<&Mat<f32>>, into: &mut Target) {
+        let rows = self.weights.len();
+        if rows == 0 {
+            return;
+        }
+        if let Some(weight) = weight {
+            let x = MatRef::from_row_major_slice(&self.dense, rows, weight.nrows());
+            let y = MatMut::from_row_major_slice_mut(&mut self.target, rows, weight.ncols());
+            matmul(y, Accum::Add, x, weight.as_ref(), 1.0, linalg::par());
+        }
+        if from == From::Narrow {
+            into.regression.add(&self.pruned, &self.dense, &self.weights);
+            into.dense.add(&self.dense, rows, Some(&self.weights));
+        } else {
+            into.regression.add(&self.pruned, &self.target, &self.weights);
+        }
+    }
+}

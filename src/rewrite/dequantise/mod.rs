@@ -1,0 +1,201 @@
+//! Quantised weights: pruned and re-fitted as floats, written as they came.
+//!
+//! ```text
+//! weight -> DequantizeLinear -> reader            float weight -> reader
+//! x -> DynamicQuantizeLinear -> MatMulInteger     x -> MatMul(float weight)
+//!        -> Cast -> Mul(scales)
+//! ```
+//!
+//! [`open`] makes the model on the right, which a run ranks, fits and slices like
+//! any other; [`Closed::close`] puts the integers back. A weight whose values the
+//! old scales still hold exactly (it was only sliced) keeps them, so with
+//! `--reconstruct none` all values are the old ones; a re-fitted one gets new
+//! scales of the same kind, per tensor or per axis, symmetric or not.
+//!
+//! Weights in blocks, packed into less than a byte, or inside of fused operators
+//! are left as they are.
+
+mod dynamic;
+mod integers;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::graph::sweep::sweep;
+use crate::onnx::{self, proto};
+use crate::tensor::{Elem, Tensor};
+use crate::{Error, Result};
+use dynamic::Product;
+use integers::Integers;
+
+/// What the closed form of an opened model needs.
+pub struct Closed {
+    weights: Vec<Weight>,
+    products: Vec<Product>,
+    /// The `DynamicQuantizeLinear` nodes, by what they read.
+    quantisers: BTreeMap<String, proto::NodeProto>,
+}
+
+/// A constant that was dequantised.
+struct Weight {
+    node: proto::NodeProto,
+    integers: Integers,
+}
+
+/// The model with float weights in place of quantised ones; `None` where there are
+/// none that can be opened.
+///
+/// # Errors
+/// Constants whose data does not match their shape.
+pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Closed)>> {
+    let graph = model
+        .graph
+        .as_ref()
+        .ok_or_else(|| Error::input("the model has no graph"))?;
+    let constants: HashMap<&str, &proto::TensorProto> =
+        graph.initializer.iter().map(|t| (t.name(), t)).collect();
+    let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+    let read =
+        |name: &str| -> Result<Option<Tensor>> { constants.get(name).map(|t| onnx::tensor(t)).transpose() };
+    let mut opened = graph.clone();
+    let mut closed = Closed {
+        weights: Vec::new(),
+        products: dynamic::find(graph, &constants)?,
+        quantisers: BTreeMap::new(),
+    };
+    let mut nodes = Vec::with_capacity(graph.node.len());
+    let gone: HashSet<usize> = closed
+        .products
+        .iter()
+        .flat_map(|p| p.gone.iter().copied())
+        .collect();
+    for (at, node) in graph.node.iter().enumerate() {
+        if node.op_type() == "DynamicQuantizeLinear"
+            && let Some(x) = node.input.first()
+        {
+            closed.quantisers.insert(x.clone(), node.clone());
+        }
+        if let Some(product) = closed.products.iter().find(|p| p.at == at) {
+            opened
+                .initializer
+                .push(onnx::tensor_proto(&product.weight, &product.integers.floats()?));
+            nodes.push(product.open());
+            continue;
+        }
+        if gone.contains(&at) {
+            continue;
+        }
+        let folded = match (node.op_type(), node.output.first()) {
+            ("DequantizeLinear", Some(output)) if !outputs.contains(output.as_str()) => {
+                Integers::of(node, &read)?
+            }
+            _ => None,
+        };
+        match (folded, node.output.first()) {
+            (Some(integers), Some(output)) => {
+                opened
+                    .initializer
+                    .push(onnx::tensor_proto(output, &integers.floats()?));
+                closed.weights.push(Weight {
+                    node: node.clone(),
+                    integers,
+                });
+            }
+            _ => nodes.push(node.clone()),
+        }
+    }
+    if closed.weights.is_empty() && closed.products.is_empty() {
+        return Ok(None);
+    }
+    opened.node = nodes;
+    let opened = proto::ModelProto {
+        graph: Some(opened),
+        ..model.clone()
+    };
+    Ok(Some((opened, closed)))
+}
+
+impl Closed {
+    /// The model with integers again: `model` comes from the opened one, pruned or
+    /// not.
+    ///
+    /// # Errors
+    /// Constants whose data does not match their shape.
+    pub fn close(&self, model: &proto::ModelProto) -> Result<proto::ModelProto> {
+        let mut graph = model
+            .graph
+            .clone()
+            .ok_or_else(|| Error::input("the model has no graph"))?;
+        let held: HashMap<String, Tensor> = {
+            let names = self.weights.iter().filter_map(|w| w.node.output.first());
+            let names: HashSet<&String> = names.chain(self.products.iter().map(|p| &p.weight)).collect();
+            graph
+                .initializer
+                .iter()
+                .filter(|t| names.contains(&t.name().to_string()))
+                .map(|t| Ok((t.name().to_string(), onnx::tensor(t)?)))
+                .collect::<Result<_>>()?
+        };
+        let mut made: Vec<proto::TensorProto> = Vec::new();
+        let mut nodes = Vec::new();
+        let mut replaced: HashSet<String> = HashSet::new();
+        let mut again = Vec::with_capacity(self.weights.len());
+        for weight in &self.weights {
+            if let Some((output, tensor)) = weight.node.output.first().and_then(|o| held.get_key_value(o)) {
+                again.push((weight, output, weight.integers.again(tensor)?));
+            }
+        }
+        // An engine that fuses a product takes an int32 bias to have the scale of
+        // activation times weight, whatever its own says: it cannot stay where a
+        // weight has a new scale.
+        let rescaled = again.iter().any(|(_, _, integers)| integers.rescaled);
+        for (weight, output, integers) in again {
+            if rescaled && integers.values.elem() == Elem::I32 {
+                continue;
+            }
+            let names = integers.names(&weight.node);
+            made.extend(integers.constants(&names));
+            nodes.push(integers.node(&weight.node, &names));
+            replaced.insert(output.clone());
+        }
+        for node in std::mem::take(&mut graph.node) {
+            let product = self.products.iter().find(|p| p.is(&node));
+            match product.and_then(|p| Some((p, held.get(&p.weight)?))) {
+                Some((product, tensor)) => {
+                    let integers = product.integers.again(tensor)?;
+                    let x = node.input.first().cloned().unwrap_or_default();
+                    let quantiser = self.quantisers.get(&x);
+                    product.close(&x, quantiser, &integers, &mut nodes, &mut made);
+                    replaced.insert(product.weight.clone());
+                }
+                None => nodes.push(node),
+            }
+        }
+        // A quantiser that several products read comes once.
+        let mut seen = HashSet::new();
+        nodes.retain(|n| {
+            n.output
+                .first()
+                .is_none_or(|o| o.is_empty() || seen.insert(o.clone()))
+        });
+        let outputs = graph.output.iter().map(|o| o.name().to_string()).collect();
+        let (nodes, used) = sweep(nodes, outputs)?;
+        graph.node = nodes;
+        let new: HashSet<&str> = made.iter().map(|t| t.name()).collect();
+        graph
+            .initializer
+            .retain(|t| !replaced.contains(t.name()) && !new.contains(t.name()) && used.contains(t.name()));
+        let mut once = HashSet::new();
+        let made = made
+            .iter()
+            .filter(|t| used.contains(t.name()) && once.insert(t.name()));
+        graph.initializer.extend(made.cloned());
+        let known: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+        graph
+            .value_info
+            .retain(|i| used.contains(i.name()) && !known.contains(i.name()));
+        Ok(proto::ModelProto {
+            graph: Some(graph),
+            ..model.clone()
+        })
+    }
+}
