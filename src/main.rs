@@ -16,7 +16,7 @@ use onnx_prune::measure::paired::{self, BenchReport};
 use onnx_prune::options::Options;
 use onnx_prune::report::style::Style;
 use onnx_prune::report::{self, Report};
-use onnx_prune::{Error, Result, calibrate, engine, onnx, pipeline};
+use onnx_prune::{Error, Result, engine, onnx, pipeline};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -240,7 +240,7 @@ fn measure(args: &BenchArgs) -> Result<()> {
     let a = onnx::load(&args.a)?;
     let b = args.b.as_deref().map(onnx::load).transpose()?;
     let engine = engine::choose(&args.engine.options())?;
-    let inputs = calibrate::exact_batch(&a.proto, args.batch, args.seq, &args.shapes()?)?;
+    let inputs = onnx_prune::data::exact_batch(&a.proto, args.batch, args.seq, &args.shapes()?)?;
     let other = b.as_ref().map(|b| &b.proto);
     let found = BenchReport {
         a: args.a.display().to_string(),
