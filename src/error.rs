@@ -27,6 +27,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A warning where every warning is an error (exit code 6).
+    #[error("--strict: {0}")]
+    Strict(Warning),
     /// Stopped by the user (exit code 130).
     #[error("interrupted")]
     Interrupted,
@@ -39,6 +42,22 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+}
+
+/// Something that a run could not do. It made a model all the same, and says what that
+/// costs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Warning {
+    /// What it is about, for programs: `refit-local`, `timing`, ...
+    pub name: &'static str,
+    /// What happened, and what it costs.
+    pub text: String,
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.name, self.text)
+    }
 }
 
 /// Result with [`Error`].
@@ -79,9 +98,16 @@ impl Error {
             Error::NothingPrunable(_) => 3,
             Error::Engine(_) => 4,
             Error::Io { .. } => 5,
+            Error::Strict(_) => 6,
             Error::Interrupted => 130,
             Error::Context { source, .. } => source.exit_code(),
         }
+    }
+
+    /// Whether the user has stopped the run.
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Error::Interrupted)
+            || matches!(self, Error::Context { source, .. } if source.is_interrupt())
     }
 
     /// The whole chain on one line, outermost first.

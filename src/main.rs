@@ -7,19 +7,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{CommandFactory, Parser};
 use onnx_prune::budget::{Cost, Sizes};
-use onnx_prune::cli::{
-    BenchArgs, CalibrateArgs, Cli, Command, CompareArgs, InspectArgs, MergeArgs, PruneArgs, TalkArgs,
-};
+use onnx_prune::cli::{self, Bench, Calibrate, Command, Compare, Inspect, Merge, Prune, Talk, Wrong};
 use onnx_prune::measure::paired::{self, BenchReport};
-use onnx_prune::options::Options;
 use onnx_prune::report::style::Style;
 use onnx_prune::report::{self, Report};
-use onnx_prune::{Error, Result, engine, onnx, pipeline};
+use onnx_prune::{Error, Result, data, engine, onnx, pipeline};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(Wrong::Usage(told)) => told.exit(),
+        Err(Wrong::Option(error)) => return failed(&error),
+    };
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);
     // The first interrupt asks the run to stop at the next batch, a second one
@@ -33,40 +33,42 @@ fn main() -> ExitCode {
     if let Err(error) = handler {
         complain(&format!("warning: interrupts are not handled: {error}\n"));
     }
-    match run(cli, &cancelled) {
+    match run(command, &cancelled) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("error: {}\n", error.chain()));
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => failed(&error),
     }
 }
 
-fn run(cli: Cli, cancelled: &AtomicBool) -> Result<()> {
-    match cli.command {
-        Some(Command::Inspect(args)) => inspect(&args),
-        Some(Command::Compare(args)) => compare(&args, cancelled),
-        Some(Command::Bench(args)) => measure(&args),
-        Some(Command::Calibrate(args)) => calibrate(&args, cancelled),
-        Some(Command::Merge(args)) => merge(&args),
-        Some(Command::Completions { shell }) => {
+fn failed(error: &Error) -> ExitCode {
+    complain(&format!("error: {}\n", error.chain()));
+    ExitCode::from(error.exit_code())
+}
+
+fn run(command: Command, cancelled: &AtomicBool) -> Result<()> {
+    match command {
+        Command::Inspect(args) => args.options.in_pool(|| inspect(&args)),
+        Command::Compare(args) => args.options.in_pool(|| compare(&args, cancelled)),
+        Command::Bench(args) => args.options.in_pool(|| measure(&args)),
+        Command::Calibrate(args) => args.options.in_pool(|| calibrate(&args, cancelled)),
+        Command::Merge(args) => merge(&args),
+        Command::Completions(shell) => {
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "onnx-prune", &mut text);
+            clap_complete::generate(shell, &mut cli::command(), "onnx-prune", &mut text);
             print(&text)
         }
-        Some(Command::Man) => {
+        Command::Man => {
             let mut text = Vec::new();
-            let page = clap_mangen::Man::new(Cli::command());
+            let page = clap_mangen::Man::new(cli::command());
             let failed = |e| Error::io("cannot make", Path::new("the manual page"), e);
             page.render(&mut text).map_err(failed)?;
             print(&text)
         }
-        None => prune(&cli.prune, cancelled),
+        Command::Prune(args) => args.options.in_pool(|| prune(&args, cancelled)),
     }
 }
 
 /// What the engine says goes to standard error with `-vv`, or as `RUST_LOG` asks.
-fn listen(talk: &TalkArgs) {
+fn listen(talk: &Talk) {
     let filter = match std::env::var("RUST_LOG") {
         Ok(asked) => asked,
         Err(_) if talk.verbose > 1 => "onnx_prune=trace".to_owned(),
@@ -82,9 +84,9 @@ fn listen(talk: &TalkArgs) {
     }
 }
 
-fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
+fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
     listen(&args.talk);
-    let options = args.options()?;
+    let options = &args.options;
     let progress = args.talk.progress();
     let to_output = args.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
     let json = args.json.as_ref().filter(|_| !to_output);
@@ -93,7 +95,7 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
         .collect();
     if let Some(folder) = &args.out_dir {
         let progress = progress.as_ref();
-        let reports = pipeline::several(&args.files, folder, &beside, &options, progress, cancelled)?;
+        let reports = pipeline::joint(&args.files, (folder, &beside), options, progress, cancelled)?;
         return tell_all(args, &reports);
     }
     let [input, output] = &args.files[..] else {
@@ -104,7 +106,14 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
     };
     if !args.sweep.is_empty() {
         let progress = progress.as_ref();
-        let reports = pipeline::sweep(input, output, &args.sweep, &beside, &options, progress, cancelled)?;
+        let reports = pipeline::sweep(
+            input,
+            (output, &beside),
+            &args.sweep,
+            options,
+            progress,
+            cancelled,
+        )?;
         return tell_all(args, &reports);
     }
     let page = |report: &Report| Ok(report::html::page(std::slice::from_ref(report)));
@@ -119,7 +128,7 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
         content: &page,
     });
     let beside: Vec<_> = json.into_iter().chain(page).collect();
-    let report = pipeline::prune_beside(input, output, &beside, &options, progress.as_ref(), cancelled)?;
+    let report = pipeline::prune(input, output, &beside, options, progress.as_ref(), cancelled)?;
     if to_output {
         report::write_json("-".as_ref(), &report)?;
     }
@@ -129,7 +138,7 @@ fn prune(args: &PruneArgs, cancelled: &AtomicBool) -> Result<()> {
 }
 
 /// Several reports: a JSON array, a table.
-fn tell_all(args: &PruneArgs, reports: &[Report]) -> Result<()> {
+fn tell_all(args: &Prune, reports: &[Report]) -> Result<()> {
     if let Some(path) = &args.json {
         report::write_json(path, &reports)?;
     }
@@ -146,7 +155,7 @@ fn tell_all(args: &PruneArgs, reports: &[Report]) -> Result<()> {
 }
 
 /// Prints what is for people, beside JSON that may go to standard output.
-fn say(args: &PruneArgs, text: impl Fn(Style) -> String) -> Result<()> {
+fn say(args: &Prune, text: impl Fn(Style) -> String) -> Result<()> {
     match (&args.json, args.talk.quiet) {
         (_, true) => {}
         (Some(path), _) if path.as_os_str() == "-" => {
@@ -174,11 +183,11 @@ fn complain(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-fn calibrate(args: &CalibrateArgs, cancelled: &AtomicBool) -> Result<()> {
+fn calibrate(args: &Calibrate, cancelled: &AtomicBool) -> Result<()> {
     listen(&args.talk);
     let progress = args.talk.progress();
-    let options = args.options()?;
-    let told = pipeline::calibrate(&args.input, &args.output, &options, progress.as_ref(), cancelled)?;
+    let progress = progress.as_ref();
+    let told = pipeline::collect(&args.input, &args.output, &args.options, progress, cancelled)?;
     match (args.json, args.talk.quiet) {
         (true, _) => report::write_json("-".as_ref(), &told),
         (_, true) => Ok(()),
@@ -186,7 +195,7 @@ fn calibrate(args: &CalibrateArgs, cancelled: &AtomicBool) -> Result<()> {
     }
 }
 
-fn merge(args: &MergeArgs) -> Result<()> {
+fn merge(args: &Merge) -> Result<()> {
     let told = pipeline::merge(&args.inputs, &args.output)?;
     if args.json {
         return report::write_json("-".as_ref(), &told);
@@ -194,16 +203,17 @@ fn merge(args: &MergeArgs) -> Result<()> {
     print(told.text())
 }
 
-fn inspect(args: &InspectArgs) -> Result<()> {
-    let loaded = pipeline::load(&args.input, args.axes.options())?;
+fn inspect(args: &Inspect) -> Result<()> {
+    let data = &args.options.data;
+    let loaded = pipeline::load(&args.input, args.options.axes)?;
     let sizes = Sizes {
-        batch: args.batch,
-        seq: args.seq,
+        batch: data.batch,
+        seq: data.seq,
         named: Default::default(),
     };
-    let cost = Cost::new(&loaded.graph, &loaded.analysis, &sizes);
+    let cost = Cost::new(&loaded.network, &sizes);
     let name = args.input.display().to_string();
-    let found = report::inspect::inspect(&name, &loaded.graph, &loaded.analysis, &cost, loaded.notes);
+    let found = report::inspect::inspect(&name, &loaded.network, &cost, loaded.notes);
     if args.json {
         report::write_json("-".as_ref(), &found)
     } else {
@@ -211,13 +221,8 @@ fn inspect(args: &InspectArgs) -> Result<()> {
     }
 }
 
-fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
-    let options = Options {
-        data: args.data.options()?,
-        engine: args.engine.options(),
-        ..Options::default()
-    };
-    let comparison = pipeline::compare(&args.a, &args.b, &options, cancelled)?;
+fn compare(args: &Compare, cancelled: &AtomicBool) -> Result<()> {
+    let comparison = pipeline::compare(&args.a, &args.b, &args.options, cancelled)?;
     if args.json {
         return report::write_json("-".as_ref(), &comparison);
     }
@@ -236,11 +241,12 @@ fn compare(args: &CompareArgs, cancelled: &AtomicBool) -> Result<()> {
     print(&text)
 }
 
-fn measure(args: &BenchArgs) -> Result<()> {
+fn measure(args: &Bench) -> Result<()> {
     let a = onnx::load(&args.a)?;
     let b = args.b.as_deref().map(onnx::load).transpose()?;
-    let engine = engine::choose(&args.engine.options())?;
-    let inputs = onnx_prune::data::exact_batch(&a.proto, args.batch, args.seq, &args.shapes()?)?;
+    let engine = engine::choose(&args.options.engine)?;
+    let wanted = &args.options.data;
+    let inputs = data::exact_batch(&a.proto, wanted.batch, wanted.seq, &wanted.shapes)?;
     let other = b.as_ref().map(|b| &b.proto);
     let found = BenchReport {
         a: args.a.display().to_string(),

@@ -1,23 +1,22 @@
 //! Pruning from a program: the options of the command line as a builder.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::budget::Target as Limit;
-use crate::data::{DataOptions, Samples};
-use crate::engine::{Device, EngineChoice};
-use crate::options::{Effort, Method, Options, Reconstruct, Target};
-use crate::pipeline::{self, Run};
+use crate::budget::Demand;
+use crate::data::Samples;
+use crate::pipeline::{self, Declared, Options, Source, Word, declarations};
 use crate::progress::{Progress, Quiet};
 use crate::report::Report;
 use crate::{Error, Result};
 
-/// Prunes one model; every method is an option of the command line, with the same
+/// Prunes one model; every option of the command line is a method, with the same
 /// default.
 ///
 /// ```no_run
-/// use onnx_prune::pruner::Pruner;
+/// use onnx_prune::Pruner;
 ///
 /// let report = Pruner::new("model.onnx")
 ///     .flops(0.6)
@@ -28,8 +27,7 @@ use crate::{Error, Result};
 /// # Ok::<(), onnx_prune::Error>(())
 /// ```
 ///
-/// What has no method here is a field of [`Options`] ([`Pruner::with`]). For other
-/// engines, samples or scores between the stages see [`Pruner::run`].
+/// For other engines, samples or scores between the stages see [`Pruner::source`].
 #[derive(Clone)]
 pub struct Pruner {
     input: PathBuf,
@@ -40,20 +38,108 @@ pub struct Pruner {
     wrong: Option<String>,
 }
 
+/// One value of an option, or several.
+pub trait Words {
+    /// As they are written on the command line.
+    fn words(self) -> Vec<OsString>;
+}
+
+macro_rules! one_word {
+    ($($type:ty),+ $(,)?) => { $(
+        impl Words for $type {
+            fn words(self) -> Vec<OsString> {
+                vec![self.word()]
+            }
+        }
+    )+ };
+}
+
+one_word!(
+    f64,
+    usize,
+    u64,
+    &str,
+    String,
+    &String,
+    &Path,
+    PathBuf,
+    &PathBuf,
+    crate::rank::Method,
+    crate::rank::Effort,
+    crate::refit::Reconstruct,
+    crate::sites::UnitKind,
+    crate::engine::EngineChoice,
+    crate::engine::Device,
+    crate::numerics::score::kcm::Normalise,
+);
+
+impl<T: Words, const N: usize> Words for [T; N] {
+    fn words(self) -> Vec<OsString> {
+        self.into_iter().flat_map(Words::words).collect()
+    }
+}
+
+impl<T: Words> Words for Vec<T> {
+    fn words(self) -> Vec<OsString> {
+        self.into_iter().flat_map(Words::words).collect()
+    }
+}
+
+impl<T: Words> Words for Option<T> {
+    fn words(self) -> Vec<OsString> {
+        self.into_iter().flat_map(Words::words).collect()
+    }
+}
+
+macro_rules! method {
+    ($method:ident $name:literal $help:literal Nothing) => {
+        #[doc = concat!("`--", $name, "`: ", $help)]
+        #[must_use]
+        pub fn $method(self) -> Self {
+            self.say($name, Vec::new())
+        }
+    };
+    ($method:ident $name:literal $help:literal $takes:ident) => {
+        #[doc = concat!("`--", $name, "`: ", $help)]
+        #[must_use]
+        pub fn $method(self, value: impl Words) -> Self {
+            self.say($name, value.words())
+        }
+    };
+}
+
+macro_rules! builder {
+    ($($topic:ident $method:ident $takes:ident $(($value:literal))? $name:literal [$($conflict:literal),*]
+        { $words:expr } $help:literal { $read:expr } { $tell:expr };)*) => {
+        impl Pruner {
+            $(method!($method $name $help $takes);)*
+        }
+    };
+}
+
+declarations!(builder);
+
 impl Pruner {
     /// A run over the model at `input` with all options as they are when nothing is
     /// said.
     pub fn new(input: impl Into<PathBuf>) -> Self {
         Pruner {
             input: input.into(),
-            options: Options {
-                data: crate::cli::data_defaults(),
-                ..Options::default()
-            },
+            options: Options::default(),
             progress: Arc::new(Quiet),
             cancelled: Arc::new(AtomicBool::new(false)),
             wrong: None,
         }
+    }
+
+    /// An option of the command line by its name, without the dashes.
+    fn say(mut self, name: &str, words: Vec<OsString>) -> Self {
+        if let Some(option) = Declared::find(name)
+            && let Err(why) = (option.read)(&mut self.options, &words)
+        {
+            self.wrong = self.wrong.or(Some(format!("--{name}: {why}")));
+        }
+        self
     }
 
     /// Changes any of the options.
@@ -63,146 +149,20 @@ impl Pruner {
         self
     }
 
-    fn data_with(self, change: impl FnOnce(&mut DataOptions)) -> Self {
-        self.with(|o| change(&mut o.data))
-    }
-
-    /// `--flops`: fraction of the prunable blocks' multiply-adds to keep.
-    #[must_use]
-    pub fn flops(self, fraction: f64) -> Self {
-        self.with(|o| {
-            o.flops = fraction;
-            o.limits.retain(|l| !matches!(l, Limit::Flops(_)));
-            if !o.limits.is_empty() {
-                o.limits.push(Limit::Flops(fraction));
-            }
-        })
-    }
-
-    /// Another budget, as in `params=0.5`, `size=25MB` or `speedup=2x`; with several, all must
-    /// hold.
+    /// A budget, as in `params=0.5`, `size=25MB` or `speedup=2x`; with several, all must hold.
     #[must_use]
     pub fn limit(mut self, limit: &str) -> Self {
-        match limit.parse() {
-            Ok(limit) => self.options.limits.push(limit),
+        match limit.parse::<Demand>() {
+            Ok(limit) => self.options.demands.push(limit),
             Err(why) => self.wrong = self.wrong.or(Some(why)),
         }
         self
     }
 
-    /// `--max-drop`: the smallest model within this divergence.
-    #[must_use]
-    pub fn max_drop(self, bound: f64) -> Self {
-        self.with(|o| o.max_drop = Some(bound))
-    }
-
-    /// `--method`.
-    #[must_use]
-    pub fn method(self, method: Method) -> Self {
-        self.with(|o| o.method = method)
-    }
-
-    /// `--reconstruct`.
-    #[must_use]
-    pub fn reconstruct(self, how: Reconstruct) -> Self {
-        self.with(|o| o.reconstruct = how)
-    }
-
-    /// `--effort`.
-    #[must_use]
-    pub fn effort(self, effort: Effort) -> Self {
-        self.with(|o| o.effort = effort)
-    }
-
-    /// `--targets`.
-    #[must_use]
-    pub fn targets(self, targets: impl IntoIterator<Item = Target>) -> Self {
-        self.with(|o| o.targets = targets.into_iter().collect())
-    }
-
-    /// `--exclude`: groups whose name matches stay whole.
-    #[must_use]
-    pub fn exclude(mut self, pattern: &str) -> Self {
-        match regex::Regex::new(pattern) {
-            Ok(pattern) => self.options.exclude.push(pattern),
-            Err(why) => self.wrong = self.wrong.or(Some(format!("exclude '{pattern}': {why}"))),
-        }
-        self
-    }
-
-    /// `--data`: files with inputs.
-    #[must_use]
-    pub fn data<P: Into<PathBuf>>(self, paths: impl IntoIterator<Item = P>) -> Self {
-        self.data_with(|d| d.data = paths.into_iter().map(Into::into).collect())
-    }
-
     /// Inputs that are at hand, in place of files.
     #[must_use]
     pub fn samples(self, samples: Samples) -> Self {
-        self.data_with(|d| d.given = Some(Arc::new(samples)))
-    }
-
-    /// `--tokenizer`, for texts.
-    #[must_use]
-    pub fn tokenizer(self, path: impl Into<PathBuf>) -> Self {
-        self.data_with(|d| d.tokenizer = Some(path.into()))
-    }
-
-    /// `--samples`: how many inputs to take.
-    #[must_use]
-    pub fn sample_count(self, count: usize) -> Self {
-        self.data_with(|d| d.samples = count)
-    }
-
-    /// `--seed`.
-    #[must_use]
-    pub fn seed(self, seed: u64) -> Self {
-        self.data_with(|d| d.seed = seed)
-    }
-
-    /// `--stats`: statistics of this model from a file.
-    #[must_use]
-    pub fn stats(self, path: impl Into<PathBuf>) -> Self {
-        self.with(|o| o.stats = Some(path.into()))
-    }
-
-    /// `--mask`: a mask from elsewhere.
-    #[must_use]
-    pub fn mask(self, path: impl Into<PathBuf>) -> Self {
-        self.with(|o| o.mask = Some(path.into()))
-    }
-
-    /// `--export-mask`.
-    #[must_use]
-    pub fn export_mask(self, path: impl Into<PathBuf>) -> Self {
-        self.with(|o| o.export_mask = Some(path.into()))
-    }
-
-    /// `--engine` and `--device`.
-    #[must_use]
-    pub fn engine(self, engine: EngineChoice, device: Device) -> Self {
-        self.with(|o| {
-            o.engine.engine = engine;
-            o.engine.device = device;
-        })
-    }
-
-    /// `--threads`.
-    #[must_use]
-    pub fn threads(self, threads: usize) -> Self {
-        self.with(|o| o.engine.threads = Some(threads))
-    }
-
-    /// `--no-timing`: the latency of the result is not measured.
-    #[must_use]
-    pub fn no_timing(self) -> Self {
-        self.with(|o| o.timing = false)
-    }
-
-    /// `--dry-run`: write nothing.
-    #[must_use]
-    pub fn dry_run(self) -> Self {
-        self.with(|o| o.dry_run = true)
+        self.with(|o| o.data.given = Some(Arc::new(samples)))
     }
 
     /// Who is told how far a stage has come.
@@ -236,14 +196,9 @@ impl Pruner {
     /// # Errors
     /// As [`pipeline::prune`].
     pub fn prune(&self, output: impl AsRef<Path>) -> Result<Report> {
-        let options = self.options()?;
-        pipeline::prune(
-            &self.input,
-            output.as_ref(),
-            options,
-            self.progress.as_ref(),
-            &self.cancelled,
-        )
+        let (options, output) = (self.options()?, output.as_ref());
+        let (progress, cancelled) = (self.progress.as_ref(), &*self.cancelled);
+        options.in_pool(|| pipeline::prune(&self.input, output, &[], options, progress, cancelled))
     }
 
     /// Writes a model for each budget, from one calibration.
@@ -251,28 +206,21 @@ impl Pruner {
     /// # Errors
     /// As [`pipeline::sweep`].
     pub fn sweep(&self, output: impl AsRef<Path>, budgets: &[f64]) -> Result<Vec<Report>> {
-        let options = self.options()?;
-        pipeline::sweep(
-            &self.input,
-            output.as_ref(),
-            budgets,
-            &[],
-            options,
-            self.progress.as_ref(),
-            &self.cancelled,
-        )
+        let (options, output) = (self.options()?, output.as_ref());
+        let (progress, cancelled) = (self.progress.as_ref(), &*self.cancelled);
+        options.in_pool(|| pipeline::sweep(&self.input, (output, &[]), budgets, options, progress, cancelled))
     }
 
-    /// The run stage by stage, with everything in the open: replace
-    /// [`Run::engine`], look at [`Run::statistics`], put other rankings into
-    /// [`Run::ranked`], then [`Run::allocate`], [`Run::build`] and
-    /// [`pipeline::finish`].
+    /// The first stage of a run, with everything in the open: give it another engine
+    /// ([`Source::with_engine`]), then [`pipeline::calibrate`], [`pipeline::rank`],
+    /// [`Ranked::with_rankings`](pipeline::Ranked::with_rankings), and on as
+    /// [`pipeline::prune`] does.
     ///
     /// # Errors
-    /// As [`Run::open`].
-    pub fn run(&self) -> Result<Run<'_>> {
+    /// As [`Source::read`].
+    pub fn source(&self) -> Result<Source<'_>> {
         let options = self.options()?;
-        Run::open(&self.input, options, self.progress.as_ref(), &self.cancelled)
+        Source::read(&self.input, options, self.progress.as_ref(), &self.cancelled)
     }
 }
 
@@ -283,20 +231,24 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_when_it_is_used() {
         let error = |p: Pruner| p.options().map(|_| ()).map_err(|e| e.to_string());
-        assert!(error(Pruner::new("a.onnx").exclude("(")).is_err_and(|e| e.contains("exclude '('")));
+        assert!(error(Pruner::new("a.onnx").exclude("(")).is_err_and(|e| e.contains("--exclude: '('")));
         assert!(error(Pruner::new("a.onnx").limit("weight=3")).is_err_and(|e| e.contains("'weight'")));
         assert!(error(Pruner::new("a.onnx").flops(1.5)).is_err_and(|e| e.contains("--flops")));
         assert_eq!(error(Pruner::new("a.onnx").flops(0.5).exclude("x")), Ok(()));
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_command_line() {
-        use clap::Parser;
-        let cli = crate::cli::Cli::try_parse_from(["onnx-prune", "a.onnx", "b.onnx"]).expect("parses");
-        let theirs = cli.prune.options().expect("valid");
+    fn options_that_exclude_each_other_are_told() {
+        let error = |p: Pruner| p.options().map(|_| ()).map_err(|e| e.to_string());
+        let both = Pruner::new("a.onnx").flops(0.5).max_drop(0.1);
         assert_eq!(
-            format!("{theirs:?}"),
-            format!("{:?}", Pruner::new("a.onnx").options)
+            error(both),
+            Err("--flops and --max-drop exclude each other".into())
+        );
+        let both = Pruner::new("a.onnx").latency("12ms").speedup("2x");
+        assert_eq!(
+            error(both),
+            Err("--latency and --speedup exclude each other".into())
         );
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::algebra::dim::{Dim, FactorId};
 use super::algebra::int::Int;
 use super::algebra::space::{Freeze, Space};
-use super::group::{FrozenAxis, Kind, PruneGroup};
+use super::group::{FrozenAxis, GroupId, Kind, PruneGroup};
 use crate::graph::{Declared, Graph, NodeId, Role, ValueId};
 
 /// What is known about one value.
@@ -128,7 +128,7 @@ pub struct Analysis {
     pub groups: Vec<PruneGroup>,
     /// Groups, by their index, that are to keep the same number of units; which
     /// ones is each group's own affair.
-    pub even: Vec<Vec<usize>>,
+    pub even: Vec<Vec<GroupId>>,
     /// Axes that would be a group, and why they are not.
     pub frozen: Vec<FrozenAxis>,
     /// Nodes that were not followed.
@@ -140,15 +140,37 @@ pub struct Analysis {
 impl Analysis {
     /// The index of the group that is the same in another model: of this name, kind and
     /// number of units.
-    pub fn find_group(&self, name: &str, kind: Kind, units: usize) -> Option<usize> {
+    pub fn find_group(&self, name: &str, kind: Kind, units: usize) -> Option<GroupId> {
         let same = |g: &PruneGroup| g.name == name && g.kind == kind && g.units == units;
-        self.groups.iter().position(same)
+        self.groups.iter().position(same).map(GroupId)
     }
 
     /// Whether the groups are those of `other`, in the same order.
     pub fn has_groups_of(&self, other: &Self) -> bool {
         self.groups.len() == other.groups.len()
             && (self.groups.iter().zip(&other.groups)).all(|(a, b)| a.name == b.name && a.units == b.units)
+    }
+
+    /// A group.
+    pub fn group(&self, id: GroupId) -> &PruneGroup {
+        &self.groups[id.0]
+    }
+
+    /// All groups with their indices.
+    pub fn indexed(&self) -> impl Iterator<Item = (GroupId, &PruneGroup)> {
+        let indexed = self.groups.iter().enumerate();
+        indexed.map(|(at, group)| (GroupId(at), group))
+    }
+
+    /// The group of this kind that a node contracts on one of its inputs.
+    pub fn group_of_sink(&self, kind: Kind, node: NodeId, input: usize) -> Option<GroupId> {
+        let own = |g: &PruneGroup| {
+            g.sinks
+                .iter()
+                .any(|s| s.node == node && s.activation_input == input)
+        };
+        let mut found = self.indexed().filter(|(_, g)| g.kind == kind && own(g));
+        found.next().map(|(id, _)| id)
     }
 
     /// The facts of a value.

@@ -1,314 +1,348 @@
-//! From rankings to a mask within a budget.
+//! From rankings and limits to numbers of units.
 
-use super::cost::Cost;
-use super::item::Item;
-use super::scores::{Ranked, best, top_scores};
-use super::tied::Even;
-use crate::axes::Analysis;
-use crate::mask::{Mask, Narrowing};
+use super::align::Align;
+use super::goal::Demand;
+use super::item::{Item, damage};
+use super::prices::{Limit, Prices};
+use super::scores::{best_first, rank};
+use super::tied::Tied;
+use crate::axes::Kind;
 use crate::numerics::knapsack::{self, Choice};
+use crate::numerics::knapsack_multi::{self, Level};
 use crate::numerics::score::Ranking;
-use crate::sites::Chosen;
 use crate::{Error, Result};
 
-/// The budget in multiply-accumulates of the prunable blocks.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Budget {
-    /// The fraction asked for.
-    pub asked: f64,
-    /// The fraction got, at most what was asked.
-    pub got: f64,
-    /// Multiply-accumulates of the prunable blocks, dense.
-    pub prunable: u64,
-    /// Multiply-accumulates of the whole model, dense.
-    pub whole_before: u64,
-    /// Multiply-accumulates of the whole model, pruned.
-    pub whole_after: u64,
-    /// The least fraction that the method can reach.
-    pub floor: f64,
-    /// Multiply-accumulates of the cheapest step.
-    pub cheapest_step: u64,
+/// Asked and got.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Got {
+    /// What was asked.
+    pub asked: Demand,
+    /// What the mask is predicted to give.
+    pub got: Demand,
+    /// The least that the method can reach here.
+    pub least: Demand,
 }
 
-/// A mask and what it costs.
+/// What [`allocate`] decides.
 #[derive(Debug, Clone)]
-pub struct Allocation {
-    /// The mask.
-    pub mask: Mask,
-    /// Asked and got.
-    pub budget: Budget,
-    /// Damage that the method expects per chosen group.
-    pub damage: Vec<f64>,
-    /// Channels that go inside of heads.
-    pub narrowing: Narrowing,
+pub struct Picked {
+    /// Units kept per item.
+    pub kept: Vec<usize>,
+    /// One per limit.
+    pub got: Vec<Got>,
 }
 
-/// What a model costs in multiply-accumulates.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnitPrices {
-    /// With every chosen group empty.
-    pub base: u64,
-    /// Dense.
-    pub full: u64,
-    /// Of one unit, per chosen group.
-    pub per_unit: Vec<u64>,
-    /// What lossless passes save outside of the chosen groups: there is as much
-    /// more to spend on these.
-    pub spare: u64,
+/// The numbers of units that a group may keep, ascending: at least `least`, for
+/// neurons a multiple of `align`, and always all of them.
+pub fn levels(kind: Kind, units: usize, least: usize, align: usize) -> Vec<usize> {
+    let align = if kind == Kind::Neurons { align.max(1) } else { 1 };
+    (least.min(units)..=units)
+        .filter(|kept| kept.is_multiple_of(align) || *kept == units)
+        .collect()
 }
 
-impl UnitPrices {
-    /// Prices of the chosen groups of a model.
-    pub fn of(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Self {
-        let empty = |only: Option<usize>| -> Mask {
-            let mut mask = Mask::default();
-            for c in chosen.iter().filter(|c| only.is_none_or(|o| o == c.group)) {
-                mask.kept
-                    .insert(c.group, vec![false; analysis.groups[c.group].units]);
-            }
-            mask
-        };
-        let whole = cost.macs(&Mask::default());
-        let per_unit = chosen
-            .iter()
-            .map(|c| {
-                let units = analysis.groups[c.group].units as u64;
-                whole.saturating_sub(cost.macs(&empty(Some(c.group)))) / units.max(1)
-            })
-            .collect();
-        let base = cost.dense_macs(&empty(None));
-        UnitPrices {
-            base,
-            full: cost.dense_macs(&Mask::default()),
-            per_unit,
-            spare: base.saturating_sub(cost.macs(&empty(None))),
-        }
-    }
-
-    /// What the prunable blocks cost, dense.
-    pub fn prunable(&self) -> u64 {
-        self.full.saturating_sub(self.base)
-    }
-
-    /// What there is to spend.
-    pub fn purse(&self) -> Purse {
-        Purse {
-            prunable: self.prunable(),
-            spare: self.spare,
-        }
-    }
-
-    /// Asked and got, for a mask that leaves the model at `after`.
-    pub(crate) fn budget(&self, asked: f64, after: u64, floor: f64) -> Budget {
-        let prunable = self.prunable();
-        let spent = after.saturating_sub(self.base);
-        Budget {
-            asked,
-            got: spent as f64 / prunable.max(1) as f64,
-            prunable,
-            whole_before: self.full,
-            whole_after: after,
-            floor,
-            cheapest_step: self
-                .per_unit
-                .iter()
-                .copied()
-                .filter(|p| *p > 0)
-                .min()
-                .unwrap_or(0),
-        }
-    }
-}
-
-impl Budget {
-    /// # Errors
-    /// [`Error::Unmet`] when more was spent than asked for.
-    pub(crate) fn check(&self) -> Result<()> {
-        let removed = self.whole_before.saturating_sub(self.whole_after);
-        let spent = self.prunable.saturating_sub(removed);
-        if spent > allowance(self.asked, self.prunable) {
-            return Err(Error::Unmet(format!(
-                "the mask found costs {} of the prunable blocks, more than {}",
-                self.got, self.asked
-            )));
-        }
-        Ok(())
-    }
-}
-
-fn allowance(asked: f64, prunable: u64) -> u64 {
-    (asked * prunable as f64).floor() as u64
-}
-
-/// The best mask that a fraction `asked` of the prunable blocks buys.
+/// The best numbers of units that meet all limits; items of one set of `tied` keep the same
+/// number. Limits that every smaller model meets do not take part in the choice, so that
+/// one more of them changes nothing.
 ///
 /// # Errors
-/// [`Error::Unmet`] when even the least that the method can keep costs more.
+/// [`Error::Unmet`] when a limit cannot be met, with the least that can be
+/// reached; bad arguments.
 pub fn allocate(
-    cost: &Cost,
-    analysis: &Analysis,
-    chosen: &[Chosen],
-    rankings: &[Ranking],
-    asked: f64,
+    limits: &[Limit],
+    items: &[Item],
+    tied: &Tied,
+    align: impl Into<Align>,
     method: &str,
-) -> Result<Allocation> {
-    let prices = UnitPrices::of(cost, analysis, chosen);
-    let items: Vec<Item> = chosen
+) -> Result<Picked> {
+    let align = align.into();
+    let allowed: Vec<Vec<usize>> = items
         .iter()
-        .zip(&prices.per_unit)
-        .map(|(c, price)| Item {
-            units: analysis.groups[c.group].units,
-            least: c.least,
-            price: *price,
+        .map(|item| match item.ranking {
+            Ranking::Whole => vec![item.units],
+            _ => levels(item.kind, item.units, item.least, align.of(item.units)),
         })
         .collect();
-    let even = Even::of(analysis, chosen);
-    let picked = pick(&items, rankings, &even, prices.purse(), asked, method)?;
-    let mut mask = Mask::default();
-    for (c, flags) in chosen.iter().zip(picked.kept) {
-        if flags.contains(&false) {
-            mask.kept.insert(c.group, flags);
-        }
+    let rankings: Vec<Ranking> = items.iter().map(|item| item.ranking.clone()).collect();
+    let binding: Vec<Limit> = limits.iter().filter(|l| l.binds()).cloned().collect();
+    let chosen_by = if binding.is_empty() { limits } else { &binding };
+    let joined: Vec<Limit> = chosen_by.iter().map(|l| joined(l, tied)).collect();
+    let allowed = tied.allowed(&allowed);
+    let kept = tied.spread(&numbers(&joined, &allowed, &tied.rankings(&rankings)?, method)?);
+    let least: Vec<usize> = allowed.iter().map(|a| a.first().copied().unwrap_or(0)).collect();
+    let least = tied.spread(&least);
+    let got = limits
+        .iter()
+        .map(|limit| {
+            let cost = limit.prices.total(&kept);
+            if cost > limit.most {
+                return Err(Error::Unmet(format!(
+                    "the mask found gives {}, which does not meet {}",
+                    limit.at(cost),
+                    limit.demand
+                )));
+            }
+            Ok(Got {
+                asked: limit.demand,
+                got: limit.at(cost),
+                least: limit.at(limit.prices.total(&least)),
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Picked { kept, got })
+}
+
+/// A limit on sets of groups.
+fn joined(limit: &Limit, tied: &Tied) -> Limit {
+    Limit {
+        prices: Prices {
+            levels: tied.levels(&limit.prices.levels),
+            ..limit.prices.clone()
+        },
+        ..limit.clone()
     }
-    let budget = prices.budget(asked, cost.macs(&mask), picked.floor);
-    budget.check()?;
-    Ok(Allocation {
-        mask,
-        damage: picked.damage,
-        budget,
-        narrowing: Narrowing::default(),
+}
+
+/// The best numbers of units to keep.
+fn numbers(
+    limits: &[Limit],
+    allowed: &[Vec<usize>],
+    rankings: &[Ranking],
+    method: &str,
+) -> Result<Vec<usize>> {
+    let budgets = budgets(limits, allowed, method)?;
+    let scores = rankings.iter().any(|r| matches!(r, Ranking::Scores(_)));
+    let kept = if scores {
+        by_scores(limits, &budgets, allowed, rankings)
+    } else {
+        by_curves(limits, &budgets, allowed, rankings)
+    };
+    kept.ok_or_else(|| {
+        let asked: Vec<String> = limits.iter().map(|l| l.demand.to_string()).collect();
+        Error::Unmet(format!(
+            "no mask of {method} meets {} together",
+            asked.join(" and ")
+        ))
     })
 }
 
-/// What a mask that was made elsewhere costs.
-pub fn of_mask(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], mask: Mask) -> Allocation {
-    let prices = UnitPrices::of(cost, analysis, chosen);
-    let after = cost.macs(&mask);
-    let got = after.saturating_sub(prices.base) as f64 / prices.prunable().max(1) as f64;
-    Allocation {
-        budget: prices.budget(got, after, 0.0),
-        damage: vec![0.0; chosen.len()],
-        mask,
-        narrowing: Narrowing::default(),
+/// What each limit leaves for the groups.
+fn budgets(limits: &[Limit], allowed: &[Vec<usize>], method: &str) -> Result<Vec<u64>> {
+    if limits.is_empty() {
+        return Err(Error::input("no budget is given: say --flops, --size or another"));
     }
-}
-
-/// What [`pick`] decides.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Picked {
-    /// Per item, which units stay.
-    pub kept: Vec<Vec<bool>>,
-    /// Per item, the damage that the method expects.
-    pub damage: Vec<f64>,
-    /// The least fraction that the method can reach.
-    pub floor: f64,
-}
-
-/// What [`pick`] may spend, in multiply-accumulates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Purse {
-    /// The prunable blocks, dense: fractions are of this.
-    pub prunable: u64,
-    /// Saved elsewhere.
-    pub spare: u64,
-}
-
-/// The units that stay, of all items together, for a fraction `asked` of what the
-/// prunable blocks cost; items of one set of `even` keep the same number of units.
-///
-/// # Errors
-/// [`Error::Unmet`] when even the least that the method can keep costs more;
-/// rankings of different kinds within a set.
-pub fn pick(
-    items: &[Item],
-    rankings: &[Ranking],
-    even: &Even,
-    purse: Purse,
-    asked: f64,
-    method: &str,
-) -> Result<Picked> {
-    let budget = allowance(asked, purse.prunable).saturating_add(purse.spare);
-    let (sets, joined) = (even.items(items), even.rankings(rankings)?);
-    let least: u64 = sets
-        .iter()
-        .zip(&joined)
-        .map(|(item, r)| {
-            let units = match r {
-                Ranking::Whole => item.units,
-                _ => item.least,
-            };
-            units as u64 * item.price
-        })
-        .sum();
-    let floor = least.saturating_sub(purse.spare) as f64 / purse.prunable.max(1) as f64;
-    if least > budget {
-        return Err(Error::Unmet(format!(
-            "--flops {asked} cannot be reached: the least that {method} can keep here is {:.4} of the prunable blocks; ask for {:.3} or more",
-            floor,
-            (floor * 1000.0).ceil() / 1000.0
+    if limits.len() > knapsack_multi::MOST {
+        return Err(Error::input(format!(
+            "{} budgets at once; at most {} can stand together",
+            limits.len(),
+            knapsack_multi::MOST
         )));
     }
-    let counts = match joined.iter().any(|r| matches!(r, Ranking::Scores(_))) {
-        true => by_scores(&sets, &joined, budget),
-        false => by_curves(&sets, &joined, budget),
-    };
-    let counts = counts.ok_or_else(|| Error::Unmet(format!("no mask meets --flops {asked}")))?;
-    let (mut kept, mut damage) = (Vec::new(), Vec::new());
-    for ((item, ranking), count) in items.iter().zip(rankings).zip(even.spread(&counts)) {
-        let removed = item.units.saturating_sub(count);
-        damage.push(match ranking {
-            Ranking::Curve(curve) => curve.error.get(removed).copied().unwrap_or(1.0),
-            _ => 0.0,
-        });
-        kept.push(match ranking {
-            Ranking::Curve(curve) => curve.kept(removed),
-            Ranking::Scores(scores) => best(scores, count),
-            Ranking::Whole => vec![true; item.units],
-        });
-    }
-    Ok(Picked { kept, damage, floor })
-}
-
-/// How many units of each item stay.
-fn by_curves(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<usize>> {
-    let mut levels: Vec<Vec<Choice>> = Vec::with_capacity(items.len());
-    for (item, ranking) in items.iter().zip(rankings) {
-        let units = item.units;
-        levels.push(match ranking {
-            Ranking::Curve(curve) => (0..=units - item.least.min(units))
-                .map(|removed| Choice {
-                    cost: (units - removed) as u64 * item.price,
-                    value: curve.error.get(removed).copied().unwrap_or(1.0),
-                })
-                .collect(),
-            _ => vec![Choice {
-                cost: units as u64 * item.price,
-                value: 0.0,
-            }],
-        });
-    }
-    let removed = knapsack::allocate(&levels, budget)?.into_iter();
-    Some(removed.zip(items).map(|(r, item)| item.units - r).collect())
-}
-
-/// The same by scores.
-fn by_scores(items: &[Item], rankings: &[Ranking], budget: u64) -> Option<Vec<usize>> {
-    let mut fixed = 0;
-    let mut sites = Vec::new();
-    for (item, ranking) in items.iter().zip(rankings) {
-        match ranking {
-            Ranking::Scores(scores) => sites.push(Ranked {
-                scores: scores.clone(),
-                unit_cost: item.price,
-                min_units: item.least,
-            }),
-            _ => fixed += item.units as u64 * item.price,
+    let mut out = Vec::with_capacity(limits.len());
+    for limit in limits {
+        // Costs need not rise with the units: a level may be slower than a
+        // larger one.
+        let least: u64 = allowed
+            .iter()
+            .zip(&limit.prices.levels)
+            .map(|(allowed, levels)| {
+                let cost = |k: &usize| levels.get(*k).copied().unwrap_or(u64::MAX);
+                allowed.iter().map(cost).min().unwrap_or(0)
+            })
+            .fold(limit.prices.base, u64::saturating_add);
+        match limit.budget().filter(|_| least <= limit.most) {
+            Some(budget) => out.push(budget),
+            None => {
+                let floor = limit.at(least);
+                return Err(Error::Unmet(format!(
+                    "{} cannot be reached: the least that {method} can keep here is {}; ask for {}",
+                    limit.demand,
+                    floor.amount(),
+                    floor.eased()
+                )));
+            }
         }
     }
-    let mut picked = top_scores(&sites, fixed, budget)?.into_iter();
-    let counts = rankings.iter().zip(items).map(|(ranking, item)| match ranking {
-        Ranking::Scores(_) => picked.next().map_or(0, |k| k.into_iter().filter(|k| *k).count()),
-        _ => item.units,
-    });
-    Some(counts.collect())
+    Ok(out)
+}
+
+fn by_curves(
+    limits: &[Limit],
+    budgets: &[u64],
+    allowed: &[Vec<usize>],
+    rankings: &[Ranking],
+) -> Option<Vec<usize>> {
+    let damage = |site: usize, kept: usize| {
+        let units = match &rankings[site] {
+            Ranking::Curve(curve) => curve.error.len().saturating_sub(1),
+            _ => 0,
+        };
+        damage(&rankings[site], units, kept)
+    };
+    let cost = |limit: &Limit, site: usize, kept: usize| -> u64 {
+        let levels = limit.prices.levels.get(site);
+        levels.and_then(|l| l.get(kept)).copied().unwrap_or(u64::MAX)
+    };
+    let picked = if let ([limit], [budget]) = (limits, budgets) {
+        let sites: Vec<Vec<Choice>> = allowed
+            .iter()
+            .enumerate()
+            .map(|(site, allowed)| {
+                let choice = |k: &usize| Choice {
+                    cost: cost(limit, site, *k),
+                    value: damage(site, *k),
+                };
+                allowed.iter().map(choice).collect()
+            })
+            .collect();
+        knapsack::allocate(&sites, *budget)?
+    } else {
+        let mut all = [u64::MAX; knapsack_multi::MOST];
+        all.iter_mut().zip(budgets).for_each(|(all, own)| *all = *own);
+        let sites: Vec<Vec<Level>> = allowed
+            .iter()
+            .enumerate()
+            .map(|(site, allowed)| {
+                let level = |k: &usize| {
+                    let mut costs = [0; knapsack_multi::MOST];
+                    for (slot, limit) in costs.iter_mut().zip(limits) {
+                        *slot = cost(limit, site, *k);
+                    }
+                    Level {
+                        costs,
+                        value: damage(site, *k),
+                    }
+                };
+                allowed.iter().map(level).collect()
+            })
+            .collect();
+        knapsack_multi::allocate(&sites, all)?
+    };
+    Some(
+        picked
+            .iter()
+            .zip(allowed)
+            .map(|(p, allowed)| allowed[*p])
+            .collect(),
+    )
+}
+
+/// The units of greatest score over all sites as long as they fit, on top of the
+/// least of each site. Units of a site come in steps from one allowed number to
+/// the next; a step that does not fit ends its site.
+fn by_scores(
+    limits: &[Limit],
+    budgets: &[u64],
+    allowed: &[Vec<usize>],
+    rankings: &[Ranking],
+) -> Option<Vec<usize>> {
+    let mut kept: Vec<usize> = allowed
+        .iter()
+        .map(|a| a.first().copied())
+        .collect::<Option<_>>()?;
+    let cost = |limit: &Limit, site: usize, kept: usize| -> Option<u64> {
+        limit.prices.levels.get(site)?.get(kept).copied()
+    };
+    let mut left = Vec::with_capacity(limits.len());
+    for (limit, budget) in limits.iter().zip(budgets) {
+        let mut rest = *budget;
+        for (site, kept) in kept.iter().enumerate() {
+            rest = rest.checked_sub(cost(limit, site, *kept)?)?;
+        }
+        left.push(rest);
+    }
+    let mut units: Vec<(f64, usize, usize)> = Vec::new();
+    for (site, ranking) in rankings.iter().enumerate() {
+        if let Ranking::Scores(scores) = ranking {
+            let order = best_first(scores);
+            units.extend(order.iter().map(|u| (rank(scores[*u]), site, *u)));
+        }
+    }
+    units.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut seen = vec![0usize; allowed.len()];
+    let mut open = vec![true; allowed.len()];
+    for (_, site, _) in units {
+        seen[site] += 1;
+        let goal = seen[site];
+        if !open[site] || goal <= kept[site] || !allowed[site].contains(&goal) {
+            continue;
+        }
+        let rest: Option<Vec<u64>> = limits
+            .iter()
+            .zip(&left)
+            .map(|(limit, left)| {
+                let (from, to) = (cost(limit, site, kept[site])?, cost(limit, site, goal)?);
+                left.checked_add(from)?.checked_sub(to)
+            })
+            .collect();
+        match rest {
+            Some(rest) => (left, kept[site]) = (rest, goal),
+            None => open[site] = false,
+        }
+    }
+    Some(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::goal::Measure;
+
+    fn limit(demand: Demand, base: u64, per: &[u64], units: usize) -> Limit {
+        let levels: Vec<Vec<u64>> = per
+            .iter()
+            .map(|p| (0..=units).map(|k| p * k as u64).collect())
+            .collect();
+        let full = base + levels.iter().filter_map(|l| l.last()).sum::<u64>();
+        let prices = Prices {
+            measure: Measure::Macs,
+            base,
+            full,
+            origin: base,
+            levels,
+        };
+        Limit::new(demand, prices)
+    }
+
+    #[test]
+    fn levels_are_multiples_and_the_whole() {
+        assert_eq!(levels(Kind::Neurons, 20, 0, 8), [0, 8, 16, 20]);
+        assert_eq!(levels(Kind::Neurons, 20, 1, 8), [8, 16, 20]);
+        assert_eq!(levels(Kind::Neurons, 5, 1, 8), [5]);
+        assert_eq!(levels(Kind::Heads, 4, 1, 8), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn scores_fill_every_budget_in_steps() {
+        let rankings = [
+            Ranking::Scores(vec![9.0, 1.0, 8.0, 2.0]),
+            Ranking::Scores(vec![7.0, 6.0, f64::NAN, 5.0]),
+        ];
+        let limits = [
+            limit(Demand::Flops(0.5), 0, &[1, 1], 4),
+            limit(Demand::Flops(0.75), 100, &[3, 1], 4),
+        ];
+        let every: Vec<usize> = (0..=4).collect();
+        let allowed = [every.clone(), every];
+        let budgets = budgets(&limits, &allowed, "test").unwrap();
+        let kept = by_scores(&limits, &budgets, &allowed, &rankings).unwrap();
+        // The four best: 9, 8 | 7, 6.
+        assert_eq!(kept, [2, 2]);
+        let allowed = [vec![0, 3, 4], vec![1, 4]];
+        let kept = by_scores(&limits, &budgets, &allowed, &rankings).unwrap();
+        // One is set; three more of the first fit, of the second none.
+        assert_eq!(kept, [3, 1]);
+        assert_eq!(best(&[9.0, 1.0, 8.0, f64::NAN], 2), [true, false, true, false]);
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_told() {
+        let limits = [limit(Demand::Flops(0.1), 50, &[10, 10], 4)];
+        let allowed = [vec![1, 2, 3, 4], vec![0, 4]];
+        let error = budgets(&limits, &allowed, "obs").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--flops 0.1 cannot be reached: the least that obs can keep here is 0.125; ask for --flops 0.125"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use crate::axes::Analysis;
 use crate::mask::Mask;
 use crate::numerics::Statistics;
-use crate::sites::{Chosen, Site};
+use crate::sites::{PruneTarget, Site};
 
 /// Variance, as a fraction of the mean square, below which a unit counts as
 /// constant: what is left of a sum of squares in float64 less its mean.
@@ -13,18 +13,15 @@ const CONSTANT: f64 = 1e-10;
 /// could take up the constant stays, but for units that are zero.
 pub(crate) fn constant_units(
     analysis: &Analysis,
-    chosen: &[Chosen],
+    targets: &[PruneTarget],
     statistics: &Statistics,
     mask: &mut Mask,
 ) {
-    for c in chosen {
+    for c in targets {
         // It would no longer have as many units as the others.
         if analysis.even.iter().flatten().any(|g| *g == c.group) {
             continue;
         }
-        let Some(group) = analysis.groups.get(c.group) else {
-            continue;
-        };
         let moments = |site: &Site| -> Option<Vec<(f64, f64)>> {
             let own = statistics.sites.get(&site.name)?;
             let (mean, sigma, total) = (own.mean(), own.covariance(), own.total());
@@ -36,7 +33,7 @@ pub(crate) fn constant_units(
             continue;
         };
         let biased = c.sites.iter().all(|s| s.bias.is_some());
-        let units = group.units;
+        let units = c.units.len();
         let mut kept = mask.kept.get(&c.group).cloned().unwrap_or(vec![true; units]);
         for unit in 0..units {
             let mut only = vec![false; units];

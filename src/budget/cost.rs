@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::axes::{Analysis, Dim, FactorId, Int, IntOp, SymbolId, Term};
+use crate::axes::{Analysis, Dim, FactorId, GroupId, Int, IntOp, SymbolId, Term};
 use crate::graph::{Graph, Role};
 use crate::mask::{Kept, Mask};
+use crate::network::Network;
 
 /// Values of the run-time sizes that costs are computed for.
 #[derive(Debug, Clone)]
@@ -21,13 +22,13 @@ pub struct Sizes {
     pub named: BTreeMap<String, usize>,
 }
 
-/// A cost model of one model, and of what the lossless passes make of it.
+/// A cost model of one model, and of what lossless passes make of it.
 pub struct Cost<'a> {
     dense: Work<'a>,
     /// With the index of each group in it.
-    cheaper: Option<(Work<'a>, &'a [usize])>,
+    cheaper: Option<(Work<'a>, &'a [GroupId])>,
     /// The same with fewer channels inside heads: what is gone of them.
-    narrower: Option<(Work<'a>, &'a [usize], Mask)>,
+    narrower: Option<(Work<'a>, &'a [GroupId], Mask)>,
 }
 
 /// The work and the weights of one graph.
@@ -40,9 +41,9 @@ struct Work<'a> {
 
 impl<'a> Cost<'a> {
     /// Reads the work and the weights of a graph.
-    pub fn new(graph: &Graph, analysis: &'a Analysis, sizes: &Sizes) -> Self {
+    pub fn new(network: &'a Network, sizes: &Sizes) -> Self {
         Cost {
-            dense: Work::new(graph, analysis, sizes),
+            dense: Work::new(&network.graph, &network.axes, sizes),
             cheaper: None,
             narrower: None,
         }
@@ -51,9 +52,9 @@ impl<'a> Cost<'a> {
     /// The same model after passes that leave what it computes: the result will
     /// have gone through them. `groups` has the index of each group there.
     #[must_use]
-    pub fn after(self, graph: &Graph, analysis: &'a Analysis, groups: &'a [usize], sizes: &Sizes) -> Self {
+    pub fn after(self, network: &'a Network, groups: &'a [GroupId], sizes: &Sizes) -> Self {
         Cost {
-            cheaper: Some((Work::new(graph, analysis, sizes), groups)),
+            cheaper: Some((Work::new(&network.graph, &network.axes, sizes), groups)),
             ..self
         }
     }
@@ -61,16 +62,9 @@ impl<'a> Cost<'a> {
     /// The same model, after such passes or not, without the channels outside `gone`:
     /// those of an analysis in which they are groups.
     #[must_use]
-    pub fn narrowed(
-        self,
-        graph: &Graph,
-        analysis: &'a Analysis,
-        groups: &'a [usize],
-        gone: Mask,
-        sizes: &Sizes,
-    ) -> Self {
+    pub fn narrowed(self, network: &'a Network, groups: &'a [GroupId], gone: Mask, sizes: &Sizes) -> Self {
         Cost {
-            narrower: Some((Work::new(graph, analysis, sizes), groups, gone)),
+            narrower: Some((Work::new(&network.graph, &network.axes, sizes), groups, gone)),
             ..self
         }
     }
@@ -106,9 +100,14 @@ impl<'a> Cost<'a> {
         self.weigh(mask, |_| 1)
     }
 
-    /// Parameters of the model as it was read.
-    pub fn dense_parameters(&self) -> u64 {
-        self.dense.weigh(&Mask::default(), |_| 1)
+    /// Parameters of the model itself under a mask, with all its channels.
+    pub fn dense_parameters(&self, mask: &Mask) -> u64 {
+        self.dense.weigh(mask, |_| 1)
+    }
+
+    /// Bytes of constants of the model itself under a mask, with all its channels.
+    pub fn dense_bytes(&self, mask: &Mask) -> u64 {
+        self.dense.weigh(mask, |size| size)
     }
 
     /// Bytes of constants under a mask.

@@ -1,12 +1,83 @@
-//! What the user asks the result to cost.
+//! What the user asks of the result.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+/// What a run aims at. One planner serves all of them, for one network or several that
+/// share weights.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Goal {
+    /// The best model within all of these.
+    Limits(Vec<Demand>),
+    /// The smallest model whose divergence from the dense one on held-out samples (or the
+    /// number that the command prints for it) is at most the bound.
+    MaxDrop {
+        /// The bound.
+        bound: f64,
+        /// A command that prints a number for a candidate file.
+        eval: Option<String>,
+    },
+    /// The mask in this file.
+    Mask(PathBuf),
+}
+
+impl Goal {
+    /// The goal of a run that asks for a fraction of the multiply-accumulates.
+    pub fn flops(fraction: f64) -> Self {
+        Goal::Limits(vec![Demand::Flops(fraction)])
+    }
+
+    /// The fraction of the multiply-accumulates, where that is all that is asked for.
+    pub fn as_flops(&self) -> Option<f64> {
+        match self {
+            Goal::Limits(demands) => match demands[..] {
+                [Demand::Flops(fraction)] => Some(fraction),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the latency of candidates must be measured.
+    pub fn is_timed(&self) -> bool {
+        match self {
+            Goal::Limits(demands) => demands.iter().any(|d| d.measure() == Measure::Nanoseconds),
+            _ => false,
+        }
+    }
+}
+
+/// As on the command line.
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Goal::Limits(demands) => {
+                let words: Vec<String> = demands.iter().map(Demand::to_string).collect();
+                f.write_str(&words.join(" "))
+            }
+            Goal::MaxDrop { bound, eval } => {
+                write!(f, "--max-drop {bound}")?;
+                match eval {
+                    Some(command) => write!(f, " --eval {command}"),
+                    None => Ok(()),
+                }
+            }
+            Goal::Mask(path) => write!(f, "--mask {}", path.display()),
+        }
+    }
+}
+
+impl serde::Serialize for Goal {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
 
 /// One demand on the result. Several may stand together; all must hold.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub enum Demand {
     /// At most this fraction of the prunable blocks' multiply-accumulates.
     Flops(f64),
     /// At most this fraction of the prunable blocks' parameters.
@@ -21,7 +92,7 @@ pub enum Target {
     Speedup(f64),
 }
 
-/// What a [`Target`] counts.
+/// What a [`Demand`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
@@ -35,13 +106,13 @@ pub enum Measure {
     Nanoseconds,
 }
 
-impl Target {
+impl Demand {
     /// The value of `--flops`: `0.6` or `60%`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn flops(text: &str) -> Result<Self, String> {
-        fraction(text).map(Target::Flops)
+        fraction(text).map(Demand::Flops)
     }
 
     /// The value of `--params`: `0.6` or `60%`.
@@ -49,7 +120,7 @@ impl Target {
     /// # Errors
     /// What is wrong with it.
     pub fn parameters(text: &str) -> Result<Self, String> {
-        fraction(text).map(Target::Parameters)
+        fraction(text).map(Demand::Parameters)
     }
 
     /// The value of `--size`: `25MB`, `24MiB`, or bytes.
@@ -57,7 +128,7 @@ impl Target {
     /// # Errors
     /// What is wrong with it.
     pub fn size(text: &str) -> Result<Self, String> {
-        bytes(text).map(Target::Size)
+        bytes(text).map(Demand::Size)
     }
 
     /// The value of `--latency`: `0.6`, `60%`, `12ms`, `800us`.
@@ -67,7 +138,7 @@ impl Target {
     pub fn latency(text: &str) -> Result<Self, String> {
         let (number, unit) = number(text)?;
         let per = match unit.to_ascii_lowercase().as_str() {
-            "" | "%" => return fraction(text).map(Target::LatencyFraction),
+            "" | "%" => return fraction(text).map(Demand::LatencyFraction),
             "s" => 1e3,
             "ms" => 1.0,
             "us" | "µs" => 1e-3,
@@ -79,7 +150,7 @@ impl Target {
             }
         };
         if number > 0.0 {
-            Ok(Target::Latency(number * per))
+            Ok(Demand::Latency(number * per))
         } else {
             Err("a latency is above 0".into())
         }
@@ -92,7 +163,7 @@ impl Target {
     pub fn speedup(text: &str) -> Result<Self, String> {
         let (number, unit) = number(text)?;
         match unit {
-            "" | "x" | "X" if number >= 1.0 => Ok(Target::Speedup(number)),
+            "" | "x" | "X" if number >= 1.0 => Ok(Demand::Speedup(number)),
             "" | "x" | "X" => Err("a speed-up is 1 or more, as in 2x".into()),
             _ => Err(format!("'{unit}' is no unit of a speed-up: say 2x")),
         }
@@ -101,10 +172,10 @@ impl Target {
     /// What it counts.
     pub fn measure(self) -> Measure {
         match self {
-            Target::Flops(_) => Measure::Macs,
-            Target::Parameters(_) => Measure::Parameters,
-            Target::Size(_) => Measure::Bytes,
-            Target::LatencyFraction(_) | Target::Latency(_) | Target::Speedup(_) => Measure::Nanoseconds,
+            Demand::Flops(_) => Measure::Macs,
+            Demand::Parameters(_) => Measure::Parameters,
+            Demand::Size(_) => Measure::Bytes,
+            Demand::LatencyFraction(_) | Demand::Latency(_) | Demand::Speedup(_) => Measure::Nanoseconds,
         }
     }
 
@@ -113,13 +184,13 @@ impl Target {
     pub fn most(self, base: u64, full: u64) -> u64 {
         let prunable = full.saturating_sub(base) as f64;
         match self {
-            Target::Flops(f) | Target::Parameters(f) => {
+            Demand::Flops(f) | Demand::Parameters(f) => {
                 base.saturating_add((f * prunable).floor() as u64).min(full)
             }
-            Target::Size(bytes) => bytes,
-            Target::LatencyFraction(f) => (f * full as f64).floor() as u64,
-            Target::Latency(ms) => (ms * 1e6).floor() as u64,
-            Target::Speedup(s) => (full as f64 / s).floor() as u64,
+            Demand::Size(bytes) => bytes,
+            Demand::LatencyFraction(f) => (f * full as f64).floor() as u64,
+            Demand::Latency(ms) => (ms * 1e6).floor() as u64,
+            Demand::Speedup(s) => (full as f64 / s).floor() as u64,
         }
     }
 
@@ -129,12 +200,12 @@ impl Target {
         let share = |of: u64, all: u64| of as f64 / all.max(1) as f64;
         let prunable = share(cost.saturating_sub(base), full.saturating_sub(base));
         match self {
-            Target::Flops(_) => Target::Flops(prunable),
-            Target::Parameters(_) => Target::Parameters(prunable),
-            Target::Size(_) => Target::Size(cost),
-            Target::LatencyFraction(_) => Target::LatencyFraction(share(cost, full)),
-            Target::Latency(_) => Target::Latency(cost as f64 / 1e6),
-            Target::Speedup(_) => Target::Speedup(share(full, cost)),
+            Demand::Flops(_) => Demand::Flops(prunable),
+            Demand::Parameters(_) => Demand::Parameters(prunable),
+            Demand::Size(_) => Demand::Size(cost),
+            Demand::LatencyFraction(_) => Demand::LatencyFraction(share(cost, full)),
+            Demand::Latency(_) => Demand::Latency(cost as f64 / 1e6),
+            Demand::Speedup(_) => Demand::Speedup(share(full, cost)),
         }
     }
 
@@ -142,12 +213,12 @@ impl Target {
     /// milliseconds, times.
     pub fn value(self) -> f64 {
         match self {
-            Target::Flops(v)
-            | Target::Parameters(v)
-            | Target::LatencyFraction(v)
-            | Target::Latency(v)
-            | Target::Speedup(v) => v,
-            Target::Size(v) => v as f64,
+            Demand::Flops(v)
+            | Demand::Parameters(v)
+            | Demand::LatencyFraction(v)
+            | Demand::Latency(v)
+            | Demand::Speedup(v) => v,
+            Demand::Size(v) => v as f64,
         }
     }
 
@@ -156,47 +227,47 @@ impl Target {
     pub fn eased(self) -> Self {
         let up = |v: f64, places: f64| (v * places).ceil() / places;
         match self {
-            Target::Flops(v) => Target::Flops(up(v, 1e3)),
-            Target::Parameters(v) => Target::Parameters(up(v, 1e3)),
-            Target::LatencyFraction(v) => Target::LatencyFraction(up(v, 1e3)),
-            Target::Latency(v) => Target::Latency(up(v, 1e3)),
-            Target::Speedup(v) => Target::Speedup((v * 1e3).floor() / 1e3),
-            Target::Size(v) => Target::Size(v.div_ceil(10_000).saturating_mul(10_000)),
+            Demand::Flops(v) => Demand::Flops(up(v, 1e3)),
+            Demand::Parameters(v) => Demand::Parameters(up(v, 1e3)),
+            Demand::LatencyFraction(v) => Demand::LatencyFraction(up(v, 1e3)),
+            Demand::Latency(v) => Demand::Latency(up(v, 1e3)),
+            Demand::Speedup(v) => Demand::Speedup((v * 1e3).floor() / 1e3),
+            Demand::Size(v) => Demand::Size(v.div_ceil(10_000).saturating_mul(10_000)),
         }
     }
 
     /// The name of its option on the command line.
     pub fn option(self) -> &'static str {
         match self {
-            Target::Flops(_) => "flops",
-            Target::Parameters(_) => "params",
-            Target::Size(_) => "size",
-            Target::LatencyFraction(_) | Target::Latency(_) => "latency",
-            Target::Speedup(_) => "speedup",
+            Demand::Flops(_) => "flops",
+            Demand::Parameters(_) => "params",
+            Demand::Size(_) => "size",
+            Demand::LatencyFraction(_) | Demand::Latency(_) => "latency",
+            Demand::Speedup(_) => "speedup",
         }
     }
 
     /// The value as it is written on the command line.
     pub fn amount(self) -> String {
         match self {
-            Target::Flops(v) | Target::Parameters(v) | Target::LatencyFraction(v) => trimmed(v, 4),
-            Target::Size(v) if v >= 10_000 => format!("{}MB", trimmed(v as f64 / 1e6, 3)),
-            Target::Size(v) => v.to_string(),
-            Target::Latency(v) => format!("{}ms", trimmed(v, 4)),
-            Target::Speedup(v) => format!("{}x", trimmed(v, 3)),
+            Demand::Flops(v) | Demand::Parameters(v) | Demand::LatencyFraction(v) => trimmed(v, 4),
+            Demand::Size(v) if v >= 10_000 => format!("{}MB", trimmed(v as f64 / 1e6, 3)),
+            Demand::Size(v) => v.to_string(),
+            Demand::Latency(v) => format!("{}ms", trimmed(v, 4)),
+            Demand::Speedup(v) => format!("{}x", trimmed(v, 3)),
         }
     }
 }
 
 /// As on the command line: `--size 25MB`.
-impl fmt::Display for Target {
+impl fmt::Display for Demand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--{} {}", self.option(), self.amount())
     }
 }
 
 /// From `name=value` with the name of the option: `flops=0.6`.
-impl FromStr for Target {
+impl FromStr for Demand {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -204,11 +275,11 @@ impl FromStr for Target {
             .split_once('=')
             .ok_or_else(|| format!("'{text}': expected NAME=VALUE as in flops=0.6"))?;
         match name.trim() {
-            "flops" => Target::flops(value),
-            "params" => Target::parameters(value),
-            "size" => Target::size(value),
-            "latency" => Target::latency(value),
-            "speedup" => Target::speedup(value),
+            "flops" => Demand::flops(value),
+            "params" => Demand::parameters(value),
+            "size" => Demand::size(value),
+            "latency" => Demand::latency(value),
+            "speedup" => Demand::speedup(value),
             other => Err(format!(
                 "'{other}' is no budget: there are flops, params, size, latency, speedup"
             )),
@@ -286,17 +357,17 @@ mod tests {
 
     #[test]
     fn values_are_read_with_their_units() {
-        assert_eq!(Target::flops("0.6"), Ok(Target::Flops(0.6)));
-        assert_eq!(Target::flops("60%"), Ok(Target::Flops(0.6)));
-        assert_eq!(Target::parameters("1"), Ok(Target::Parameters(1.0)));
-        assert_eq!(Target::size("25MB"), Ok(Target::Size(25_000_000)));
-        assert_eq!(Target::size("1.5 MiB"), Ok(Target::Size(1_572_864)));
-        assert_eq!(Target::size("1024"), Ok(Target::Size(1024)));
-        assert_eq!(Target::latency("12ms"), Ok(Target::Latency(12.0)));
-        assert_eq!(Target::latency("800us"), Ok(Target::Latency(0.8)));
-        assert_eq!(Target::latency("0.5"), Ok(Target::LatencyFraction(0.5)));
-        assert_eq!(Target::speedup("2x"), Ok(Target::Speedup(2.0)));
-        assert_eq!("size=3kB".parse(), Ok(Target::Size(3000)));
+        assert_eq!(Demand::flops("0.6"), Ok(Demand::Flops(0.6)));
+        assert_eq!(Demand::flops("60%"), Ok(Demand::Flops(0.6)));
+        assert_eq!(Demand::parameters("1"), Ok(Demand::Parameters(1.0)));
+        assert_eq!(Demand::size("25MB"), Ok(Demand::Size(25_000_000)));
+        assert_eq!(Demand::size("1.5 MiB"), Ok(Demand::Size(1_572_864)));
+        assert_eq!(Demand::size("1024"), Ok(Demand::Size(1024)));
+        assert_eq!(Demand::latency("12ms"), Ok(Demand::Latency(12.0)));
+        assert_eq!(Demand::latency("800us"), Ok(Demand::Latency(0.8)));
+        assert_eq!(Demand::latency("0.5"), Ok(Demand::LatencyFraction(0.5)));
+        assert_eq!(Demand::speedup("2x"), Ok(Demand::Speedup(2.0)));
+        assert_eq!("size=3kB".parse(), Ok(Demand::Size(3000)));
         for wrong in [
             "flops=0",
             "flops=1.5",
@@ -314,7 +385,7 @@ mod tests {
             "weight=3",
             "0.6",
         ] {
-            assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+            assert!(wrong.parse::<Demand>().is_err(), "{wrong}");
         }
     }
 
@@ -327,20 +398,20 @@ mod tests {
             "latency=12.5ms",
             "speedup=2x",
         ] {
-            let target: Target = text.parse().unwrap();
+            let target: Demand = text.parse().unwrap();
             assert_eq!(target.to_string(), format!("--{}", text.replace('=', " ")));
         }
     }
 
     #[test]
     fn limits_and_what_is_got_agree() {
-        assert_eq!(Target::Flops(0.5).most(100, 301), 200);
-        assert_eq!(Target::Speedup(2.0).most(100, 301), 150);
-        assert_eq!(Target::Latency(0.5).most(0, 9), 500_000);
+        assert_eq!(Demand::Flops(0.5).most(100, 301), 200);
+        assert_eq!(Demand::Speedup(2.0).most(100, 301), 150);
+        assert_eq!(Demand::Latency(0.5).most(0, 9), 500_000);
         for target in [
-            Target::Flops(0.3),
-            Target::LatencyFraction(0.7),
-            Target::Speedup(1.7),
+            Demand::Flops(0.3),
+            Demand::LatencyFraction(0.7),
+            Demand::Speedup(1.7),
         ] {
             let (base, full) = (1_000_000, 9_000_000);
             let got = target.at(target.most(base, full), base, full);

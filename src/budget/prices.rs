@@ -1,10 +1,9 @@
 //! What each level of each group costs, in one measure.
 
 use super::cost::Cost;
-use super::goal::{Measure, Target};
-use crate::axes::Analysis;
+use super::goal::{Demand, Measure};
 use crate::mask::Mask;
-use crate::sites::Chosen;
+use crate::sites::PruneTarget;
 
 /// Additive costs of the chosen groups.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,20 +25,15 @@ pub struct Prices {
 
 impl Prices {
     /// Multiply-accumulates.
-    pub fn macs(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Self {
-        let dense = Self::linear(Measure::Macs, analysis, chosen, |mask| cost.dense_macs(mask));
-        Prices {
-            full: dense.full,
-            origin: dense.base,
-            ..Self::linear(Measure::Macs, analysis, chosen, |mask| cost.macs(mask))
-        }
+    pub fn macs(cost: &Cost, targets: &[PruneTarget]) -> Self {
+        let dense = Self::linear(Measure::Macs, targets, |mask| cost.dense_macs(mask));
+        Self::linear(Measure::Macs, targets, |mask| cost.macs(mask)).after(&dense)
     }
 
     /// Elements of constants.
-    pub fn parameters(cost: &Cost, analysis: &Analysis, chosen: &[Chosen]) -> Self {
-        Self::linear(Measure::Parameters, analysis, chosen, |mask| {
-            cost.parameters(mask)
-        })
+    pub fn parameters(cost: &Cost, targets: &[PruneTarget]) -> Self {
+        let dense = Self::linear(Measure::Parameters, targets, |mask| cost.dense_parameters(mask));
+        Self::linear(Measure::Parameters, targets, |mask| cost.parameters(mask)).after(&dense)
     }
 
     /// Bytes of the written files; `written` is what the dense model takes
@@ -47,23 +41,58 @@ impl Prices {
     /// constants) counts as if it stayed, which it does to within a few bytes a
     /// group: the written size of the result tells how many, and
     /// [`Limit::tighten`] takes them off.
-    pub fn bytes(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], written: u64) -> Self {
-        let mut prices = Self::linear(Measure::Bytes, analysis, chosen, |mask| cost.bytes(mask));
-        let other = written.saturating_sub(prices.full);
+    pub fn bytes(cost: &Cost, targets: &[PruneTarget], written: u64) -> Self {
+        let mut dense = Self::linear(Measure::Bytes, targets, |mask| cost.dense_bytes(mask));
+        let mut prices = Self::linear(Measure::Bytes, targets, |mask| cost.bytes(mask));
+        let other = written.saturating_sub(dense.full);
         prices.base = (prices.base + other).min(written);
-        prices.full = written;
-        prices.origin = prices.base;
-        prices
+        dense.base = (dense.base + other).min(written);
+        dense.full = written;
+        prices.after(&dense)
+    }
+
+    /// These prices, with fractions that count in what the dense model costs.
+    fn after(self, dense: &Self) -> Self {
+        Prices {
+            full: dense.full,
+            origin: dense.base,
+            ..self
+        }
+    }
+
+    /// The prices of several networks together, one per item: `members` has for each item
+    /// its place in each network that has it.
+    pub fn joint(networks: &[Prices], members: &[Vec<(usize, usize)>]) -> Option<Self> {
+        let measure = networks.first()?.measure;
+        let sum = |of: fn(&Prices) -> u64| networks.iter().map(of).fold(0, u64::saturating_add);
+        let levels = members.iter().map(|members| {
+            let mut own = members
+                .iter()
+                .filter_map(|(n, at)| networks.get(*n)?.levels.get(*at));
+            let mut total = own.next().cloned().unwrap_or_default();
+            for levels in own {
+                let pairs = total.iter_mut().zip(levels);
+                pairs.for_each(|(sum, more)| *sum = sum.saturating_add(*more));
+            }
+            total
+        });
+        Some(Prices {
+            measure,
+            base: sum(|p| p.base),
+            full: sum(|p| p.full),
+            origin: sum(|p| p.origin),
+            levels: levels.collect(),
+        })
     }
 
     /// From a cost of the whole model that is linear in the units of each group.
-    fn linear(measure: Measure, analysis: &Analysis, chosen: &[Chosen], of: impl Fn(&Mask) -> u64) -> Self {
+    fn linear(measure: Measure, targets: &[PruneTarget], of: impl Fn(&Mask) -> u64) -> Self {
         let full = of(&Mask::default());
         let mut base = full;
-        let levels = chosen
+        let levels = targets
             .iter()
             .map(|c| {
-                let units = analysis.groups[c.group].units;
+                let units = c.units.len();
                 let mut empty = Mask::default();
                 empty.kept.insert(c.group, vec![false; units]);
                 let all = full.saturating_sub(of(&empty));
@@ -94,11 +123,11 @@ impl Prices {
     }
 }
 
-/// A target and what it means for the groups.
+/// A demand and what it means for the groups.
 #[derive(Debug, Clone)]
 pub struct Limit {
     /// What was asked.
-    pub target: Target,
+    pub demand: Demand,
     /// What the levels cost.
     pub prices: Prices,
     /// The most that the whole model may cost.
@@ -106,10 +135,10 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// The limit that a target sets. `prices` are those of its measure.
-    pub fn new(target: Target, prices: Prices) -> Self {
-        let most = target.most(prices.origin, prices.full);
-        Limit { target, prices, most }
+    /// The limit that a demand sets. `prices` are those of its measure.
+    pub fn new(demand: Demand, prices: Prices) -> Self {
+        let most = demand.most(prices.origin, prices.full);
+        Limit { demand, prices, most }
     }
 
     /// What is left for the groups.
@@ -117,20 +146,25 @@ impl Limit {
         self.most.checked_sub(self.prices.base)
     }
 
-    /// Asks for less than the target, by what the result turned out to cost
+    /// Whether a model smaller than the dense one may miss it.
+    pub fn binds(&self) -> bool {
+        self.prices.full > self.most
+    }
+
+    /// Asks for less than the demand, by what the result turned out to cost
     /// above its prediction.
     pub fn tighten(&mut self, by: u64) {
         self.most = self.most.saturating_sub(by);
     }
 
-    /// Allows more than the target, by what the result turned out to cost below its
+    /// Allows more than the demand, by what the result turned out to cost below its
     /// prediction.
     pub fn relax(&mut self, by: u64) {
         self.most = self.most.saturating_add(by);
     }
 
-    /// What a cost of the whole model is in terms of the target.
-    pub fn at(&self, cost: u64) -> Target {
-        self.target.at(cost, self.prices.origin, self.prices.full)
+    /// What a cost of the whole model is in terms of the demand.
+    pub fn at(&self, cost: u64) -> Demand {
+        self.demand.at(cost, self.prices.origin, self.prices.full)
     }
 }

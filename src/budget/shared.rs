@@ -7,7 +7,7 @@
 //! pool      statistics per file  -> the same for all members of a class
 //! (rank, damage, re-fitting run per file as ever; with pooled statistics
 //!  members of a class get the same order and the same new weights)
-//! allocate  rankings per file    -> one knapsack over classes, a mask per file
+//! items     rankings per file    -> one item of the allocation per class
 //! ```
 //!
 //! Groups are matched by content, not by name: two groups are tied when a sink of
@@ -24,16 +24,15 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use sha2::{Digest, Sha256};
 
-use crate::axes::{Analysis, PruneGroup};
-use crate::budget::{self, Allocation, Budget, Cost, Even, Item, UnitPrices};
-use crate::graph::{Graph, ValueId, ancestors};
-use crate::mask::{Mask, Narrowing};
+use crate::axes::{GroupId, Kind, PruneGroup};
+use crate::budget::{Item, Tied};
+use crate::graph::{ValueId, ancestors};
+use crate::network::Network;
 use crate::numerics::disjoint::Disjoint;
-use crate::numerics::score::Curve;
-use crate::numerics::score::Ranking;
+use crate::numerics::score::{Curve, Ranking};
 use crate::numerics::{SiteStatistics, Statistics};
-use crate::onnx::{self, proto};
-use crate::sites::{Chosen, Site, weights};
+use crate::onnx;
+use crate::sites::{PruneTarget, Site};
 use crate::{Error, Result, ResultExt};
 
 /// One of the files.
@@ -41,25 +40,21 @@ use crate::{Error, Result, ResultExt};
 pub struct File<'a> {
     /// How messages call it.
     pub name: &'a str,
-    /// With local functions inlined.
-    pub model: &'a proto::ModelProto,
-    /// Its graph.
-    pub graph: &'a Graph,
-    /// Its axes.
-    pub analysis: &'a Analysis,
+    /// The network in it.
+    pub network: &'a Network,
     /// The groups that may be pruned.
-    pub chosen: &'a [Chosen],
+    pub targets: &'a [PruneTarget],
 }
 
 impl File<'_> {
-    fn group(&self, chosen: usize) -> Option<(&Chosen, &PruneGroup)> {
-        let chosen = self.chosen.get(chosen)?;
-        Some((chosen, self.analysis.groups.get(chosen.group)?))
+    fn group(&self, target: usize) -> Option<(&PruneTarget, &PruneGroup)> {
+        let target = self.targets.get(target)?;
+        Some((target, self.network.group(target.group)))
     }
 
     /// How messages call a group.
-    fn label(&self, chosen: usize) -> String {
-        let name = self.group(chosen).map_or("?", |(_, group)| group.name.as_str());
+    fn label(&self, target: usize) -> String {
+        let name = self.group(target).map_or("?", |(_, group)| group.name.as_str());
         format!("'{name}' of {}", self.name)
     }
 }
@@ -69,8 +64,8 @@ impl File<'_> {
 pub struct Member {
     /// Index of the file.
     pub file: usize,
-    /// Index in the file's [`File::chosen`].
-    pub chosen: usize,
+    /// Index in the file's [`File::targets`].
+    pub target: usize,
 }
 
 /// Groups that share one mask; most have one member.
@@ -110,7 +105,7 @@ pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
     let members: Vec<Member> = files
         .iter()
         .enumerate()
-        .flat_map(|(file, f)| (0..f.chosen.len()).map(move |chosen| Member { file, chosen }))
+        .flat_map(|(file, f)| (0..f.targets.len()).map(move |target| Member { file, target }))
         .collect();
     let mut classes = Disjoint::new(members.len());
     // By content and how often the file has had it before.
@@ -120,7 +115,7 @@ pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
         let Some(file) = files.get(member.file) else {
             continue;
         };
-        for content in contents(file, member.chosen).context(|| file.label(member.chosen))? {
+        for content in contents(file, member.target).context(|| file.label(member.target))? {
             let count = counts.entry((member.file, content.rows)).or_default();
             let key = (content.rows, *count);
             *count += 1;
@@ -139,7 +134,7 @@ pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
     }
     let mut found: BTreeMap<usize, Class> = BTreeMap::new();
     for (at, member) in members.iter().enumerate() {
-        let Some((chosen, group)) = files.get(member.file).and_then(|f| f.group(member.chosen)) else {
+        let Some((target, group)) = files.get(member.file).and_then(|f| f.group(member.target)) else {
             continue;
         };
         let class = found.entry(classes.root(at)).or_insert_with(|| Class {
@@ -148,7 +143,7 @@ pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
             least: 0,
         });
         class.members.push(*member);
-        class.least = class.least.max(chosen.least);
+        class.least = class.least.max(target.least);
     }
     Ok(found.into_values().collect())
 }
@@ -158,15 +153,15 @@ fn agree(files: &[File<'_>], a: Member, of_a: &Content, b: Member, of_b: &Conten
     let (Some(first), Some(second)) = (files.get(a.file), files.get(b.file)) else {
         return Ok(());
     };
-    let (Some((x, _)), Some((y, _))) = (first.group(a.chosen), second.group(b.chosen)) else {
+    let (Some((x, _)), Some((y, _))) = (first.group(a.target), second.group(b.target)) else {
         return Ok(());
     };
     let conflict = |what: String| {
         Err(Error::input(format!(
             "{} and {} hold the same weights, but {what}: they cannot share a mask; exclude them with \
              --exclude, or prune the files one by one",
-            first.label(a.chosen),
-            second.label(b.chosen)
+            first.label(a.target),
+            second.label(b.target)
         )))
     };
     if x.units.len() != y.units.len() {
@@ -187,18 +182,15 @@ fn agree(files: &[File<'_>], a: Member, of_a: &Content, b: Member, of_b: &Conten
 
 /// The contents of the sinks' weights of a group, each once. Weights that are
 /// the same everywhere have none: they tell nothing apart.
-fn contents(file: &File<'_>, chosen: usize) -> Result<Vec<Content>> {
-    let Some((c, group)) = file.group(chosen) else {
+fn contents(file: &File<'_>, target: usize) -> Result<Vec<Content>> {
+    let Some((target, _)) = file.group(target) else {
         return Ok(Vec::new());
     };
     let mut found: Vec<Content> = Vec::new();
-    for site in &c.sites {
+    for site in &target.sites {
         let content = match &site.weight {
-            Some(weight) => of_matrix(&weight.read(file.model, file.graph)?),
-            None => match group.sinks.get(site.sink) {
-                Some(sink) => of_constants(file, sink.weight)?,
-                None => None,
-            },
+            Some(weight) => of_matrix(&weight.read(file.network)?),
+            None => of_constants(file.network, site.sink.weight)?,
         };
         found.extend(content);
     }
@@ -248,16 +240,16 @@ fn of_matrix(matrix: &Mat<f64>) -> Option<Content> {
 
 /// For a weight that is no plain matrix (quantised, computed): all constants that
 /// it is computed from, as they are stored.
-fn of_constants(file: &File<'_>, weight: ValueId) -> Result<Option<Content>> {
+fn of_constants(network: &Network, weight: ValueId) -> Result<Option<Content>> {
     let mut hashes: Vec<[u8; 32]> = Vec::new();
     let mut telling = false;
-    let behind = ancestors(file.graph, weight);
-    for (at, value) in file.graph.values.iter().enumerate() {
+    let behind = ancestors(&network.graph, weight);
+    for (at, value) in network.graph.values.iter().enumerate() {
         let (true, Some(constant)) = (behind.get(at).copied().unwrap_or(false), &value.constant) else {
             continue;
         };
         telling |= constant.shape.len() >= 2 && !constant.uniform;
-        let tensor = weights::constant(file.model, file.graph, ValueId(at as u32))?;
+        let tensor = network.constant(ValueId(at as u32))?;
         let stored = onnx::tensor_proto("", &tensor);
         let mut hash = Sha256::new();
         hash.update(format!("{:?} {:?}", tensor.elem(), tensor.shape));
@@ -295,7 +287,7 @@ pub fn pool(files: &[File<'_>], classes: &[Class], statistics: &mut [Statistics]
             let place = || {
                 files
                     .get(member.file)
-                    .map_or_else(String::new, |f| f.label(member.chosen))
+                    .map_or_else(String::new, |f| f.label(member.target))
             };
             match sums.get_mut(key) {
                 Some(sum) => sum.merge(own).context(place)?,
@@ -324,9 +316,9 @@ fn sites<'a>(files: &[File<'a>], class: &Class) -> Result<Vec<(Member, &'a Site,
         let Some(file) = files.get(member.file) else {
             continue;
         };
-        for site in file.chosen.get(member.chosen).map_or(&[][..], |c| &c.sites) {
+        for site in file.targets.get(member.target).map_or(&[][..], |t| &t.sites) {
             if let Some(weight) = &site.weight
-                && let Some(content) = of_matrix(&weight.read(file.model, file.graph)?)
+                && let Some(content) = of_matrix(&weight.read(file.network)?)
             {
                 found.push((*member, site, content.rows));
             }
@@ -335,138 +327,59 @@ fn sites<'a>(files: &[File<'a>], class: &Class) -> Result<Vec<(Member, &'a Site,
     Ok(found)
 }
 
-/// Masks of all files for one budget.
-#[derive(Debug, Clone)]
-pub struct Joint {
-    /// Per file: its mask, what the file itself has got (which may be more or less
-    /// than what was asked for all), its damage per chosen group.
-    pub files: Vec<Allocation>,
-    /// Asked and got, over all files together.
-    pub budget: Budget,
-}
-
-/// The best masks that a fraction `asked` of the prunable blocks of all files
-/// together buys: one knapsack over the classes, in which a unit costs what it
-/// costs in all files, and does the damage that it does in all files.
-///
-/// `rankings` are per file and chosen group, as [`budget::allocate`] takes them.
+/// The items of an allocation over all files: one per class, whose damage adds up over its
+/// members, and so do scores.
 ///
 /// # Errors
-/// [`Error::Unmet`] when even the least that the method can keep costs more;
-/// rankings that are missing or of different kinds within a class.
-pub fn allocate(
-    files: &[File<'_>],
-    costs: &[Cost<'_>],
-    classes: &[Class],
-    rankings: &[Vec<Ranking>],
-    asked: f64,
-    method: &str,
-) -> Result<Joint> {
-    if costs.len() != files.len() || rankings.len() != files.len() {
-        return Err(Error::input(
-            "a cost model and rankings are needed for every file",
-        ));
-    }
-    let prices: Vec<UnitPrices> = files
-        .iter()
-        .zip(costs)
-        .map(|(file, cost)| UnitPrices::of(cost, file.analysis, file.chosen))
-        .collect();
-    let items: Vec<Item> = classes
-        .iter()
-        .map(|class| Item {
+/// Rankings that are missing or of different kinds within a class.
+pub fn items(files: &[File<'_>], classes: &[Class], rankings: &[&[Ranking]]) -> Result<Vec<Item>> {
+    let item = |class: &Class| {
+        let first = class
+            .members
+            .first()
+            .and_then(|m| files.get(m.file)?.targets.get(m.target));
+        Ok(Item {
+            kind: first.map_or(Kind::Other, |t| t.kind),
             units: class.units,
             least: class.least,
-            price: class
-                .members
-                .iter()
-                .filter_map(|m| prices.get(m.file)?.per_unit.get(m.chosen))
-                .sum(),
+            ranking: join(files, class, rankings)?,
         })
-        .collect();
-    let joined = classes
-        .iter()
-        .map(|class| join(files, class, rankings))
-        .collect::<Result<Vec<_>>>()?;
-    let all = UnitPrices {
-        base: prices.iter().map(|p| p.base).sum(),
-        full: prices.iter().map(|p| p.full).sum(),
-        per_unit: items.iter().map(|item| item.price).collect(),
-        spare: prices.iter().map(|p| p.spare).sum(),
     };
-    let even = even(files, classes);
-    let picked = budget::pick(&items, &joined, &even, all.purse(), asked, method)?;
-
-    let mut masks = vec![Mask::default(); files.len()];
-    let mut damage: Vec<Vec<f64>> = files.iter().map(|f| vec![0.0; f.chosen.len()]).collect();
-    for (class, flags) in classes.iter().zip(&picked.kept) {
-        let removed = flags.iter().filter(|k| !**k).count();
-        for member in &class.members {
-            let group = files
-                .get(member.file)
-                .and_then(|f| f.chosen.get(member.chosen))
-                .map(|c| c.group);
-            if let (true, Some(group), Some(mask)) = (removed > 0, group, masks.get_mut(member.file)) {
-                mask.kept.insert(group, flags.clone());
-            }
-            let own = rankings.get(member.file).and_then(|r| r.get(member.chosen));
-            let slot = damage.get_mut(member.file).and_then(|d| d.get_mut(member.chosen));
-            if let (Some(Ranking::Curve(curve)), Some(slot)) = (own, slot) {
-                *slot = curve.error.get(removed).copied().unwrap_or(1.0);
-            }
-        }
-    }
-    let after: Vec<u64> = costs
-        .iter()
-        .zip(&masks)
-        .map(|(cost, mask)| cost.macs(mask))
-        .collect();
-    let budget = all.budget(asked, after.iter().sum(), picked.floor);
-    budget.check()?;
-    Ok(Joint {
-        files: prices
-            .iter()
-            .zip(masks)
-            .zip(damage)
-            .zip(after)
-            .map(|(((prices, mask), damage), after)| Allocation {
-                mask,
-                budget: prices.budget(asked, after, picked.floor),
-                damage,
-                narrowing: Narrowing::default(),
-            })
-            .collect(),
-        budget,
-    })
+    classes.iter().map(item).collect()
 }
 
 /// Classes that keep the same number of units because groups of some file do.
-fn even(files: &[File<'_>], classes: &[Class]) -> Even {
-    let class_of = |file: usize, group: usize| {
+pub fn tied(files: &[File<'_>], classes: &[Class]) -> Tied {
+    let class_of = |file: usize, group: GroupId| {
         classes.iter().position(|class| {
-            let of_group = |m: &Member| files[file].chosen.get(m.chosen).is_some_and(|c| c.group == group);
+            let of_group = |m: &Member| {
+                files[file]
+                    .targets
+                    .get(m.target)
+                    .is_some_and(|t| t.group == group)
+            };
             class.members.iter().any(|m| m.file == file && of_group(m))
         })
     };
     let ties = files.iter().enumerate().flat_map(|(file, f)| {
-        let tie = move |tie: &Vec<usize>| tie.iter().map(|group| class_of(file, *group)).collect();
-        f.analysis.even.iter().map(tie)
+        let tie = move |tie: &Vec<GroupId>| tie.iter().map(|group| class_of(file, *group)).collect();
+        f.network.axes.even.iter().map(tie)
     });
-    Even::new(classes.len(), ties)
+    Tied::new(classes.len(), ties)
 }
 
 /// The ranking of a class: damage adds up over its members, and so do scores.
-fn join(files: &[File<'_>], class: &Class, rankings: &[Vec<Ranking>]) -> Result<Ranking> {
+fn join(files: &[File<'_>], class: &Class, rankings: &[&[Ranking]]) -> Result<Ranking> {
     let mut total: Option<Ranking> = None;
     for member in &class.members {
         let label = || {
             files
                 .get(member.file)
-                .map_or_else(String::new, |f| f.label(member.chosen))
+                .map_or_else(String::new, |f| f.label(member.target))
         };
         let own = rankings
             .get(member.file)
-            .and_then(|r| r.get(member.chosen))
+            .and_then(|r| r.get(member.target))
             .ok_or_else(|| Error::input(format!("{} is not ranked", label())))?;
         total = Some(match (total, own) {
             (None, own) => own.clone(),

@@ -7,18 +7,17 @@
 
 use std::collections::BTreeMap;
 
-use super::item::Item;
 use super::scores::best_first;
-use crate::axes::Analysis;
+use crate::axes::{Analysis, GroupId};
 use crate::mask::Mask;
 use crate::numerics::disjoint::Disjoint;
 use crate::numerics::score::{Curve, Ranking};
-use crate::sites::Chosen;
+use crate::sites::PruneTarget;
 use crate::{Error, Result};
 
 /// Items in sets of one number each; every item is in one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Even {
+pub struct Tied {
     sets: Vec<Set>,
 }
 
@@ -30,12 +29,12 @@ struct Set {
     whole: bool,
 }
 
-impl Even {
-    /// The chosen groups of a model, as [`Analysis::even`] ties them.
-    pub fn of(analysis: &Analysis, chosen: &[Chosen]) -> Self {
-        let item = |group: &usize| chosen.iter().position(|c| c.group == *group);
+impl Tied {
+    /// The targets of a network, as [`Analysis::even`] ties them.
+    pub fn of(analysis: &Analysis, targets: &[PruneTarget]) -> Self {
+        let item = |group: &GroupId| targets.iter().position(|t| t.group == *group);
         let ties = analysis.even.iter().map(|tie| tie.iter().map(item).collect());
-        Self::new(chosen.len(), ties)
+        Self::new(targets.len(), ties)
     }
 
     /// `count` items; each tie lists its items, with `None` for what is none.
@@ -70,19 +69,6 @@ impl Even {
     /// Members that are ranked in different ways or have other numbers of units.
     pub(super) fn rankings(&self, rankings: &[Ranking]) -> Result<Vec<Ranking>> {
         self.sets.iter().map(|set| set.ranking(rankings)).collect()
-    }
-
-    /// Each set as one item.
-    pub(super) fn items(&self, items: &[Item]) -> Vec<Item> {
-        let joined = |set: &Set| {
-            let members = || set.of(items);
-            Item {
-                units: members().map(|i| i.units).max().unwrap_or(0),
-                least: members().map(|i| i.least).max().unwrap_or(0),
-                price: members().fold(0, |sum, i| sum.saturating_add(i.price)),
-            }
-        };
-        self.sets.iter().map(joined).collect()
     }
 
     /// What the levels of each set cost, from those of its members.
@@ -191,7 +177,7 @@ pub fn check_even(analysis: &Analysis, mask: &Mask) -> Result<()> {
             continue;
         };
         if let Some((other, different)) = kept.find(|(_, n)| *n != count) {
-            let name = |g: &usize| analysis.groups.get(*g).map_or("?", |g| g.name.as_str());
+            let name = |g: &GroupId| analysis.groups.get(g.0).map_or("?", |g| g.name.as_str());
             return Err(Error::input(format!(
                 "the mask keeps {count} units of '{}' and {different} of '{}': with --uniform-kv they keep the same number",
                 name(first),
@@ -215,13 +201,7 @@ mod tests {
 
     #[test]
     fn a_set_is_one_item() {
-        let even = Even::new(4, [vec![Some(0), Some(2)]]);
-        let items: Vec<Item> = [(3, 0, 5), (9, 1, 1), (3, 1, 7), (2, 0, 1)]
-            .map(|(units, least, price)| Item { units, least, price })
-            .to_vec();
-        let joined = even.items(&items);
-        assert_eq!(joined.len(), 3);
-        assert_eq!((joined[0].units, joined[0].least, joined[0].price), (3, 1, 12));
+        let even = Tied::new(4, [vec![Some(0), Some(2)]]);
         assert_eq!(even.spread(&[2, 9, 0]), [2, 9, 2, 0]);
         assert_eq!(
             even.levels(&[vec![0, 1], vec![5], vec![2, 3], vec![7]]),
@@ -235,7 +215,7 @@ mod tests {
 
     #[test]
     fn damage_adds_up_and_best_scores_meet_best() {
-        let even = Even::new(2, [vec![Some(0), Some(1)]]);
+        let even = Tied::new(2, [vec![Some(0), Some(1)]]);
         let joined = even.rankings(&[curve(&[0.0, 0.1, 1.0]), curve(&[0.0, 0.5, 1.0])]);
         let Ranking::Curve(joined) = &joined.unwrap()[0] else {
             panic!("no curve")
@@ -254,10 +234,10 @@ mod tests {
 
     #[test]
     fn what_one_keeps_whole_all_keep_whole() {
-        let tied = Even::new(2, [vec![Some(0), Some(1)]]);
+        let tied = Tied::new(2, [vec![Some(0), Some(1)]]);
         let rankings = [Ranking::Whole, curve(&[0.0, 1.0])];
         assert!(matches!(tied.rankings(&rankings).unwrap()[..], [Ranking::Whole]));
-        let beside = Even::new(1, [vec![Some(0), None]]);
+        let beside = Tied::new(1, [vec![Some(0), None]]);
         assert!(matches!(
             beside.rankings(&rankings[1..]).unwrap()[..],
             [Ranking::Whole]

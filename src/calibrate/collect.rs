@@ -1,7 +1,6 @@
 //! Runs a model over samples and adds up the statistics of its sites.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -9,33 +8,37 @@ use rayon::prelude::*;
 use super::collector::{Collector, SiteProbe, Timings};
 use super::in_graph::InGraph;
 use crate::data::{Batch, PositionWeights, Samples, batches, input_specs};
-use crate::engine::{Engine, SessionOptions};
+use crate::engine::{Ctx, SessionOptions};
 use crate::error::{Error, Result, ResultExt};
 use crate::numerics::{SiteStatistics, Statistics};
 use crate::onnx::proto;
 use crate::progress::Progress;
 use crate::tensor::Tensor;
 
+/// The sites that a pass sums.
+#[derive(Clone, Copy)]
+pub struct Watched<'a> {
+    /// Where their inputs can be seen.
+    pub probes: &'a [SiteProbe],
+    /// By site, how much rows count; all alike where it does not name one.
+    pub weights: &'a BTreeMap<String, PositionWeights>,
+}
+
 /// Runs `samples` through `model`, in batches of up to `max_rows` rows as
-/// [`batches`] makes them, and sums the statistics of `probes`.
+/// [`batches`] makes them, and sums the statistics of the sites that are `watched`.
 ///
 /// Memory is that of the sums, one batch and one block of rows per site: it does
 /// not grow with the number of samples. Padding and rows that fill a batch are
-/// left out; `weights` says by site how much rows count, all alike where it does
-/// not name one. `progress` counts samples.
+/// left out; [`Watched::weights`] says how much the others count. `progress` counts samples.
 ///
 /// Where the engine [reduces](Engine::reduces), nodes of the model make the sums; then
 /// the engine's seconds are those of the sums too.
-#[allow(clippy::too_many_arguments)]
 pub fn collect(
-    engine: &dyn Engine,
+    ctx: Ctx,
     model: &proto::ModelProto,
-    probes: &[SiteProbe],
-    weights: &BTreeMap<String, PositionWeights>,
+    watched: Watched,
     samples: &Samples,
     max_rows: usize,
-    progress: &dyn Progress,
-    cancelled: &AtomicBool,
 ) -> Result<(Statistics, Timings)> {
     let all = Pass {
         max_rows,
@@ -43,7 +46,7 @@ pub fn collect(
         values: &[],
         watch: &mut |_| Ok(()),
     };
-    collect_watching(engine, model, probes, weights, samples, all, progress, cancelled)
+    collect_watching(ctx, model, watched, samples, all)
 }
 
 /// What a pass does besides the sums.
@@ -62,17 +65,15 @@ pub struct Pass<'a> {
 ///
 /// # Errors
 /// As [`collect`]; those of [`Pass::watch`].
-#[allow(clippy::too_many_arguments)]
 pub fn collect_watching(
-    engine: &dyn Engine,
+    ctx: Ctx,
     model: &proto::ModelProto,
-    probes: &[SiteProbe],
-    weights: &BTreeMap<String, PositionWeights>,
+    watched: Watched,
     samples: &Samples,
     pass: Pass,
-    progress: &dyn Progress,
-    cancelled: &AtomicBool,
 ) -> Result<(Statistics, Timings)> {
+    let Ctx { engine, progress, .. } = ctx;
+    let Watched { probes, weights } = watched;
     let specs = input_specs(model)?;
     let mut timings = Timings::default();
 
@@ -125,9 +126,7 @@ pub fn collect_watching(
     let _finish = Finish(progress);
     let mut tokens = 0u64;
     for batch in batches(samples, &specs, pass.max_rows)? {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        ctx.check()?;
         let batch = batch?;
         tokens = tokens.saturating_add(batch.real_tokens_of(|sample| !(pass.apart)(sample)));
         if let Some(nodes) = &mut in_graph

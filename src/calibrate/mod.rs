@@ -12,7 +12,7 @@ mod nodes;
 mod resume;
 mod trial;
 
-pub use collect::{Pass, collect, collect_watching};
+pub use collect::{Pass, Watched, collect, collect_watching};
 pub use collector::{SiteProbe, Timings};
 pub(crate) use nodes::{Nodes, finite};
 pub use resume::{Collected, Kept, collect_kept};

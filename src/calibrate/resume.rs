@@ -1,20 +1,15 @@
 //! Long calibrations that go on where they were stopped, in memory that does not
 //! grow with the number of samples.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use super::file::{self, Stored};
-use super::{SiteProbe, Timings, collect};
-use crate::data::Padding;
-use crate::data::PositionWeights;
-use crate::data::{DataOptions, Origin, Samples, read_parts};
-use crate::engine::Engine;
+use super::{SiteProbe, Timings, Watched, collect};
+use crate::data::{DataOptions, Origin, Padding, Samples, read_parts};
+use crate::engine::Ctx;
 use crate::error::{Error, Result};
 use crate::numerics::Statistics;
 use crate::onnx::proto;
-use crate::progress::Progress;
 
 /// Runs that keep what they have in a file.
 #[derive(Debug, Clone, Copy)]
@@ -52,19 +47,15 @@ pub struct Collected {
 /// # Errors
 /// As [`collect`], samples that cannot be read, statistics in the file that are of
 /// something else, a file that cannot be written.
-#[allow(clippy::too_many_arguments)]
 pub fn collect_kept(
     kept: Kept,
-    engine: &dyn Engine,
+    ctx: Ctx,
     model: &proto::ModelProto,
-    probes: &[SiteProbe],
-    weights: &BTreeMap<String, PositionWeights>,
+    watched: Watched,
     data: &DataOptions,
     max_rows: usize,
-    progress: &dyn Progress,
-    cancelled: &AtomicBool,
 ) -> Result<Collected> {
-    let mut so_far = read(kept, probes)?;
+    let mut so_far = read(kept, watched.probes)?;
     let before = so_far.as_ref().map_or(0, |s| s.samples);
     let mut timings = Timings::default();
     let mut seen = 0;
@@ -84,9 +75,7 @@ pub fn collect_kept(
             notes: Vec::new(),
             padding: Padding::No,
         };
-        let (found, took) = collect(
-            engine, model, probes, weights, &part, max_rows, progress, cancelled,
-        )?;
+        let (found, took) = collect(ctx, model, watched, &part, max_rows)?;
         timings = timings + took;
         match &mut so_far {
             Some(sum) => sum.merge(&found)?,

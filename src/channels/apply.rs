@@ -1,34 +1,26 @@
-//! The model with fewer channels in its heads.
+//! The network with fewer channels in its heads.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 use faer::Mat;
 
 use super::projection::read;
-use super::{How, Narrower, rotate, side_bases};
-use crate::axes::{Analysis, analyse, analyse_open};
+use super::{Calibration, How, Narrower, rotate, side_bases};
 use crate::data::Samples;
-use crate::graph::{self, Graph};
+use crate::engine::Ctx;
 use crate::mask::{Mask, Narrowing};
-use crate::numerics::{SiteStatistics, Statistics, solve};
-use crate::onnx::proto;
-use crate::options::Options;
-use crate::rank::probe::Subject;
-use crate::sites::{self, Chosen, parts};
+use crate::network::Network;
+use crate::numerics::{SiteStatistics, solve};
+use crate::sites::{self, PruneTarget, Selection, parts};
 use crate::verify::{self, Equality};
 use crate::{Error, Result, rewrite};
 
-/// A model with fewer channels, ready to be pruned.
+/// A network with fewer channels, ready to be pruned.
 pub struct Narrowed {
-    /// The model.
-    pub model: proto::ModelProto,
-    /// Its graph.
-    pub graph: Graph,
-    /// Its axes.
-    pub analysis: Analysis,
-    /// The chosen groups in it, in the same order.
-    pub chosen: Vec<Chosen>,
+    /// The network.
+    pub network: Network,
+    /// The targets in it, in the same order.
+    pub targets: Vec<PruneTarget>,
     /// Statistics of the sites that are narrower than before.
     pub statistics: BTreeMap<String, SiteStatistics>,
     /// Narrowed against channels that are zero.
@@ -36,11 +28,11 @@ pub struct Narrowed {
 }
 
 impl Narrowed {
-    /// A mask of the model as it was, in the groups of this one. `chosen` are the groups
+    /// A mask of the network as it was, in the groups of this one. `targets` are those
     /// there.
-    pub fn mask(&self, chosen: &[Chosen], mask: &Mask) -> Mask {
+    pub fn mask(&self, targets: &[PruneTarget], mask: &Mask) -> Mask {
         let mut own = Mask::default();
-        for (there, here) in chosen.iter().zip(&self.chosen) {
+        for (there, here) in targets.iter().zip(&self.targets) {
             if let Some(kept) = mask.kept.get(&there.group) {
                 own.kept.insert(here.group, kept.clone());
             }
@@ -50,97 +42,94 @@ impl Narrowed {
 }
 
 impl Narrower {
-    /// The model with fewer channels; output projections are re-fitted to them on
-    /// `statistics`.
+    /// The network with fewer channels; output projections are re-fitted to them on the
+    /// statistics. The result is compared on a `few` samples with the network whose
+    /// channels are zero.
     ///
     /// # Errors
-    /// The engine's; [`Error::Unmet`] where the result is not what the model with
-    /// channels of zero computes.
-    #[allow(clippy::too_many_arguments)]
+    /// The engine's; [`Error::Unmet`] where the two differ.
     pub fn apply(
         &self,
-        subject: Subject,
-        chosen: &[Chosen],
-        statistics: &Statistics,
+        ctx: Ctx,
+        known: Calibration,
         narrowing: &Narrowing,
         few: &Samples,
-        options: &Options,
-        cancelled: &AtomicBool,
+        selection: &Selection,
     ) -> Result<Narrowed> {
-        let (model, graph) = (subject.model, subject.graph);
-        let mut turned = model.clone();
+        let Calibration {
+            network,
+            targets,
+            statistics,
+            ..
+        } = known;
+        let mut open = self.open.network.clone();
         let mut narrower = BTreeMap::new();
         let mut watched = Vec::new();
         for (at, kept) in &narrowing.kept {
-            let Some(turn) = self.turns.get(*at) else { continue };
-            for maker in &turn.channels.makers {
-                let mut bases = side_bases(&turn.how, maker.side);
-                if let How::Queries(_) = turn.how {
+            let Some(block) = self.blocks.get(*at) else {
+                continue;
+            };
+            for maker in &block.channels.makers {
+                let mut bases = side_bases(&block.how, maker.side);
+                if let How::Queries(_) = block.how {
                     // No sink tells that these are gone.
                     bases.values_mut().for_each(|basis| forget(basis, *kept));
                 }
-                let tensor = rotate::constant(model, graph, maker, &bases)?;
-                rotate::put(&mut turned, graph, maker, &tensor)?;
+                let tensor = rotate::constant(network, maker, &bases)?;
+                open.set_constant(std::slice::from_ref(&maker.reader), &tensor)?;
             }
-            let How::Values(bases) = &turn.how else { continue };
-            let c = &chosen[turn.at];
-            let Some(whole) = read(subject, c, statistics)? else {
+            let How::Values(bases) = &block.how else { continue };
+            let c = &targets[block.at];
+            let Some(whole) = read(network, c, statistics)? else {
                 continue;
             };
-            let own = whole.turned(&turn.rows, bases);
-            let rows = rotate::kept_of(&turn.rows, *kept);
-            let site = own.site(&turn.rows, turn.channels.count);
-            let refit = solve::local(&site, &rows, options.damp, own.with_bias)?;
-            let parts = parts(model, graph, &c.sites)?;
+            let own = whole.turned(&block.rows, bases);
+            let rows = rotate::kept_of(&block.rows, *kept);
+            let site = own.site(&block.rows, block.channels.count);
+            let refit = solve::local(&site, &rows, self.options.damp, own.with_bias)?;
+            let parts = parts(network, &c.sites)?;
             if let Some(part) = parts.first() {
-                part.fit(&rows, refit).put(&mut turned, graph)?;
+                part.fit(&rows, refit).put(&mut open)?;
             }
             for site in &c.sites {
                 if let Some(old) = statistics.sites.get(&site.name) {
-                    let new = rotate::statistics(old, &turn.rows, bases, *kept)?;
+                    let new = rotate::statistics(old, &block.rows, bases, *kept)?;
                     narrower.insert(site.name.clone(), new);
                 }
             }
-            watched.push(Chosen {
-                group: turn.channels.group,
-                ..c.clone()
-            });
-        }
-        let graph = graph::build(&turned)?;
-        let open = analyse_open(&graph, options.axes);
-        let changed = || Error::input("the groups of the model change with its basis");
-        if !open.has_groups_of(&self.open.analysis) {
-            return Err(changed());
+            watched.push(block.channels.group);
         }
         let mask = self.open.mask(narrowing);
-        let model = rewrite::prune(&turned, &graph, &open, &mask)?;
-        let engine = subject.engine;
-        let equality = verify::sliced_equals_masked(
-            engine, &turned, &graph, &open, &watched, &mask, &model, few, cancelled,
-        )?;
+        let sliced = rewrite::slice(&open, &mask, self.options.axes)?;
+        let proto = &sliced.network.proto;
+        let equality = verify::sliced_equals_masked(ctx, &open, &watched, &mask, proto, few)?;
         equality.require()?;
-        drop(turned);
-        let graph = graph::build(&model)?;
-        let analysis = analyse(&graph, options.axes);
-        let found = sites::choose(&model, &graph, &analysis, options)?;
-        let here = |c: &Chosen| {
-            let old = &subject.analysis.groups[c.group];
-            let group = analysis.find_group(&old.name, old.kind, old.units)?;
-            found.iter().find(|n| n.group == group).cloned()
-        };
+        drop(open);
+        let targets = moved(&sliced, targets, selection)?;
         Ok(Narrowed {
-            chosen: chosen
-                .iter()
-                .map(here)
-                .collect::<Option<_>>()
-                .ok_or_else(changed)?,
-            model,
-            graph,
-            analysis,
+            targets: targets.ok_or_else(|| Error::input("a group of heads is gone with its channels"))?,
+            network: sliced.network,
             statistics: narrower,
             equality,
         })
     }
+}
+
+/// The targets in the network with fewer channels: where their sinks went.
+fn moved(
+    sliced: &rewrite::Sliced,
+    targets: &[PruneTarget],
+    selection: &Selection,
+) -> Result<Option<Vec<PruneTarget>>> {
+    let found = sites::choose(&sliced.network, selection)?;
+    let here = |target: &PruneTarget| {
+        let sink = &target.sites.first()?.sink;
+        let node = sliced.moved.node(sink.node)?;
+        let axes = &sliced.network.axes;
+        let group = axes.group_of_sink(target.kind, node, sink.activation_input)?;
+        found.iter().find(|new| new.group == group).cloned()
+    };
+    Ok(targets.iter().map(here).collect())
 }
 
 /// A basis without the channels from `kept` on.

@@ -63,12 +63,13 @@ pub(super) fn of_values(covariance: &Mat<f64>, weights: &[Mat<f64>]) -> Result<M
 }
 
 /// The bases of the queries and of the keys of one head.
+#[derive(Clone)]
 pub(super) struct Pair {
-    /// What queries are multiplied by, `n x n`.
+    /// ChannelKind queries are multiplied by, `n x n`.
     pub(super) queries: Mat<f64>,
-    /// What keys are multiplied by.
+    /// ChannelKind keys are multiplied by.
     pub(super) keys: Mat<f64>,
-    /// What is lost of the squared scores with each channel.
+    /// ChannelKind is lost of the squared scores with each channel.
     pub(super) lost: Vec<f64>,
     /// `C_q^-1/2 U` and its inverse.
     turn: [Mat<f64>; 2],

@@ -1,4 +1,4 @@
-//! Channels inside the heads of an attention block that can be turned: which constants
+//! HeadChannels inside the heads of an attention block that can be turned: which constants
 //! make them and read them.
 //!
 //! A basis can be changed where everything between the weights that make the channels
@@ -8,28 +8,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::axes::{Analysis, FactorId, Kind, PruneGroup};
+use crate::axes::{Analysis, FactorId, GroupId, Kind, PruneGroup};
+use crate::graph::operators::is_view_of_constant;
 use crate::graph::{Graph, NodeId, ValueId, ancestors};
 use crate::mask::Kept;
+use crate::network::{Network, Reader};
 use crate::tensor::Elem;
 
-/// What the channels are of.
+/// ChannelKind the channels are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum What {
-    /// What a head adds up and its output projection reads.
+pub enum ChannelKind {
+    /// ChannelKind a head adds up and its output projection reads.
     Values,
-    /// What queries and keys are multiplied along.
+    /// ChannelKind queries and keys are multiplied along.
     QueriesAndKeys,
 }
 
 /// The channels of one attention block.
 #[derive(Debug, Clone)]
-pub(super) struct Channels {
-    pub(super) what: What,
-    /// Index of the group in the open analysis.
-    pub(super) group: usize,
-    /// Channels of each head.
+pub(super) struct HeadChannels {
+    pub(super) what: ChannelKind,
+    /// The group in the open analysis.
+    pub(super) group: GroupId,
+    /// HeadChannels of each head.
     pub(super) count: usize,
     /// The constants that make them.
     pub(super) makers: Vec<Maker>,
@@ -48,10 +50,8 @@ pub(super) enum Side {
 #[derive(Debug, Clone)]
 pub(super) struct Maker {
     pub(super) side: Side,
-    /// The constant.
-    pub(super) value: ValueId,
-    /// The one input that reads it.
-    pub(super) reader: (NodeId, usize),
+    /// The constant, as the one node that reads it sees it.
+    pub(super) reader: Reader,
     /// The axis.
     pub(super) axis: usize,
     /// Its entries, by head.
@@ -63,12 +63,13 @@ pub(super) type Blocks = BTreeMap<usize, Vec<Vec<usize>>>;
 
 /// The values, and the queries and keys, of the block that a group of heads is; as many
 /// of the two as can be turned.
-pub(super) fn find(graph: &Graph, open: &Analysis, heads: &PruneGroup) -> Vec<Channels> {
+pub(super) fn find(open: &Network, heads: &PruneGroup) -> Vec<HeadChannels> {
+    let (graph, open) = (&open.graph, &open.axes);
     let [sink] = &heads.sinks[..] else {
         return Vec::new();
     };
     let mut found = Vec::new();
-    for (at, group) in open.groups.iter().enumerate() {
+    for (at, group) in open.indexed() {
         let own = match group.kind {
             Kind::ValueDims => match &group.sinks[..] {
                 [own] if own.node == sink.node => values(graph, open, heads.leaf, group),
@@ -79,14 +80,14 @@ pub(super) fn find(graph: &Graph, open: &Analysis, heads: &PruneGroup) -> Vec<Ch
         };
         let Some(makers) = own else { continue };
         let what = match group.kind {
-            Kind::QueryDims => What::QueriesAndKeys,
-            _ => What::Values,
+            Kind::QueryDims => ChannelKind::QueriesAndKeys,
+            _ => ChannelKind::Values,
         };
         // Two of a kind are no block that is understood.
-        if found.iter().any(|c: &Channels| c.what == what) {
+        if found.iter().any(|c: &HeadChannels| c.what == what) {
             return Vec::new();
         }
-        found.push(Channels {
+        found.push(HeadChannels {
             what,
             group: at,
             count: group.units,
@@ -201,7 +202,7 @@ fn makers(
         }
         for (input, _) in reads.iter().enumerate().filter(|(_, r)| **r) {
             let value = graph.input(id, input)?;
-            if graph.value(value).constant.is_none() || makers.iter().any(|m| m.value == value) {
+            if graph.value(value).constant.is_none() || makers.iter().any(|m| m.reader.value == value) {
                 continue;
             }
             if sinks.contains(&value) || reads_into(graph, id).is_some_and(|v| sinks.contains(&v)) {
@@ -225,7 +226,7 @@ fn makers(
 
 /// Where a constant is used in the end, behind views of it.
 fn final_use(graph: &Graph, mut node: NodeId, mut input: usize) -> Option<(NodeId, usize)> {
-    while matches!(graph.node(node).op.as_str(), "Transpose" | "Identity" | "Cast") {
+    while is_view_of_constant(&graph.node(node).domain, &graph.node(node).op) {
         let output = graph.node(node).outputs.first().copied().flatten()?;
         let [(next, at)] = graph.value(output).consumers[..] else {
             return None;
@@ -235,10 +236,10 @@ fn final_use(graph: &Graph, mut node: NodeId, mut input: usize) -> Option<(NodeI
     Some((node, input))
 }
 
-/// What a view of a constant makes of it in the end.
+/// ChannelKind a view of a constant makes of it in the end.
 fn reads_into(graph: &Graph, mut node: NodeId) -> Option<ValueId> {
     let mut made = None;
-    while matches!(graph.node(node).op.as_str(), "Transpose" | "Identity" | "Cast") {
+    while is_view_of_constant(&graph.node(node).domain, &graph.node(node).op) {
         let output = graph.node(node).outputs.first().copied().flatten()?;
         made = Some(output);
         let [(next, _)] = graph.value(output).consumers[..] else {
@@ -258,9 +259,10 @@ fn maker(
     side: Side,
 ) -> Option<Maker> {
     let v = graph.value(value);
-    let [reader] = v.consumers[..] else {
+    let [(node, input)] = v.consumers[..] else {
         return None;
     };
+    let reader = Reader { node, input, value };
     if !matches!(v.elem, Some(Elem::F32 | Elem::F16 | Elem::BF16)) || v.is_output {
         return None;
     }
@@ -276,7 +278,6 @@ fn maker(
     }
     Some(Maker {
         side,
-        value,
         reader,
         axis,
         blocks: blocks(open, dim, heads, group)?,
@@ -322,17 +323,12 @@ pub(super) struct Seen {
 }
 
 /// Where the channels of a side can be watched.
-pub(super) fn seen(
-    graph: &Graph,
-    open: &Analysis,
-    heads: FactorId,
-    channels: &Channels,
-    side: Side,
-) -> Option<Seen> {
-    let group = open.groups.get(channels.group)?;
+pub(super) fn seen(open: &Network, heads: FactorId, channels: &HeadChannels, side: Side) -> Option<Seen> {
+    let (graph, open) = (&open.graph, &open.axes);
+    let group = open.groups.get(channels.group.0)?;
     let own = channels.makers.iter().filter(|m| m.side == side);
     let last = own
-        .filter_map(|m| final_use(graph, m.reader.0, m.reader.1))
+        .filter_map(|m| final_use(graph, m.reader.node, m.reader.input))
         .filter_map(|(node, _)| graph.order.iter().position(|n| *n == node))
         .max()?;
     let node = *graph.order.get(last)?;

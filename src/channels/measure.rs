@@ -1,24 +1,22 @@
-//! What heads do to their queries and keys, and what fewer channels of these do to the
+//! ChannelKind heads do to their queries and keys, and what fewer channels of these do to the
 //! block's output: two passes over a few samples.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 
 use faer::Mat;
 
 use super::basis::{self, Pair};
 use super::damage::Difference;
-use super::find::{Blocks, Channels, Seen, Side, seen};
+use super::find::{Blocks, HeadChannels, Seen, Side, seen};
 use super::rotate::{self, Bases};
-use crate::axes::{Analysis, FactorId, Sink};
-use crate::calibrate::{self, Pass, SiteProbe};
+use crate::axes::{FactorId, Sink};
+use crate::calibrate::{self, Pass, SiteProbe, Watched};
 use crate::data::Samples;
+use crate::engine::Ctx;
 use crate::graph::{Graph, NodeId, ValueId, ancestors};
-use crate::numerics::SiteStatistics;
+use crate::network::Network;
 use crate::onnx::{self, proto};
-use crate::progress::Quiet;
 use crate::rank::positions::Weights;
-use crate::rank::probe::Subject;
 use crate::tensor::Tensor;
 use crate::{Error, Result, data};
 
@@ -30,7 +28,7 @@ pub(super) struct Block<'a> {
     /// Rows of that projection.
     pub(super) width: usize,
     pub(super) heads: FactorId,
-    pub(super) channels: &'a Channels,
+    pub(super) channels: &'a HeadChannels,
 }
 
 /// The bases of queries and keys by head, for each block; none for one that cannot be
@@ -39,17 +37,16 @@ pub(super) struct Block<'a> {
 /// # Errors
 /// The engine's, an interrupt.
 pub(super) fn bases(
-    subject: Subject,
-    open: &Analysis,
+    ctx: Ctx,
+    open: &Network,
     blocks: &[Block],
     samples: &Samples,
-    cancelled: &AtomicBool,
 ) -> Result<Vec<BTreeMap<usize, Pair>>> {
-    let graph = subject.graph;
+    let graph = &open.graph;
     let watched: Vec<Option<[Seen; 2]>> = blocks
         .iter()
         .map(|b| {
-            let one = |side| seen(graph, open, b.heads, b.channels, side);
+            let one = |side| seen(open, b.heads, b.channels, side);
             Some([one(Side::Left)?, one(Side::Right)?])
         })
         .collect();
@@ -73,14 +70,12 @@ pub(super) fn bases(
     if probes.is_empty() {
         return Ok(blocks.iter().map(|_| BTreeMap::new()).collect());
     }
-    let statistics = collect(
-        subject,
-        subject.model,
-        &probes,
-        &Weights::new(),
-        samples,
-        cancelled,
-    )?;
+    let watched_sites = Watched {
+        probes: &probes,
+        weights: &Weights::new(),
+    };
+    let found = calibrate::collect(ctx.quiet(), &open.proto, watched_sites, samples, data::ROWS)?;
+    let statistics = found.0.sites;
     let of = |at: usize, side: usize, seen: &Seen| -> Result<Bases> {
         let statistics = statistics
             .get(&name(at, side))
@@ -120,23 +115,24 @@ pub(super) fn squares(whole: &Mat<f64>, blocks: &Blocks) -> Bases {
     blocks.iter().map(|(head, runs)| (*head, square(runs))).collect()
 }
 
-/// What each block's output projection reads with the first `kept` channels of queries
-/// and keys, less what it reads with all of them. The nodes between are there twice, the second time behind projected queries.
+/// ChannelKind each block's output projection reads with the first `kept` channels of queries
+/// and keys, less what it reads with all of them. The nodes
+/// between are there twice, the second time behind projected queries.
 ///
 /// # Errors
 /// The engine's, an interrupt.
 pub(super) fn differences(
-    subject: Subject,
+    ctx: Ctx,
+    network: &Network,
     blocks: &[(Block, Bases)],
     weights: &Weights,
     samples: &Samples,
-    cancelled: &AtomicBool,
 ) -> Result<BTreeMap<String, Difference>> {
-    let mut model = subject.model.clone();
+    let mut model = network.proto.clone();
     let mut probes = Vec::new();
     for (at, (block, projections)) in blocks.iter().enumerate() {
         let suffix = format!("~{at}~narrow");
-        let difference = twice(subject, &mut model, block, projections, &suffix)?;
+        let difference = twice(network, &mut model, block, projections, &suffix)?;
         probes.push(SiteProbe {
             site: block.site.to_string(),
             value: difference,
@@ -161,10 +157,12 @@ pub(super) fn differences(
         values: &values,
         watch: &mut watch,
     };
-    let engine = subject.engine;
-    let (mut statistics, _) =
-        calibrate::collect_watching(engine, &model, &probes, weights, samples, pass, &Quiet, cancelled)?;
-    let specs = data::input_specs(subject.model)?;
+    let watched = Watched {
+        probes: &probes,
+        weights,
+    };
+    let (mut statistics, _) = calibrate::collect_watching(ctx.quiet(), &model, watched, samples, pass)?;
+    let specs = data::input_specs(&network.proto)?;
     let firsts: Vec<usize> = data::batches(samples, &specs, data::ROWS)?
         .map(|batch| Ok(batch?.rows.first().copied().unwrap_or_default()))
         .collect::<Result<_>>()?;
@@ -178,38 +176,16 @@ pub(super) fn differences(
     Ok(found)
 }
 
-fn collect(
-    subject: Subject,
-    model: &proto::ModelProto,
-    probes: &[SiteProbe],
-    weights: &Weights,
-    samples: &Samples,
-    cancelled: &AtomicBool,
-) -> Result<BTreeMap<String, SiteStatistics>> {
-    let rows = data::ROWS;
-    let found = calibrate::collect(
-        subject.engine,
-        model,
-        probes,
-        weights,
-        samples,
-        rows,
-        &Quiet,
-        cancelled,
-    )?;
-    Ok(found.0.sites)
-}
-
 /// Adds to `model` the nodes of a block once more, and the difference that projected
 /// queries make to what its sink reads; the name of that.
 fn twice(
-    subject: Subject,
+    network: &Network,
     model: &mut proto::ModelProto,
     block: &Block,
     projections: &Bases,
     suffix: &str,
 ) -> Result<String> {
-    let graph = subject.graph;
+    let graph = &network.graph;
     let makers: Vec<_> = block
         .channels
         .makers
@@ -218,13 +194,13 @@ fn twice(
         .collect();
     let mut projected = BTreeMap::new();
     for maker in &makers {
-        let tensor = rotate::constant(subject.model, graph, maker, projections)?;
-        let name = format!("{}{suffix}", graph.value(maker.value).name);
-        projected.insert(maker.reader, (name, tensor));
+        let tensor = rotate::constant(network, maker, projections)?;
+        let name = format!("{}{suffix}", graph.value(maker.reader.value).name);
+        projected.insert((maker.reader.node, maker.reader.input), (name, tensor));
     }
     let nodes = between(
         graph,
-        makers.iter().map(|m| m.reader.0).collect(),
+        makers.iter().map(|m| m.reader.node).collect(),
         block.sink.activation,
     );
     let made: BTreeSet<&str> = nodes
@@ -239,7 +215,7 @@ fn twice(
             block.site
         )));
     }
-    let old = subject.model.graph.as_ref().map_or(&[][..], |g| &g.node);
+    let old = network.proto.graph.as_ref().map_or(&[][..], |g| &g.node);
     let own = model.graph.get_or_insert_default();
     for id in &nodes {
         let Some(mut node) = old.get(id.0 as usize).cloned() else {

@@ -2,27 +2,27 @@
 //! a basis in which the last ones hardly matter.
 //!
 //! ```text
-//! channels   which constants make the channels of a block and read them
-//! basis      the basis of each head
-//! read       a block's output projection with its statistics
-//! measure    what fewer channels of queries and keys do to the block's output
-//! harm       what such an error does to the model's outputs
-//! turn       constants and statistics in another basis
-//! apply      the model with fewer channels
+//! find        which constants make the channels of a block and read them
+//! basis       the basis of each head
+//! projection  a block's output projection with its statistics
+//! measure     what fewer channels of queries and keys do to the block's output
+//! damage      what such an error does to the model's outputs
+//! rotate      constants and statistics in another basis
+//! apply       the network with fewer channels
 //! ```
 //!
 //! A head cannot lose the same channels as another as they are, since each has its own
 //! important ones; in the right basis it is the last ones for all. The change of basis
-//! costs nothing: it goes into the weights. What is left is a model with a smaller head
+//! costs nothing: it goes into the weights. ChannelKind is left is a model with a smaller head
 //! size, on which heads and neurons are pruned as ever. The scale of the attention stays
 //! what it was.
 //!
 //! How many channels a block loses follows from the price of a multiply-accumulate where
-//! the budget is met: [`Narrower::at_price`]. The error at the output projection is known
+//! the budget is met: [`worth`]. The error at the output projection is known
 //! for every number of them, from the statistics for values and from two passes over a few
 //! samples for queries; what it does to the outputs is measured for half of them.
 //!
-//! # What it brings
+//! # ChannelKind it brings
 //!
 //! On a six-layer BERT for SST-2 (512 texts, 60% and 50% of the multiply-accumulates, means
 //! of five draws, divergence on the 872 test sentences and, at 60%, agreement):
@@ -52,28 +52,26 @@ mod projection;
 mod rotate;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 pub use apply::Narrowed;
-pub use find::What;
+pub use find::ChannelKind;
 
 use damage::Difference;
-use find::{Blocks, Channels, Side, find};
+use find::{Blocks, HeadChannels, Side, find};
 use measure::Block;
 use projection::read;
 use rayon::prelude::*;
 use rotate::Bases;
 
 use crate::Result;
-use crate::axes::{self, Analysis, FactorId, Kind, analyse_open};
+use crate::axes::{self, FactorId, GroupId, Kind, PruneGroup};
 use crate::data::Samples;
-use crate::graph::Graph;
+use crate::engine::Ctx;
 use crate::mask::{Mask, Narrowing};
+use crate::network::Network;
 use crate::numerics::{Statistics, linalg, score};
-use crate::options::Options;
 use crate::rank::positions::Weights;
-use crate::rank::probe::Subject;
-use crate::sites::Chosen;
+use crate::sites::PruneTarget;
 
 /// Fewest channels of a step where kernels read whole vectors.
 const LEAST_STEP: usize = 4;
@@ -82,14 +80,14 @@ const CUDA_STEP: usize = 8;
 /// Steps from all channels to none.
 const STEPS: usize = 8;
 
-/// What a narrowing did to one block.
+/// ChannelKind a narrowing did to one block.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Told {
+pub struct ChannelSummary {
     /// The group of heads.
     pub group: String,
     /// Which channels.
-    pub channels: What,
-    /// Channels of each head before.
+    pub channels: ChannelKind,
+    /// HeadChannels of each head before.
     pub before: usize,
     /// And after.
     pub after: usize,
@@ -97,19 +95,21 @@ pub struct Told {
     pub error: f64,
 }
 
-impl std::fmt::Display for Told {
+impl std::fmt::Display for ChannelSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let of = match self.channels {
-            What::Values => "values",
-            What::QueriesAndKeys => "queries and keys",
+            ChannelKind::Values => "values",
+            ChannelKind::QueriesAndKeys => "queries and keys",
         };
         write!(f, "{} of {} for {of} in {}", self.after, self.before, self.group)
     }
 }
 
-/// One set of channels that can be turned, and what their loss does.
-pub struct Turn {
-    /// Index among the chosen groups: the heads.
+/// The values, or the queries and keys, of the heads of one block, and what a loss of their
+/// channels does.
+#[derive(Clone)]
+pub struct ChannelBlock {
+    /// Index of the target: the heads.
     pub at: usize,
     /// Relative squared error at the output projection, by the number of channels that
     /// are gone.
@@ -117,58 +117,85 @@ pub struct Turn {
     /// Numbers of channels that may stay, fewest first.
     pub levels: Vec<usize>,
     /// Damage to the outputs for an error of 1; infinite until it is measured.
-    pub harm: f64,
-    channels: Channels,
+    pub damage_per_error: f64,
+    channels: HeadChannels,
     how: How,
     /// Rows of the output projection.
     rows: Blocks,
-    /// What half of the channels change, for queries until the harm is measured.
+    /// ChannelKind half of the channels change, for queries until the damage is measured.
     difference: Option<Difference>,
 }
 
+#[derive(Clone)]
 enum How {
     Values(Bases),
     Queries(BTreeMap<usize, basis::Pair>),
 }
 
-/// A graph with its open analysis, and where the groups of the run are in it.
+/// A network with what queries and keys are multiplied along left free, and where the
+/// groups of the run are in it.
 pub struct Open {
-    /// The analysis.
-    pub analysis: Analysis,
+    /// The network.
+    pub network: Network,
     /// From the index of a group to that of the same group here.
-    pub groups: Vec<usize>,
-    /// The group of each turn.
-    turns: Vec<usize>,
+    pub groups: Vec<GroupId>,
+    /// The group of each block of channels.
+    blocks: Vec<GroupId>,
 }
 
-/// All blocks of a model that can be narrowed.
+/// All blocks of channels of a network that may go.
 pub struct Narrower {
     open: Open,
-    turns: Vec<Turn>,
+    blocks: Vec<ChannelBlock>,
+    options: ChannelOptions,
+}
+
+/// What narrowing is told.
+#[derive(Debug, Clone)]
+pub struct ChannelOptions {
+    /// What the analysis may assume.
+    pub axes: axes::Options,
+    /// Ridge of re-fitting, as a fraction of the mean diagonal.
+    pub damp: f64,
+    /// Whether the model is to run on CUDA, whose fused attention wants more channels at a
+    /// time.
+    pub cuda: bool,
 }
 
 impl Open {
-    /// The same groups as in `analysis`; `None` where one is not there.
-    fn of(graph: &Graph, options: axes::Options, analysis: &Analysis) -> Option<Self> {
-        let open = analyse_open(graph, options);
-        let groups = analysis
-            .groups
-            .iter()
-            .map(|g| open.find_group(&g.name, g.kind, g.units));
-        Some(Open {
-            groups: groups.collect::<Option<_>>()?,
-            turns: Vec::new(),
-            analysis: open,
-        })
+    /// The groups of `network` in its own open analysis; `None` where one is not there.
+    fn of(network: &Network, options: axes::Options) -> Result<Option<Self>> {
+        let open = Network::open(network.proto.clone(), options)?;
+        let here = |g: &PruneGroup| {
+            let sink = g.sinks.first()?;
+            open.axes.group_of_sink(g.kind, sink.node, sink.activation_input)
+        };
+        let groups = network.axes.groups.iter().map(here).collect::<Option<_>>();
+        Ok(groups.map(|groups| Open {
+            groups,
+            blocks: Vec::new(),
+            network: open,
+        }))
+    }
+
+    /// Drops a block.
+    pub fn drop_block(&mut self, block: usize) {
+        if block < self.blocks.len() {
+            self.blocks.remove(block);
+        }
+    }
+
+    /// The group of a block of channels.
+    pub fn group_of_block(&self, block: usize) -> Option<GroupId> {
+        self.blocks.get(block).copied()
     }
 
     /// The mask of a narrowing.
     pub fn mask(&self, narrowing: &Narrowing) -> Mask {
         let mut mask = Mask::default();
-        for (turn, kept) in &narrowing.kept {
-            if let Some(group) = self.turns.get(*turn)
-                && let Some(units) = self.analysis.groups.get(*group).map(|g| g.units)
-            {
+        for (block, kept) in &narrowing.kept {
+            if let Some(group) = self.blocks.get(*block) {
+                let units = self.network.group(*group).units;
                 mask.kept.insert(*group, (0..units).map(|u| u < *kept).collect());
             }
         }
@@ -176,158 +203,213 @@ impl Open {
     }
 }
 
+/// What is known before channels are looked at.
+#[derive(Clone, Copy)]
+pub struct Calibration<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// The groups that may be pruned.
+    pub targets: &'a [PruneTarget],
+    /// The statistics of their sinks.
+    pub statistics: &'a Statistics,
+    /// How much the positions of a sequence count, by site.
+    pub positions: &'a Weights,
+}
+
+/// A block that was found: index of its target, its channels, the factor of its heads.
+type Found = (usize, HeadChannels, FactorId);
+
 impl Narrower {
-    /// Finds what can be narrowed; `None` where there is nothing. The bases of queries and
+    /// Finds which channels may go; `None` where there are none. The bases of queries and
     /// keys are those of `many` samples, what fewer channels of them do is measured on a
     /// `few`.
     ///
     /// # Errors
     /// The engine's, an interrupt.
-    #[allow(clippy::too_many_arguments)]
     pub fn find(
-        subject: Subject,
-        chosen: &[Chosen],
-        statistics: &Statistics,
-        weights: &Weights,
-        many: &Samples,
-        few: &Samples,
-        options: &Options,
-        cuda: bool,
-        cancelled: &AtomicBool,
+        ctx: Ctx,
+        known: Calibration,
+        [many, few]: [&Samples; 2],
+        options: ChannelOptions,
     ) -> Result<Option<Self>> {
-        let Some(mut open) = Open::of(subject.graph, options.axes, subject.analysis) else {
+        let Calibration { network, targets, .. } = known;
+        let Some(mut open) = Open::of(network, options.axes)? else {
             return Ok(None);
         };
-        let mut found: Vec<(usize, Channels, FactorId)> = Vec::new();
-        for (at, c) in chosen.iter().enumerate() {
-            let heads = &open.analysis.groups[open.groups[c.group]];
-            let whole = matches!(&c.sites[..], [site] if site.weight.is_some());
+        let mut found: Vec<Found> = Vec::new();
+        for (at, target) in targets.iter().enumerate() {
+            let Some(id) = open.groups.get(target.group.0) else {
+                continue;
+            };
+            let heads = open.network.group(*id);
+            let whole = matches!(&target.sites[..], [site] if site.weight.is_some());
             if heads.kind != Kind::Heads || !whole {
                 continue;
             }
-            let own = find(subject.graph, &open.analysis, heads);
-            let wide = own.into_iter().filter(|c| !levels(c.count, cuda).is_empty());
+            let own = find(&open.network, heads);
+            let wide = own
+                .into_iter()
+                .filter(|c| !levels(c.count, options.cuda).is_empty());
             found.extend(wide.map(|c| (at, c, heads.leaf)));
         }
-        let of_values: Vec<_> = found.iter().filter(|(_, c, _)| c.what == What::Values).collect();
+        let of = |kind: ChannelKind| found.iter().filter(move |(_, c, _)| c.what == kind);
+        let of_values: Vec<&Found> = of(ChannelKind::Values).collect();
         let measured: Vec<_> = of_values
             .par_iter()
-            .map(|(at, channels, heads)| {
-                values(
-                    subject,
-                    &open,
-                    &chosen[*at],
-                    statistics,
-                    options,
-                    channels,
-                    *heads,
-                )
-            })
+            .map(|found| values(&open.network, known, found, options.damp))
             .collect();
-        let mut turns = Vec::new();
+        let mut blocks = Vec::new();
         for ((at, channels, _), measured) in of_values.into_iter().zip(measured) {
-            turns.extend(measured?.map(|(how, rows, error)| Turn {
+            blocks.extend(measured?.map(|(how, rows, error)| ChannelBlock {
                 at: *at,
                 error,
-                levels: levels(channels.count, cuda),
+                levels: levels(channels.count, options.cuda),
                 channels: channels.clone(),
                 how,
                 rows,
-                harm: f64::INFINITY,
+                damage_per_error: f64::INFINITY,
                 difference: None,
             }));
         }
-        let of_queries: Vec<_> = found
-            .iter()
-            .filter(|(_, c, _)| c.what == What::QueriesAndKeys)
-            .collect();
-        let measured = queries(
-            subject,
-            &open,
-            chosen,
-            statistics,
-            weights,
-            [many, few],
-            &of_queries,
-            cancelled,
-        )?;
+        let of_queries: Vec<&Found> = of(ChannelKind::QueriesAndKeys).collect();
+        let measured = queries(ctx, &open.network, known, [many, few], &of_queries)?;
         for ((at, channels, _), measured) in of_queries.into_iter().zip(measured) {
             if let Some((pairs, error, difference)) = measured {
-                turns.push(Turn {
+                blocks.push(ChannelBlock {
                     at: *at,
                     error,
-                    levels: levels(channels.count, cuda),
+                    levels: levels(channels.count, options.cuda),
                     channels: channels.clone(),
                     how: How::Queries(pairs),
                     rows: Blocks::new(),
-                    harm: f64::INFINITY,
+                    damage_per_error: f64::INFINITY,
                     difference: Some(difference),
                 });
             }
         }
-        open.turns = turns.iter().map(|t| t.channels.group).collect();
-        Ok((!turns.is_empty()).then_some(Self { open, turns }))
+        open.blocks = blocks.iter().map(|b| b.channels.group).collect();
+        Ok((!blocks.is_empty()).then_some(Self {
+            open,
+            blocks,
+            options,
+        }))
     }
 
-    /// The open analysis of the model.
+    /// The open analysis of the network.
     pub fn open(&self) -> &Open {
         &self.open
     }
 
-    /// The same of what lossless passes make of the model; `None` where it is another
-    /// one.
-    pub fn elsewhere(&self, graph: &Graph, options: &Options, analysis: &Analysis) -> Option<Open> {
-        let mut open = Open::of(graph, options.axes, analysis)?;
-        let there = |turn: &usize| {
-            let group = self.open.analysis.groups.get(*turn)?;
-            open.analysis.find_group(&group.name, group.kind, group.units)
+    /// The same of what lossless passes make of the network, in which group `i` is
+    /// `groups[i]`; `None` where its blocks are others.
+    ///
+    /// # Errors
+    /// A graph that is not well-formed.
+    pub fn elsewhere(&self, network: &Network, groups: &[GroupId]) -> Result<Option<Open>> {
+        let Some(mut open) = Open::of(network, self.options.axes)? else {
+            return Ok(None);
         };
-        open.turns = self.open.turns.iter().map(there).collect::<Option<_>>()?;
-        Some(open)
-    }
-
-    /// What can be turned.
-    pub fn turns(&self) -> &[Turn] {
-        &self.turns
-    }
-
-    /// The channels that are worth their price; `costs` says per turn what a channel
-    /// costs. Harm and cost shrink alike with the number of heads that stay, so this
-    /// number does not matter.
-    pub fn at_price(&self, costs: &[f64], price: f64) -> Narrowing {
-        let mut kept = Vec::new();
-        for (at, turn) in self.turns.iter().enumerate() {
-            let (harm, Some(cost)) = (turn.harm, costs.get(at)) else {
-                continue;
-            };
-            let count = turn.channels.count;
-            let total = |kept: usize| harm * turn.error[count - kept] + price * cost * kept as f64;
-            let best = turn
-                .levels
-                .iter()
-                .copied()
-                .min_by(|a, b| total(*a).total_cmp(&total(*b)));
-            if let Some(best) = best.filter(|best| total(*best) < total(count)) {
-                kept.push((at, best));
+        let there = |block: &GroupId| {
+            let group = self.open.network.group(*block);
+            open.network.axes.find_group(&group.name, group.kind, group.units)
+        };
+        let blocks: Option<_> = self.open.blocks.iter().map(there).collect();
+        let groups: Option<_> = groups.iter().map(|g| open.groups.get(g.0).copied()).collect();
+        Ok(match (blocks, groups) {
+            (Some(blocks), Some(groups)) => {
+                (open.blocks, open.groups) = (blocks, groups);
+                Some(open)
             }
-        }
-        Narrowing { kept }
+            _ => None,
+        })
+    }
+
+    /// The blocks of channels.
+    pub fn blocks(&self) -> &[ChannelBlock] {
+        &self.blocks
     }
 
     /// What a narrowing does, in words.
-    pub fn told(&self, analysis: &Analysis, chosen: &[Chosen], narrowing: &Narrowing) -> Vec<Told> {
-        let told = |(turn, kept): &(usize, usize)| {
-            let turn = self.turns.get(*turn)?;
-            Some(Told {
-                group: analysis.groups[chosen.get(turn.at)?.group].name.clone(),
-                channels: turn.channels.what,
-                before: turn.channels.count,
+    pub fn told(
+        &self,
+        network: &Network,
+        targets: &[PruneTarget],
+        narrowing: &Narrowing,
+    ) -> Vec<ChannelSummary> {
+        let told = |(block, kept): &(usize, usize)| {
+            let block = self.blocks.get(*block)?;
+            Some(ChannelSummary {
+                group: network.group(targets.get(block.at)?.group).name.clone(),
+                channels: block.channels.what,
+                before: block.channels.count,
                 after: *kept,
-                error: turn.error.get(turn.channels.count - kept).copied()?,
+                error: block.error.get(block.channels.count - kept).copied()?,
             })
         };
         narrowing.kept.iter().filter_map(told).collect()
     }
+}
+
+impl Narrower {
+    /// Takes the basis of a block of another network with the same weights, so that both
+    /// stay one model. `false` where the two are not alike.
+    pub fn adopt(&mut self, block: usize, of: &ChannelBlock) -> bool {
+        let Some(own) = self.blocks.get_mut(block) else {
+            return false;
+        };
+        if own.count() != of.count() || own.levels != of.levels {
+            return false;
+        }
+        match (&mut own.how, &of.how) {
+            (How::Values(own), How::Values(of)) if own.keys().eq(of.keys()) => own.clone_from(of),
+            (How::Queries(own), How::Queries(of)) if own.keys().eq(of.keys()) => own.clone_from(of),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Drops a block: its heads keep these channels.
+    pub fn drop_block(&mut self, block: usize) {
+        if block < self.blocks.len() {
+            self.blocks.remove(block);
+            self.open.drop_block(block);
+        }
+    }
+}
+
+impl ChannelBlock {
+    /// Channels of each head.
+    pub fn count(&self) -> usize {
+        self.channels.count
+    }
+
+    /// Which channels these are.
+    pub fn kind(&self) -> ChannelKind {
+        self.channels.what
+    }
+
+    /// The damage that the loss of all but `kept` channels does while all heads stay.
+    pub fn damage(&self, kept: usize) -> f64 {
+        let gone = self.count().saturating_sub(kept);
+        self.damage_per_error * self.error.get(gone).copied().unwrap_or(1.0)
+    }
+}
+
+/// The numbers of channels that are worth their price, by index of the set; each set of
+/// blocks keeps one number. `price` is what a channel of the set costs, in damage. Damage and
+/// price shrink alike with the number of heads that stay, so this number does not matter.
+pub fn worth(sets: &[(Vec<&ChannelBlock>, f64)]) -> Vec<Option<usize>> {
+    let best = |(blocks, price): &(Vec<&ChannelBlock>, f64)| {
+        let first = blocks.first()?;
+        let total = |kept: usize| {
+            let damage: f64 = blocks.iter().map(|b| b.damage(kept)).sum();
+            damage + price * kept as f64
+        };
+        let levels = first.levels.iter().copied();
+        let best = levels.min_by(|a, b| total(*a).total_cmp(&total(*b)))?;
+        (total(best) < total(first.count())).then_some(best)
+    };
+    sets.iter().map(best).collect()
 }
 
 /// Numbers of channels that may stay, fewest first and not all of them: in even steps
@@ -344,22 +426,23 @@ fn levels(count: usize, cuda: bool) -> Vec<usize> {
 /// The bases of the values of a block, the rows of its output projection, and the error
 /// with fewer channels.
 fn values(
-    subject: Subject,
-    open: &Open,
-    c: &Chosen,
-    statistics: &Statistics,
-    options: &Options,
-    channels: &Channels,
-    heads: FactorId,
+    open: &Network,
+    known: Calibration,
+    (at, channels, heads): &Found,
+    damp: f64,
 ) -> Result<Option<(How, Blocks, Vec<f64>)>> {
-    let group = &open.analysis.groups[channels.group];
+    let group = open.group(channels.group);
     let rows = group.sinks.first().and_then(|sink| {
-        let contraction = open.analysis.contractions.get(sink.contraction)?;
+        let contraction = open.axes.contractions.get(sink.contraction)?;
         let dims = contraction.contracted.iter().map(|(_, _, dim)| dim);
         let dim = dims.fold(axes::Dim::one(), |all, dim| all.times(dim.clone()));
-        find::blocks(&open.analysis, &dim, heads, group)
+        find::blocks(&open.axes, &dim, *heads, group)
     });
-    let (Some(rows), Some(read)) = (rows, read(subject, c, statistics)?) else {
+    let own = known
+        .targets
+        .get(*at)
+        .map(|c| read(known.network, c, known.statistics));
+    let (Some(rows), Some(read)) = (rows, own.transpose()?.flatten()) else {
         return Ok(None);
     };
     let mut bases = Bases::new();
@@ -372,33 +455,34 @@ fn values(
     }
     let order: Vec<usize> = (0..channels.count).rev().collect();
     let turned = read.turned(&rows, &bases);
-    let curve = score::curve_of_order(&turned.site(&rows, channels.count), &order, options.damp)?;
+    let curve = score::curve_of_order(&turned.site(&rows, channels.count), &order, damp)?;
     Ok(Some((How::Values(bases), rows, curve.error)))
 }
 
-/// What is known of the queries and keys of a block: their bases, the error with fewer
+/// ChannelKind is known of the queries and keys of a block: their bases, the error with fewer
 /// channels, and the change with half of them.
 type Measured = (BTreeMap<usize, basis::Pair>, Vec<f64>, Difference);
 
 /// The bases of queries and keys, and the error with fewer channels; nothing for a block
 /// that cannot be measured.
-#[allow(clippy::too_many_arguments)]
 fn queries(
-    subject: Subject,
-    open: &Open,
-    chosen: &[Chosen],
-    statistics: &Statistics,
-    weights: &Weights,
+    ctx: Ctx,
+    open: &Network,
+    known: Calibration,
     [many, few]: [&Samples; 2],
-    found: &[&(usize, Channels, FactorId)],
-    cancelled: &AtomicBool,
+    found: &[&Found],
 ) -> Result<Vec<Option<Measured>>> {
-    let block = |(at, channels, heads): &&'_ (usize, Channels, FactorId)| {
-        let c = &chosen[*at];
-        let (site, sink) = (c.sites.first()?, subject.analysis.groups[c.group].sinks.first()?);
+    let Calibration {
+        network,
+        targets,
+        statistics,
+        positions,
+    } = known;
+    let block = |(at, channels, heads): &&'_ Found| {
+        let site = targets.get(*at)?.sites.first()?;
         Some((
             site.name.clone(),
-            sink,
+            &site.sink,
             site.weight.as_ref()?.rows,
             channels.clone(),
             *heads,
@@ -417,14 +501,8 @@ fn queries(
             channels,
         })
     };
-    let bases = measure::bases(
-        subject,
-        &open.analysis,
-        &all().collect::<Vec<_>>(),
-        many,
-        cancelled,
-    )?;
-    let half = |channels: &Channels| channels.count / 2;
+    let bases = measure::bases(ctx, open, &all().collect::<Vec<_>>(), many)?;
+    let half = |channels: &HeadChannels| channels.count / 2;
     let projected: Vec<(Block, Bases)> = all()
         .zip(&bases)
         .filter(|(_, pairs)| !pairs.is_empty())
@@ -434,11 +512,11 @@ fn queries(
             (block, projections.collect())
         })
         .collect();
-    let mut differences = measure::differences(subject, &projected, weights, few, cancelled)?;
+    let mut differences = measure::differences(ctx, network, &projected, positions, few)?;
     let mut out = Vec::new();
     for (((at, channels, _), block), pairs) in found.iter().zip(all()).zip(bases) {
         let difference = differences.remove(block.site);
-        let (Some(difference), Some(read)) = (difference, read(subject, &chosen[*at], statistics)?) else {
+        let (Some(difference), Some(read)) = (difference, read(network, &targets[*at], statistics)?) else {
             out.push(None);
             continue;
         };

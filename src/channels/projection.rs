@@ -5,14 +5,14 @@ use faer::Mat;
 use super::find::Blocks;
 use super::rotate::{self, Bases};
 use crate::Result;
+use crate::network::Network;
 use crate::numerics::Statistics;
 use crate::numerics::score::{Site, Units};
 use crate::rank::pooled;
-use crate::rank::probe::Subject;
-use crate::sites::{Chosen, parts};
+use crate::sites::{PruneTarget, parts};
 
 /// The weight of a block's output projection with what its statistics say of its input.
-pub(super) struct Read {
+pub(super) struct Projection {
     pub(super) weight: Mat<f64>,
     pub(super) sigma: Mat<f64>,
     mean: Vec<f64>,
@@ -24,16 +24,20 @@ pub(super) struct Read {
 ///
 /// # Errors
 /// A weight that is quantised or computed, statistics that are missing.
-pub(super) fn read(subject: Subject, c: &Chosen, statistics: &Statistics) -> Result<Option<Read>> {
-    let parts = parts(subject.model, subject.graph, &c.sites)?;
+pub(super) fn read(
+    network: &Network,
+    c: &PruneTarget,
+    statistics: &Statistics,
+) -> Result<Option<Projection>> {
+    let parts = parts(network, &c.sites)?;
     let [part] = &parts[..] else { return Ok(None) };
-    if !part.is_single(subject.graph) {
+    if !part.is_single(&network.graph) {
         return Ok(None);
     }
     let pooled = pooled(&part.sites, statistics)?;
     let with_bias = part.has_bias();
     let (sigma, mean) = pooled.moments(with_bias);
-    Ok(Some(Read {
+    Ok(Some(Projection {
         weight: part.matrix.clone(),
         sigma,
         mean,
@@ -42,7 +46,7 @@ pub(super) fn read(subject: Subject, c: &Chosen, statistics: &Statistics) -> Res
     }))
 }
 
-impl Read {
+impl Projection {
     /// The same in other bases of the heads.
     pub(super) fn turned(&self, rows: &Blocks, bases: &Bases) -> Self {
         let weight = rotate::columns(&self.weight.transpose().to_owned(), rows, bases);

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use faer::Mat;
 
 use super::find::{Blocks, Maker};
-use crate::graph::Graph;
+use crate::network::Network;
 use crate::numerics::SiteStatistics;
 use crate::numerics::linalg::{product, select_columns};
-use crate::onnx::proto;
-use crate::sites::weights::{self, Place};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// A matrix for each head.
@@ -54,18 +53,15 @@ pub(super) fn statistics(
 }
 
 /// A weight or bias in the basis of each head.
-pub(super) fn constant(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    maker: &Maker,
-    bases: &Bases,
-) -> Result<crate::tensor::Tensor> {
-    let tensor = weights::constant(model, graph, maker.value)?;
+pub(super) fn constant(network: &Network, maker: &Maker, bases: &Bases) -> Result<Tensor> {
+    let value = maker.reader.value;
+    let name = || network.graph.value(value).name.as_str();
+    let tensor = network.constant(value)?;
     let sizes = &tensor.shape;
     let Some(width) = sizes.get(maker.axis).copied() else {
         return Err(Error::input(format!(
             "the constant '{}' has no axis {}",
-            graph.value(maker.value).name,
+            name(),
             maker.axis
         )));
     };
@@ -75,7 +71,7 @@ pub(super) fn constant(
     if old.len() != outer * width * inner {
         return Err(Error::input(format!(
             "the data of the constant '{}' does not match its shape",
-            graph.value(maker.value).name
+            name()
         )));
     }
     let at = |row: usize, column: usize| (row / inner.max(1) * width + column) * inner + row % inner.max(1);
@@ -87,21 +83,5 @@ pub(super) fn constant(
             values[at(row, column)] = turned[(row, column)];
         }
     }
-    Ok(weights::rounded(sizes.clone(), &values, tensor.elem()))
-}
-
-/// Puts such a constant in its place.
-pub(super) fn put(
-    model: &mut proto::ModelProto,
-    graph: &Graph,
-    maker: &Maker,
-    tensor: &crate::tensor::Tensor,
-) -> Result<()> {
-    let (node, input) = maker.reader;
-    let place = Place {
-        node,
-        input,
-        value: maker.value,
-    };
-    weights::put(model, graph, &[place], tensor)
+    Ok(Tensor::rounded(sizes.clone(), &values, tensor.elem()))
 }

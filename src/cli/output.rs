@@ -1,49 +1,59 @@
 //! What a run says while it works and when it is done.
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::progress::{Bars, JsonLines, Progress, Quiet};
 
-/// How progress is shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ProgressKind {
-    /// A bar with the time left where standard error is a terminal.
-    #[default]
-    Auto,
-    /// A line of JSON on standard error for every step, for programs.
-    Json,
-    /// None.
-    None,
-}
-
-/// How much is said.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub struct TalkArgs {
+/// How much is said, and how progress is shown.
+#[derive(Debug, Clone, Default)]
+pub struct Talk {
     /// No summary and no progress; errors are still told.
-    #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more: every group, tolerances, time of every stage. Twice: what the
-    /// engine says, too.
-    #[arg(short, long, action = ArgAction::Count)]
+    /// How much more is said.
     pub verbose: u8,
-    /// How progress is shown on standard error.
-    #[arg(
-        long,
-        value_enum,
-        value_name = "KIND",
-        default_value_t,
-        hide_short_help = true
-    )]
-    pub progress: ProgressKind,
+    progress: String,
 }
 
-impl TalkArgs {
+impl Talk {
+    /// Its arguments.
+    pub(super) fn args() -> [Arg; 3] {
+        [
+            Arg::new("quiet")
+                .short('q')
+                .long("quiet")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("verbose")
+                .help("No summary and no progress; errors are still told"),
+            Arg::new("verbose")
+                .short('v')
+                .long("verbose")
+                .action(ArgAction::Count)
+                .help("Say more: every group, tolerances, time of every stage. Twice: what the engine says, too"),
+            Arg::new("progress")
+                .long("progress")
+                .value_name("KIND")
+                .default_value("auto")
+                .value_parser(["auto", "json", "none"])
+                .hide_short_help(true)
+                .help("How progress is shown on standard error: a bar on a terminal, a line of JSON for every step, none"),
+        ]
+    }
+
+    /// What they say.
+    pub(super) fn of(matches: &ArgMatches) -> Self {
+        Talk {
+            quiet: matches.get_flag("quiet"),
+            verbose: matches.get_count("verbose"),
+            progress: matches.get_one::<String>("progress").cloned().unwrap_or_default(),
+        }
+    }
+
     /// What shows progress.
     pub fn progress(&self) -> Box<dyn Progress> {
-        match (self.progress, self.quiet) {
-            (ProgressKind::Json, _) => Box::new(JsonLines::new()),
-            (ProgressKind::None, _) | (_, true) => Box::new(Quiet),
-            (ProgressKind::Auto, false) => Box::new(Bars::new()),
+        match (self.progress.as_str(), self.quiet) {
+            ("json", _) => Box::new(JsonLines::new()),
+            ("none", _) | (_, true) => Box::new(Quiet),
+            _ => Box::new(Bars::new()),
         }
     }
 }

@@ -49,10 +49,10 @@ fn with(of: &Samples, samples: Vec<Sample>) -> Samples {
     }
 }
 
-/// Each so-manieth sample chooses ridges.
+/// Every n-th sample chooses ridges.
 const GUARD: usize = 6;
 
 /// Whether the sample with this index chooses ridges instead of being fitted.
-pub(crate) fn is_guard(sample: usize) -> bool {
+pub(crate) fn is_ridge_holdout(sample: usize) -> bool {
     sample % GUARD == GUARD - 1
 }

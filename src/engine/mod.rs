@@ -9,10 +9,13 @@
 pub use metered::{EngineSeconds, Metered};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 use crate::onnx::proto;
+use crate::progress::{Progress, Quiet};
 use crate::tensor::{Feeds, Tensor};
+use crate::words::words;
 
 #[cfg(any(feature = "ort", feature = "tract"))]
 mod guard;
@@ -34,9 +37,7 @@ mod threads;
 mod tract;
 
 /// Which engine runs the model.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
     /// ONNX Runtime where it is found, else tract.
@@ -49,9 +50,7 @@ pub enum EngineChoice {
 }
 
 /// Where the model runs.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// CUDA where it really works, else the CPU.
@@ -63,25 +62,8 @@ pub enum Device {
     Cuda,
 }
 
-macro_rules! named {
-    ($($type:ty),*) => { $(
-        impl std::str::FromStr for $type {
-            type Err = String;
-            fn from_str(text: &str) -> Result<Self, String> {
-                <Self as clap::ValueEnum>::from_str(text, true)
-            }
-        }
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                match clap::ValueEnum::to_possible_value(self) {
-                    Some(value) => f.write_str(value.get_name()),
-                    None => write!(f, "{self:?}"),
-                }
-            }
-        }
-    )* };
-}
-named!(EngineChoice, Device);
+words!(EngineChoice { Auto = "auto", Ort = "ort", Tract = "tract" });
+words!(Device { Auto = "auto", Cpu = "cpu", Cuda = "cuda" });
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -142,6 +124,37 @@ pub trait Engine: Send + Sync {
     fn placement(&self, model: &proto::ModelProto, feeds: &Feeds) -> Result<Option<BTreeMap<String, usize>>> {
         let _ = (model, feeds);
         Ok(None)
+    }
+}
+
+/// What every stage that runs a model needs.
+#[derive(Clone, Copy)]
+pub struct Ctx<'a> {
+    /// Runs models.
+    pub engine: &'a dyn Engine,
+    /// Is told how far a stage has come.
+    pub progress: &'a dyn Progress,
+    /// Set where the run is to stop.
+    pub cancelled: &'a AtomicBool,
+}
+
+impl<'a> Ctx<'a> {
+    /// The same without a word of progress.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self {
+            progress: &Quiet,
+            ..self
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] once the run is to stop.
+    pub fn check(&self) -> Result<()> {
+        match self.cancelled.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        }
     }
 }
 
@@ -210,6 +223,14 @@ pub fn choose(options: &EngineOptions) -> Result<Box<dyn Engine>> {
             other => other,
         },
     }
+}
+
+/// How many threads compute: as many as were asked for, or one per physical core.
+///
+/// # Errors
+/// No threads at all.
+pub fn threads(options: &EngineOptions) -> Result<usize> {
+    threads::resolve(options.threads)
 }
 
 #[cfg(feature = "ort")]

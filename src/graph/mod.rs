@@ -2,11 +2,13 @@
 //! value, constants that are known, attributes. No protobuf, no engine.
 
 mod build;
+mod constants;
 pub mod operators;
 mod order;
 pub mod sweep;
 
 pub use build::{build, node_reads};
+pub use constants::constant_of;
 pub use order::ancestors;
 
 use std::collections::BTreeMap;

@@ -99,3 +99,45 @@ pub fn axis(axis: i64, rank: usize) -> Option<usize> {
     let axis = if axis < 0 { axis.checked_add(rank)? } else { axis };
     (0..rank).contains(&axis).then_some(axis as usize)
 }
+
+/// An operator that adds, possibly before it normalises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addition {
+    /// How many of the first inputs are summands of equal standing; none is all of them.
+    pub summands: Option<usize>,
+    /// The input that is a bias of the sum.
+    pub bias: Option<usize>,
+    /// The output that is the sum itself.
+    pub sum: usize,
+}
+
+/// The addition that an operator makes: a residual sum, where one of its summands is what
+/// the other was computed from.
+pub fn addition(domain: &str, op: &str) -> Option<Addition> {
+    let fused = |bias: usize| Addition {
+        summands: Some(2),
+        bias: Some(bias),
+        sum: 3,
+    };
+    Some(match (domain, op) {
+        ("", "Add" | "Sum") => Addition {
+            summands: None,
+            bias: None,
+            sum: 0,
+        },
+        (MS, "SkipLayerNormalization") => fused(4),
+        (MS, "SkipSimplifiedLayerNormalization") => fused(3),
+        _ => return None,
+    })
+}
+
+/// Whether an operator hands on its first input with nothing but its shape changed.
+pub fn is_view(domain: &str, op: &str) -> bool {
+    domain.is_empty() && matches!(op, "Reshape" | "Identity" | "Dropout")
+}
+
+/// Whether an operator hands on a constant as another view of it: transposed, or in
+/// another type.
+pub fn is_view_of_constant(domain: &str, op: &str) -> bool {
+    domain.is_empty() && matches!(op, "Transpose" | "Identity" | "Cast")
+}

@@ -6,12 +6,19 @@ use super::node_reads;
 use crate::onnx::proto;
 use crate::{Error, Result};
 
+/// What is left.
+pub struct Swept {
+    /// The nodes.
+    pub nodes: Vec<proto::NodeProto>,
+    /// Where each of them was before.
+    pub from: Vec<usize>,
+    /// The names that are in use.
+    pub used: BTreeSet<String>,
+}
+
 /// Drops what no output needs and puts the rest into topological order, as
-/// close to the given order as that allows. Returns the names that are in use.
-pub fn sweep(
-    nodes: Vec<proto::NodeProto>,
-    outputs: Vec<String>,
-) -> Result<(Vec<proto::NodeProto>, BTreeSet<String>)> {
+/// close to the given order as that allows.
+pub fn sweep(nodes: Vec<proto::NodeProto>, outputs: Vec<String>) -> Result<Swept> {
     let mut maker: HashMap<&str, usize> = HashMap::new();
     for (at, node) in nodes.iter().enumerate() {
         for output in node.output.iter().filter(|o| !o.is_empty()) {
@@ -64,6 +71,10 @@ pub fn sweep(
         }
     }
     let mut slots: Vec<Option<proto::NodeProto>> = nodes.into_iter().map(Some).collect();
-    let sorted = order.into_iter().filter_map(|i| slots[i].take()).collect();
-    Ok((sorted, used))
+    let sorted = order.iter().filter_map(|i| slots[*i].take()).collect();
+    Ok(Swept {
+        nodes: sorted,
+        from: order,
+        used,
+    })
 }

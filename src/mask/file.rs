@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Mask;
-use crate::axes::{Analysis, Kind, PruneGroup};
+use crate::axes::{Analysis, GroupId, Kind, PruneGroup};
 use crate::io::npz;
 use crate::io::staged::{self, Staged};
 use crate::onnx::provenance;
@@ -28,6 +28,8 @@ use crate::{Error, Result, ResultExt};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
+/// That of a report, which reads as a mask.
+const REPORT: u32 = 2;
 
 /// The arrays, with the kind of unit each is about.
 const ARRAYS: [(&str, Kind); 2] = [("head_mask", Kind::Heads), ("neuron_mask", Kind::Neurons)];
@@ -103,7 +105,11 @@ impl Form {
 /// number of units, layers or heads that is not the model's, an index that is
 /// out of range or given twice, a NaN; a group left with fewer units than it
 /// must keep.
-pub fn read(path: &Path, analysis: &Analysis, open: &BTreeMap<usize, usize>) -> Result<(Mask, Vec<String>)> {
+pub fn read(
+    path: &Path,
+    analysis: &Analysis,
+    open: &BTreeMap<GroupId, usize>,
+) -> Result<(Mask, Vec<String>)> {
     let mut notes = Vec::new();
     let place = || format!("the mask {}", path.display());
     let found = match Form::of(path).context(place)? {
@@ -224,7 +230,7 @@ fn in_folder(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 }
 
 /// Kept units by group, as a file says it.
-type Found = BTreeMap<usize, Vec<bool>>;
+type Found = BTreeMap<GroupId, Vec<bool>>;
 
 fn from_json(text: &str, analysis: &Analysis) -> Result<Found> {
     let document: Document = serde_json::from_str(text).map_err(|e| {
@@ -233,7 +239,7 @@ fn from_json(text: &str, analysis: &Analysis) -> Result<Found> {
              \"kind\": ..., \"units\": ..., \"kept\": [...]}}]}}"
         ))
     })?;
-    if document.schema != SCHEMA {
+    if ![SCHEMA, REPORT].contains(&document.schema) {
         return Err(Error::input(format!(
             "it has the layout {}, this version reads {SCHEMA}",
             document.schema
@@ -241,7 +247,7 @@ fn from_json(text: &str, analysis: &Analysis) -> Result<Found> {
     }
     let mut found = Found::new();
     for entry in document.groups {
-        let mut groups = analysis.groups.iter().enumerate();
+        let mut groups = analysis.indexed();
         let (at, group) = groups
             .find(|(_, group)| group.name == entry.name)
             .ok_or_else(|| unknown(&entry.name, analysis))?;
@@ -298,13 +304,13 @@ fn unknown(name: &str, analysis: &Analysis) -> Error {
 fn admitted(
     found: Found,
     analysis: &Analysis,
-    open: &BTreeMap<usize, usize>,
+    open: &BTreeMap<GroupId, usize>,
     notes: &mut Vec<String>,
 ) -> Result<Mask> {
     let mut mask = Mask::default();
     let mut closed = Vec::new();
     for (at, flags) in found {
-        let Some(group) = analysis.groups.get(at) else {
+        let Some(group) = analysis.groups.get(at.0) else {
             continue;
         };
         let kept = flags.iter().filter(|k| **k).count();
@@ -359,9 +365,7 @@ fn list(names: &[&str]) -> String {
 /// What JSON cannot hold.
 pub fn json(analysis: &Analysis, mask: &Mask) -> Result<String> {
     let groups = analysis
-        .groups
-        .iter()
-        .enumerate()
+        .indexed()
         .filter(|(at, group)| group.kind.is_default() || mask.kept.contains_key(at))
         .map(|(at, group)| Entry {
             name: group.name.clone(),
@@ -395,7 +399,7 @@ fn to_arrays(
         .kept
         .iter()
         .filter(|(_, flags)| flags.contains(&false))
-        .filter_map(|(at, _)| analysis.groups.get(*at))
+        .filter_map(|(at, _)| analysis.groups.get(at.0))
         .filter(|group| !names.iter().any(|(_, kind)| *kind == group.kind))
         .map(|group| group.name.as_str())
         .collect();

@@ -4,7 +4,7 @@ pub mod file;
 
 use std::collections::BTreeMap;
 
-use crate::axes::{Analysis, Dim, FactorId, Space, Term};
+use crate::axes::{Analysis, Dim, FactorId, GroupId, Space, Term};
 use crate::{Error, Result};
 
 /// Kept units per group, by the group's index in [`Analysis::groups`]; a group
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mask {
     /// From the group's index to one flag per unit.
-    pub kept: BTreeMap<usize, Vec<bool>>,
+    pub kept: BTreeMap<GroupId, Vec<bool>>,
 }
 
 /// How many channels stay, for some of the turns of a
@@ -32,10 +32,10 @@ impl Narrowing {
 
 impl Mask {
     /// Number of units of a group that stay.
-    pub fn count(&self, analysis: &Analysis, group: usize) -> usize {
+    pub fn count(&self, analysis: &Analysis, group: GroupId) -> usize {
         match self.kept.get(&group) {
             Some(kept) => kept.iter().filter(|k| **k).count(),
-            None => analysis.groups.get(group).map_or(0, |g| g.units),
+            None => analysis.groups.get(group.0).map_or(0, |g| g.units),
         }
     }
 
@@ -45,7 +45,7 @@ impl Mask {
     /// Names the group that does not fit.
     pub fn check(&self, analysis: &Analysis) -> Result<()> {
         for (group, kept) in &self.kept {
-            match analysis.groups.get(*group) {
+            match analysis.groups.get(group.0) {
                 Some(g) if g.units == kept.len() => {}
                 Some(g) => {
                     return Err(Error::input(format!(
@@ -57,7 +57,8 @@ impl Mask {
                 }
                 None => {
                     return Err(Error::input(format!(
-                        "the mask names a group {group} that does not exist"
+                        "the mask names a group {} that does not exist",
+                        group.0
                     )));
                 }
             }
@@ -67,8 +68,8 @@ impl Mask {
 
     /// The same mask for a model in which the group `i` has the index `groups[i]`.
     #[must_use]
-    pub fn renumbered(&self, groups: &[usize]) -> Self {
-        let new = |(old, kept): (&usize, &Vec<bool>)| Some((*groups.get(*old)?, kept.clone()));
+    pub fn renumbered(&self, groups: &[GroupId]) -> Self {
+        let new = |(old, kept): (&GroupId, &Vec<bool>)| Some((*groups.get(old.0)?, kept.clone()));
         Self {
             kept: self.kept.iter().filter_map(new).collect(),
         }
@@ -78,7 +79,7 @@ impl Mask {
     pub fn by_factor(&self, analysis: &Analysis) -> Kept {
         let mut kept = Kept::default();
         for (group, flags) in &self.kept {
-            if let Some(group) = analysis.groups.get(*group)
+            if let Some(group) = analysis.groups.get(group.0)
                 && flags.iter().any(|k| !k)
             {
                 let units = flags

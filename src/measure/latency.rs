@@ -12,18 +12,16 @@
 //! final model is measured as a whole.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::axes::{Analysis, Kind};
+use crate::axes::{GroupId, Kind};
 use crate::budget::{Measure, Prices};
-use crate::engine::{Engine, SessionOptions};
-use crate::graph::Graph;
+use crate::engine::{Ctx, Engine, SessionOptions};
 use crate::mask::Mask;
 use crate::measure::paired::{self, Spread};
+use crate::network::Network;
 use crate::onnx::proto;
-use crate::progress::Progress;
-use crate::rewrite::segment::group::{Cut, cut};
-use crate::sites::Chosen;
+use crate::rewrite::segment::group::{GroupCut, cut};
+use crate::sites::PruneTarget;
 use crate::tensor::Feeds;
 use crate::{Error, Result, ResultExt, rewrite};
 
@@ -100,19 +98,52 @@ pub struct Table {
     pub whole: Spread,
     /// By name of the group.
     pub parts: BTreeMap<String, Part>,
+    /// Per block of channels that was asked for: its heads by the number of channels.
+    #[serde(default)]
+    pub channels: Vec<Part>,
+}
+
+/// Channels inside heads whose time is asked for.
+pub struct Blocks<'a> {
+    /// The network in which they are groups.
+    pub network: &'a Network,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+}
+
+/// The channels of one block of heads.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// The heads.
+    pub heads: Option<GroupId>,
+    /// The channels.
+    pub channels: Option<GroupId>,
+    /// How many there are.
+    pub count: usize,
+    /// How many may stay.
+    pub levels: Vec<usize>,
+}
+
+impl Blocks<'_> {
+    /// What tells tables apart.
+    pub fn signature(&self) -> String {
+        let block = |b: &Block| format!("{:?}/{:?}:{}:{:?}", b.heads, b.channels, b.count, b.levels);
+        let blocks: Vec<String> = self.blocks.iter().map(block).collect();
+        blocks.join(",")
+    }
 }
 
 impl Table {
-    /// What the levels of the chosen groups cost, in nanoseconds. Where the
+    /// What the levels of the targets cost, in nanoseconds. Where the
     /// parts add up to more than the whole, all are scaled down to it.
     ///
     /// # Errors
     /// A group that was not measured.
-    pub fn prices(&self, analysis: &Analysis, chosen: &[Chosen]) -> Result<Prices> {
+    pub fn prices(&self, network: &Network, targets: &[PruneTarget]) -> Result<Prices> {
         let nanoseconds = |ms: f64| (ms * 1e6).round() as u64;
-        let mut parts = Vec::with_capacity(chosen.len());
-        for c in chosen {
-            let group = &analysis.groups[c.group];
+        let mut parts = Vec::with_capacity(targets.len());
+        for c in targets {
+            let group = network.group(c.group);
             let part = self.parts.get(&group.name).ok_or_else(|| {
                 Error::input(format!(
                     "the latency table has nothing for the group '{}': measure it again",
@@ -150,54 +181,46 @@ impl Table {
     }
 }
 
-/// Times the chosen groups of a model.
+/// Times the targets of a model.
 ///
 /// # Errors
 /// The engine's; an interrupt.
-#[allow(clippy::too_many_arguments)]
 pub fn measure(
-    engine: &dyn Engine,
-    model: &proto::ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    chosen: &[Chosen],
+    ctx: Ctx,
+    network: &Network,
+    targets: &[PruneTarget],
+    blocks: Option<&Blocks>,
     inputs: &Feeds,
     options: Options,
-    progress: &dyn Progress,
-    cancelled: &AtomicBool,
 ) -> Result<Table> {
-    let whole = paired::paired(engine, model, None, inputs, options.runs)?.a;
-    let mut cuts = Vec::with_capacity(chosen.len());
+    let Ctx { engine, progress, .. } = ctx;
+    let whole = paired::paired(engine, &network.proto, None, inputs, options.runs)?.a;
+    let mut cuts = Vec::with_capacity(targets.len());
     let mut names: Vec<String> = Vec::new();
-    for c in chosen {
-        let cut = cut(model, graph, analysis, c.group)?;
+    for c in targets {
+        let cut = cut(&network.proto, network, c.group)?;
         names.extend(cut.inputs.iter().filter(|n| !inputs.contains_key(*n)).cloned());
         cuts.push(cut);
     }
     names.sort();
     names.dedup();
-    let known = fetch(engine, model, inputs, names)?;
-    let mut timer = Timer {
-        engine,
-        known,
-        options,
-        cancelled,
-    };
+    let known = fetch(engine, &network.proto, inputs, names)?;
+    let mut timer = Timer { ctx, known, options };
     let mut alike: BTreeMap<String, Part> = BTreeMap::new();
     let mut parts = BTreeMap::new();
-    progress.start("latency", chosen.len() as u64);
-    for (c, dense) in chosen.iter().zip(cuts) {
-        let group = &analysis.groups[c.group];
+    progress.start("latency", targets.len() as u64);
+    for (c, dense) in targets.iter().zip(cuts) {
+        let group = network.group(c.group);
         let key = dense.signature(&timer.known);
         let part = match alike.get(&key) {
             Some(part) => part.clone(),
             None => {
-                let cut_at = |kept: usize| -> Result<Cut> {
+                let cut_at = |kept: usize| -> Result<GroupCut> {
                     let mut mask = Mask::default();
                     mask.kept
                         .insert(c.group, (0..group.units).map(|u| u < kept).collect());
-                    let pruned = rewrite::prune(model, graph, analysis, &mask)?;
-                    cut(&pruned, graph, analysis, c.group)
+                    let pruned = rewrite::prune(network, &mask)?;
+                    cut(&pruned, network, c.group)
                 };
                 let levels = levels(group.kind, group.units, options.align);
                 let part = timer
@@ -210,8 +233,16 @@ pub fn measure(
         parts.insert(group.name.clone(), part);
         progress.step(1);
     }
+    let channels = match blocks {
+        Some(blocks) => timer.blocks(blocks, inputs)?,
+        None => Vec::new(),
+    };
     progress.finish();
-    Ok(Table { whole, parts })
+    Ok(Table {
+        whole,
+        parts,
+        channels,
+    })
 }
 
 /// What the dense model computes at the borders of the cuts.
@@ -251,21 +282,57 @@ fn levels(kind: Kind, units: usize, align: usize) -> Vec<usize> {
 }
 
 struct Timer<'a> {
-    engine: &'a dyn Engine,
+    ctx: Ctx<'a>,
     known: Feeds,
     options: Options,
-    cancelled: &'a AtomicBool,
 }
 
 impl Timer<'_> {
+    /// The heads of each block by the number of their channels; blocks that are alike are
+    /// timed once.
+    fn blocks(&mut self, blocks: &Blocks, inputs: &Feeds) -> Result<Vec<Part>> {
+        let network = blocks.network;
+        let mut alike: BTreeMap<String, Part> = BTreeMap::new();
+        let mut parts = Vec::with_capacity(blocks.blocks.len());
+        for block in &blocks.blocks {
+            let (Some(heads), Some(channels)) = (block.heads, block.channels) else {
+                return Err(Error::input("channels of no block are to be timed"));
+            };
+            let dense = cut(&network.proto, network, heads)?;
+            let unknown = dense.inputs.iter().filter(|n| !self.known.contains_key(*n));
+            let unknown: Vec<String> = unknown.cloned().collect();
+            let fetched = fetch(self.ctx.engine, &network.proto, inputs, unknown)?;
+            self.known.extend(fetched);
+            let kind = network.group(channels).kind;
+            let key = format!("{kind:?} {}", dense.signature(&self.known));
+            if let Some(part) = alike.get(&key) {
+                parts.push(part.clone());
+                continue;
+            }
+            let cut_at = |kept: usize| -> Result<GroupCut> {
+                let mut mask = Mask::default();
+                let flags = (0..block.count).map(|u| u < kept).collect();
+                mask.kept.insert(channels, flags);
+                let pruned = rewrite::prune(network, &mask)?;
+                cut(&pruned, network, heads)
+            };
+            let part = self
+                .part(&dense, block.count, &block.levels, cut_at)
+                .context(|| format!("timing the channels of '{}'", network.group(heads).name))?;
+            alike.insert(key, part.clone());
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
     fn part(
         &mut self,
-        dense: &Cut,
+        dense: &GroupCut,
         units: usize,
         levels: &[usize],
-        cut_at: impl Fn(usize) -> Result<Cut>,
+        cut_at: impl Fn(usize) -> Result<GroupCut>,
     ) -> Result<Part> {
-        let open = |model: &proto::ModelProto| self.engine.session(model, &SessionOptions::default());
+        let open = |model: &proto::ModelProto| self.ctx.engine.session(model, &SessionOptions::default());
         let feeds = dense.feeds(&self.known)?;
         let mut whole = open(&dense.model(&feeds))?;
         let outputs = whole.run(&feeds)?;
@@ -276,9 +343,7 @@ impl Timer<'_> {
         let mut times = Vec::new();
         let mut ratios = Vec::new();
         for &kept in levels {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            self.ctx.check()?;
             let smaller = cut_at(kept)?;
             let own = smaller.feeds(&self.known)?;
             if own.keys().ne(feeds.keys()) {

@@ -23,4 +23,4 @@ pub mod solve;
 mod statistics;
 
 pub(crate) use statistics::BLOCK;
-pub use statistics::{SiteStatistics, Statistics};
+pub use statistics::{SiteStatistics, Statistics, Sums};

@@ -380,6 +380,39 @@ fn mirror(mut full: MatMut<'_, f64>) {
     }
 }
 
+/// Statistics by site, with others in place of some.
+#[derive(Clone, Copy)]
+pub struct Sums<'a> {
+    all: &'a BTreeMap<String, SiteStatistics>,
+    instead: Option<&'a BTreeMap<String, SiteStatistics>>,
+}
+
+impl<'a> Sums<'a> {
+    /// Those of a site.
+    pub fn get(self, site: &str) -> Option<&'a SiteStatistics> {
+        let instead = self.instead.and_then(|instead| instead.get(site));
+        instead.or_else(|| self.all.get(site))
+    }
+}
+
+impl<'a> From<&'a Statistics> for Sums<'a> {
+    fn from(statistics: &'a Statistics) -> Self {
+        Sums {
+            all: &statistics.sites,
+            instead: None,
+        }
+    }
+}
+
+impl<'a> From<(&'a Statistics, &'a BTreeMap<String, SiteStatistics>)> for Sums<'a> {
+    fn from((statistics, instead): (&'a Statistics, &'a BTreeMap<String, SiteStatistics>)) -> Self {
+        Sums {
+            all: &statistics.sites,
+            instead: Some(instead),
+        }
+    }
+}
+
 /// Statistics of all sites of a model.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Statistics {

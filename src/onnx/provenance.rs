@@ -21,7 +21,7 @@ const INPUT: &str = "onnx_prune.input_sha256";
 const OPTIONS: &str = "onnx_prune.options";
 const MASK: &str = "onnx_prune.mask";
 /// The option that says which heads have fewer channels.
-pub const NARROWED: &str = "narrowed";
+pub const CHANNELS: &str = "channels";
 
 /// The name of this program and its version.
 pub fn tool() -> String {
@@ -116,7 +116,7 @@ pub fn of_another(path: &Path, input_sha256: &str) -> Result<Option<String>> {
         )));
     }
     let options: serde_json::Value = serde_json::from_str(&own.options).unwrap_or_default();
-    let narrowed = options[NARROWED].as_array().is_some_and(|told| !told.is_empty());
+    let narrowed = options[CHANNELS].as_array().is_some_and(|told| !told.is_empty());
     Ok(narrowed.then(|| {
         format!(
             "heads of {} have fewer channels, of which its mask says nothing: they keep all of them here",

@@ -1,9 +1,9 @@
 //! Weights that are no numbers, found before anything is computed with them.
 
-use super::Loaded;
 use crate::graph::{Role, ValueId};
+use crate::network::Network;
 use crate::tensor::{Data, Tensor};
-use crate::{Error, Result, onnx, rewrite};
+use crate::{Error, Result};
 
 /// What is wrong with a value.
 #[derive(Clone, Copy, PartialEq)]
@@ -18,13 +18,10 @@ enum Bad {
 ///
 /// # Errors
 /// Names the constant, the entry and the node that reads it.
-pub(super) fn check(loaded: &Loaded) -> Result<()> {
-    let Some(proto) = &loaded.model.graph else {
-        return Ok(());
-    };
-    let graph = &loaded.graph;
+pub(super) fn check(network: &Network) -> Result<()> {
+    let graph = &network.graph;
     let mut weights: Vec<ValueId> = Vec::new();
-    for c in &loaded.analysis.contractions {
+    for c in &network.axes.contractions {
         let sides = (0..2).filter(|side| c.constant[*side]);
         weights.extend(sides.filter_map(|side| graph.input(c.node, c.inputs[side])));
     }
@@ -35,7 +32,7 @@ pub(super) fn check(loaded: &Loaded) -> Result<()> {
         }
         let id = ValueId(at as u32);
         // Types that are not read here are left to the engine.
-        let Ok(tensor) = rewrite::tensor_of(proto, graph, id).and_then(|t| onnx::tensor(&t)) else {
+        let Ok(tensor) = network.constant(id) else {
             continue;
         };
         let Some((entry, bad)) = first_bad(&tensor, weights.contains(&id)) else {

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::Loaded;
+use super::options::Options;
+use super::source::Loaded;
 use crate::io::staged;
-use crate::options::Options;
 use crate::{Result, mask};
 
 /// All outputs against the files that are named on the command line.

@@ -5,16 +5,14 @@ use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest as _, Sha256};
 
+use super::options::Options;
 use super::paths;
-use super::ready::{Ready, probes, ready};
-use super::run::Run;
-use crate::calibrate::{self, Kept, SiteProbe, file};
+use super::source::{Opened, open, probes};
+use crate::calibrate::{self, Kept, SiteProbe, Watched, file};
 use crate::data::Origin;
-use crate::engine::{self, Engine, EngineInfo};
+use crate::engine::{self, Ctx, Engine, EngineInfo};
 use crate::io::staged;
-use crate::numerics::Statistics;
 use crate::onnx::provenance;
-use crate::options::Options;
 use crate::progress::Progress;
 use crate::rank::positions::Weights;
 use crate::report::SCHEMA;
@@ -78,7 +76,7 @@ impl StatisticsReport {
 /// Samples that are read, run and kept at once.
 const PART: usize = 1024;
 
-/// Where [`calibrate()`] keeps what it has until it is done: beside the output.
+/// Where [`collect`] keeps what it has until it is done: beside the output.
 pub fn partial(output: &Path) -> PathBuf {
     let mut name = output.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
@@ -90,7 +88,7 @@ pub fn partial(output: &Path) -> PathBuf {
 ///
 /// Samples are read in parts, so memory does not grow with their number; after each
 /// part the sums so far are in the file [`partial`] beside the output. A run with the
-/// same model, samples and options goes on from there, with the same result.
+/// same model, samples and options resumes from there, with the same result.
 ///
 /// All positions of a sequence count alike in them: what they count for the
 /// outputs depends on the samples, so sums over parts would not be the sum over
@@ -98,7 +96,7 @@ pub fn partial(output: &Path) -> PathBuf {
 ///
 /// # Errors
 /// As [`super::prune`].
-pub fn calibrate(
+pub fn collect(
     input: &Path,
     output: &Path,
     options: &Options,
@@ -109,10 +107,10 @@ pub fn calibrate(
     let partial = partial(output);
     let outputs = [("the output", output), ("the unfinished output", &partial)];
     paths::before(&[input], &outputs, options)?;
-    let Ready { loaded, chosen, .. } = ready(input, options)?;
+    let Opened { loaded, targets, .. } = open(input, options)?;
     paths::side_files(&loaded, &outputs, options)?;
     let engine = engine::choose(&options.engine)?;
-    let probes = probes(&chosen)?;
+    let probes = probes(&targets)?;
     let model = loaded.file.sha256()?;
     let found = calibrate::collect_kept(
         Kept {
@@ -120,14 +118,18 @@ pub fn calibrate(
             key: &key(&model, &probes, engine.as_ref(), options)?,
             every: PART,
         },
-        engine.as_ref(),
-        &loaded.model,
-        &probes,
-        &Weights::new(),
+        Ctx {
+            engine: engine.as_ref(),
+            progress,
+            cancelled,
+        },
+        &loaded.network.proto,
+        Watched {
+            probes: &probes,
+            weights: &Weights::new(),
+        },
         &options.data,
         data::ROWS,
-        progress,
-        cancelled,
     )?;
     let statistics = found.statistics;
     let stored = file::Stored { model, statistics };
@@ -140,7 +142,7 @@ pub fn calibrate(
     report.notes.extend(found.notes);
     if found.before > 0 {
         report.notes.push(format!(
-            "it went on where an earlier run was stopped, after {} samples",
+            "it resumed an earlier run after {} samples",
             found.before
         ));
     }
@@ -210,49 +212,4 @@ pub fn merge(inputs: &[PathBuf], output: &Path) -> Result<StatisticsReport> {
     }
     file::save(output, &sum.model, &sum.statistics)?;
     Ok(StatisticsReport::of(output, &sum))
-}
-
-impl Run<'_> {
-    /// Takes the statistics of a file in place of a calibration.
-    pub(super) fn take_statistics(&mut self, path: &Path) -> Result<()> {
-        self.statistics = of_model(path, self)?;
-        if self.without_samples() {
-            // What they say is about inputs that take part in comparisons only.
-            self.samples.notes.clear();
-            self.loaded.notes.push(
-                "--stats without --data: the relative error at each group's own sink stands in for the damage to \
-                 the outputs, re-fitting is local, and the comparison with the dense model is on synthetic inputs"
-                    .into(),
-            );
-        } else {
-            self.guarded = true;
-        }
-        self.clock.lap("calibration");
-        Ok(())
-    }
-}
-
-/// The statistics in a file, if they are of this model and of all its `sites`.
-fn of_model(path: &Path, run: &Run) -> Result<Statistics> {
-    let model = &run.sha256;
-    let stored = file::load(path)?;
-    let place = || format!("--stats {}", path.display());
-    if stored.model != *model {
-        return Err(Error::input(format!(
-            "the statistics are of another model: its SHA-256 is {}, this one's is {model}; run `onnx-prune calibrate` on this file",
-            stored.model
-        )))
-        .context(place);
-    }
-    for probe in probes(&run.chosen)? {
-        let width = stored.statistics.sites.get(&probe.site).map(|s| s.width());
-        if width != Some(probe.width) {
-            return Err(Error::input(format!(
-                "there are no statistics of '{}': calibrate with the same --change-interface and --uniform-kv, and without --targets or --exclude",
-                probe.site
-            )))
-            .context(place);
-        }
-    }
-    Ok(stored.statistics)
 }

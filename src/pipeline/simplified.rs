@@ -1,82 +1,97 @@
-//! The lossless passes in a run: budgets are paid in what they leave, and the
+//! The lossless rewrites in a run: budgets are paid in what they leave, and the
 //! pruned model goes through them last.
 //!
 //! Statistics are taken of the model as it is: where the last layer runs on one
 //! position only, it has too few rows to be fitted.
 
-use super::Loaded;
+use super::source::Source;
 use crate::Result;
-use crate::axes::{self, Analysis, PruneGroup};
+use crate::axes::{GroupId, PruneGroup};
 use crate::engine::Engine;
-use crate::graph::{self, Graph};
 use crate::measure::paired::{self, Spread};
+use crate::network::Network;
 use crate::onnx::proto;
 use crate::rewrite::lossless::{self, Pass};
-use crate::sites::Chosen;
-use crate::tensor::Feeds;
+use crate::sites::PruneTarget;
 
 /// Pairs of runs that decide between a fused kernel and less work.
 const RUNS: usize = 15;
 
-/// The dense model after the lossless passes.
-pub struct Cheaper {
-    /// The model.
-    pub model: proto::ModelProto,
-    /// Its graph.
-    pub graph: Graph,
-    /// Its axes.
-    pub analysis: Analysis,
+/// The dense network after the lossless rewrites.
+pub struct Simplified {
+    /// The network.
+    pub network: Network,
     /// From the index of a group to that of the same group here.
-    pub groups: Vec<usize>,
+    pub groups: Vec<GroupId>,
     /// What was done.
     pub passes: Vec<Pass>,
 }
 
-impl Cheaper {
-    /// `dense` is the model as it was read: where activations are quantised by the
-    /// range of all positions, float weights must not hide that. `None` where
-    /// nothing can be done, or the groups would not be the same.
+impl Simplified {
+    /// The rewrites where they help, with what is to be said of that: where they break a
+    /// fused attention kernel, the measured latency decides.
     ///
     /// # Errors
-    /// A graph that is not well-formed.
-    pub(super) fn find(
-        dense: &proto::ModelProto,
-        loaded: &Loaded,
-        options: axes::Options,
-    ) -> Result<Option<Self>> {
-        let (model, passes) = lossless::apply(dense)?;
+    /// The engine's.
+    pub(super) fn choose(source: &Source) -> Result<(Option<Self>, Option<String>)> {
+        let Some(found) = Self::find(source)? else {
+            return Ok((None, None));
+        };
+        let (engine, dense) = (&source.engine, source.dense());
+        let Some((before, after)) = found.lost_kernels(engine, dense)? else {
+            return Ok((Some(found), None));
+        };
+        let lost = format!("the lossless rewrites leave {after} of {before} fused attention kernels");
+        let Ok(batch) = source.timed_inputs() else {
+            let note = format!("{lost}, and no inputs could be made to time it: they are left out");
+            return Ok((None, Some(note)));
+        };
+        let timing = paired::paired(engine, &found.network.proto, Some(dense), &batch.feeds, RUNS)?;
+        let speedup = timing.speedup.unwrap_or(Spread::of(&[1.0]));
+        let better = speedup.median > 1.0;
+        let note = format!(
+            "{lost}; with them the dense model is {:.3} times as fast (quartiles {:.3} to {:.3}): they are {}",
+            speedup.median,
+            speedup.lower,
+            speedup.upper,
+            if better { "applied" } else { "left out" }
+        );
+        Ok((better.then_some(found), Some(note)))
+    }
+
+    /// The dense model as it was read is rewritten: where activations are quantised by the
+    /// range of all positions, float weights must not hide that. `None` where
+    /// nothing can be done, or the groups would not be the same.
+    fn find(source: &Source) -> Result<Option<Self>> {
+        let (model, passes) = lossless::apply(source.dense())?;
         if passes.is_empty() {
             return Ok(None);
         }
-        let graph = graph::build(&model)?;
-        let analysis = axes::analyse(&graph, options);
-        let same = |g: &PruneGroup| analysis.find_group(&g.name, g.kind, g.units);
-        let groups: Option<Vec<usize>> = loaded.analysis.groups.iter().map(same).collect();
+        let network = Network::of(model, source.options.axes)?;
+        let same = |g: &PruneGroup| network.axes.find_group(&g.name, g.kind, g.units);
+        let groups: Option<Vec<GroupId>> = source.network().axes.groups.iter().map(same).collect();
         Ok(groups.map(|groups| Self {
-            model,
-            graph,
-            analysis,
+            network,
             groups,
             passes,
         }))
     }
 
-    /// The chosen groups in this model.
-    pub(super) fn chosen(&self, chosen: &[Chosen]) -> Vec<Chosen> {
-        let here = |c: &Chosen| {
-            let group = *self.groups.get(c.group)?;
-            Some(Chosen { group, ..c.clone() })
+    /// The targets in this network.
+    pub(super) fn targets(&self, targets: &[PruneTarget]) -> Vec<PruneTarget> {
+        let here = |target: &PruneTarget| {
+            let group = *self.groups.get(target.group.0)?;
+            Some(PruneTarget {
+                group,
+                ..target.clone()
+            })
         };
-        chosen.iter().filter_map(here).collect()
+        targets.iter().filter_map(here).collect()
     }
 
     /// Fewer attention kernels than the engine makes of the dense model, before
     /// and after; `None` where none is lost or the engine cannot tell.
-    pub(super) fn lost_kernels(
-        &self,
-        engine: &dyn Engine,
-        dense: &proto::ModelProto,
-    ) -> Result<Option<(usize, usize)>> {
+    fn lost_kernels(&self, engine: &dyn Engine, dense: &proto::ModelProto) -> Result<Option<(usize, usize)>> {
         let count = |model: &proto::ModelProto| -> Result<Option<usize>> {
             let found = engine.optimised_operators(model)?;
             Ok(found.map(|ops| {
@@ -84,20 +99,9 @@ impl Cheaper {
                 fused.map(|(_, n)| n).sum()
             }))
         };
-        Ok(match (count(dense)?, count(&self.model)?) {
+        Ok(match (count(dense)?, count(&self.network.proto)?) {
             (Some(before), Some(after)) if after < before => Some((before, after)),
             _ => None,
         })
-    }
-
-    /// How many times as fast as the dense model it is.
-    pub(super) fn speedup(
-        &self,
-        engine: &dyn Engine,
-        dense: &proto::ModelProto,
-        inputs: &Feeds,
-    ) -> Result<Spread> {
-        let timing = paired::paired(engine, &self.model, Some(dense), inputs, RUNS)?;
-        Ok(timing.speedup.unwrap_or(Spread::of(&[1.0])))
     }
 }

@@ -60,15 +60,12 @@
 //! noise (0.0069 and 0.0141). The weights at each level are those that the elimination has
 //! left at that point ([`crate::numerics::score::obs::Level`]).
 
-use crate::numerics::score::Ranking;
-use crate::numerics::score::{Curve, Site};
+use crate::numerics::score::{Curve, Ranking, Site};
 use crate::numerics::solve::{self, Levels};
 use crate::numerics::{SiteStatistics, Statistics};
-use crate::options::Options;
-use crate::progress::Progress;
-use crate::rank::probe::{Probe, Subject};
-use crate::rank::{Ranked, levels, pooled, removed};
-use crate::sites::{Chosen, parts};
+use crate::rank::probe::Probe;
+use crate::rank::{Rankings, levels, pooled, removed};
+use crate::sites::{PruneTarget, parts};
 use crate::tensor::Feeds;
 use crate::verify::Comparison;
 use crate::{Error, Result, ResultExt};
@@ -78,35 +75,34 @@ use crate::{Error, Result, ResultExt};
 /// # Errors
 /// The engine's; an interrupt.
 pub fn measure(
-    subject: Subject,
     probe: &mut Probe,
-    chosen: &[Chosen],
-    ranked: &Ranked,
+    targets: &[PruneTarget],
+    ranked: &Rankings,
     statistics: &Statistics,
-    options: &Options,
-    progress: &dyn Progress,
+    damp: f64,
 ) -> Result<Vec<Option<Curve>>> {
-    let levels_of = |c: &Chosen| levels(subject.analysis.groups[c.group].kind);
-    let all: usize = chosen.iter().map(|c| levels_of(c).len()).sum();
+    let (network, progress) = (probe.network(), probe.ctx().progress);
+    let levels_of = |c: &PruneTarget| levels(c.kind);
+    let all: usize = targets.iter().map(|c| levels_of(c).len()).sum();
     progress.start("damage", all as u64);
     let mut curves: Vec<Option<Curve>> = (ranked.rankings.iter().cloned())
         .map(Ranking::into_curve)
         .collect();
-    let mut unread = vec![true; chosen.len()];
-    probe.each(chosen, |at, after| {
+    let mut unread = vec![true; targets.len()];
+    probe.each(targets, |at, after| {
         unread[at] = false;
-        let (c, Some(curve)) = (&chosen[at], &mut curves[at]) else {
-            progress.step(levels_of(&chosen[at]).len() as u64);
+        let (c, Some(curve)) = (&targets[at], &mut curves[at]) else {
+            progress.step(levels_of(&targets[at]).len() as u64);
             return Ok(());
         };
-        let group = &subject.analysis.groups[c.group];
+        let group = network.group(c.group);
         let name = || format!("damage of group '{}'", group.name);
-        let fitted = parts(subject.model, subject.graph, &c.sites).context(name)?;
+        let fitted = parts(network, &c.sites).context(name)?;
         let statistics = fitted
             .iter()
             .map(|part| pooled(&part.sites, statistics))
             .collect::<Result<Vec<_>>>()?;
-        let removed = removed(group, c.least);
+        let removed = removed(c);
         // What the elimination has left, or else a factor for each weight.
         let known = ranked.levels.get(at).map(Vec::as_slice).unwrap_or_default();
         let known = if known.len() == removed.len() { known } else { &[] };
@@ -127,7 +123,7 @@ pub fn measure(
                     weight: &part.matrix,
                     units: c.units.clone(),
                 };
-                Levels::new(&site, &curve.order, options.damp, part.has_bias())
+                Levels::new(&site, &curve.order, damp, part.has_bias())
             })
             .collect::<Result<Vec<_>>>()
             .context(name)?;
@@ -145,7 +141,7 @@ pub fn measure(
             };
             let mut changed = Feeds::new();
             for (part, refit) in fitted.iter().zip(refits) {
-                changed.extend(part.fit(&rows, refit).feeds(subject.graph));
+                changed.extend(part.fit(&rows, refit).feeds(&network.graph));
             }
             points.push((removed, damage(&after.with_weights(changed)?)));
         }

@@ -1,29 +1,30 @@
-//! Statistics and weights of the chosen groups in, a ranking per group out.
+//! Statistics and weights of the targets in, a ranking per group out.
 
 pub mod damage;
+mod effort;
+mod method;
 pub mod positions;
 pub mod probe;
 mod stream;
 
+pub use effort::Effort;
+pub use method::{Method, RankOptions};
 pub use stream::{Runner, Stream};
 
 use std::collections::BTreeSet;
 
-use crate::axes::{Analysis, Kind, PruneGroup};
-use crate::graph::Graph;
-use crate::numerics::score::Ranking;
+use crate::axes::{GroupId, Kind};
+use crate::network::Network;
 use crate::numerics::score::obs::Level;
-use crate::numerics::score::{self, Site};
-use crate::numerics::{SiteStatistics, Statistics};
-use crate::onnx::proto;
-use crate::options::{Method, Options};
-use crate::sites::{Chosen, each, side_by_side};
+use crate::numerics::score::{self, Ranking, Site};
+use crate::numerics::{SiteStatistics, Statistics, Sums};
+use crate::sites::{PruneTarget, each, side_by_side};
 use crate::{Error, Result, ResultExt};
 
-/// What a method says about the chosen groups.
+/// What a method says about the targets.
 #[derive(Default)]
-pub struct Ranked {
-    /// Per chosen group.
+pub struct Rankings {
+    /// Per target.
     pub rankings: Vec<Ranking>,
     /// Its weight at the levels that were asked for, where one sink reads it.
     pub levels: Vec<Vec<Level>>,
@@ -47,55 +48,53 @@ pub fn levels(kind: Kind) -> &'static [f64] {
 
 /// How many units of a group, of which at least some stay, are gone at its [`levels`],
 /// ascending.
-pub fn removed(group: &PruneGroup, least: usize) -> Vec<usize> {
-    let most = group.units.saturating_sub(least);
-    let mut removed: Vec<usize> = levels(group.kind)
+pub fn removed(target: &PruneTarget) -> Vec<usize> {
+    let units = target.units.len();
+    let most = units.saturating_sub(target.least);
+    let mut removed: Vec<usize> = levels(target.kind)
         .iter()
-        .map(|level| ((level * group.units as f64).round() as usize).min(most))
+        .map(|level| ((level * units as f64).round() as usize).min(most))
         .filter(|removed| *removed > 0)
         .collect();
     removed.dedup();
     removed
 }
 
-/// Ranks the units of every chosen group; where its damage is `measured` after that, the
+/// Ranks the units of every target; where its damage is `measured` after that, the
 /// weights that are left at the [`levels`] come with it.
 ///
 /// # Errors
 /// Statistics that are missing or not finite, a weight that is not a matrix.
 pub fn rank(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    chosen: &[Chosen],
+    network: &Network,
+    targets: &[PruneTarget],
     statistics: &Statistics,
-    options: &Options,
+    options: &RankOptions,
     measured: bool,
-) -> Result<Ranked> {
-    let mut ranked = Ranked {
-        rankings: Vec::with_capacity(chosen.len()),
-        levels: Vec::with_capacity(chosen.len()),
+) -> Result<Rankings> {
+    let mut ranked = Rankings {
+        rankings: Vec::with_capacity(targets.len()),
+        levels: Vec::with_capacity(targets.len()),
         iterations: Vec::new(),
         notes: Vec::new(),
     };
     let mut heads_left = false;
     let holding = match measured {
-        true => holding(analysis, chosen),
+        true => holding(targets),
         false => BTreeSet::new(),
     };
-    let found = each(chosen, |c| {
-        let group = &analysis.groups[c.group];
+    let found = each(targets, |c| {
+        let group = network.group(c.group);
         let held = holding.contains(&c.group);
-        rank_one(model, graph, group, c, statistics, options, held)
-            .context(|| format!("group '{}'", group.name))
+        rank_one(network, c, statistics, options, held).context(|| format!("group '{}'", group.name))
     });
-    for (c, found) in chosen.iter().zip(found) {
+    for (c, found) in targets.iter().zip(found) {
         let One {
             ranking,
             levels,
             iterations,
         } = found?;
-        let group = &analysis.groups[c.group];
+        let group = network.group(c.group);
         if c.is_closed() {
             ranked.notes.push(format!(
                 "'{}' stays whole: its weight is quantised in blocks or computed, so its units cannot be ranked (--mask with --reconstruct none can still remove some)",
@@ -119,15 +118,14 @@ pub fn rank(
 
 /// The groups whose weights at the levels are held: the first ones, as many as
 /// [`HELD`] bytes allow.
-fn holding(analysis: &Analysis, chosen: &[Chosen]) -> BTreeSet<usize> {
+fn holding(targets: &[PruneTarget]) -> BTreeSet<GroupId> {
     let mut held = 0.0;
     let mut groups = BTreeSet::new();
-    for c in chosen {
+    for c in targets {
         let [site] = &c.sites[..] else {
             continue;
         };
-        let kind = analysis.groups[c.group].kind;
-        let left: f64 = levels(kind).iter().map(|f| 1.0 - f).sum();
+        let left: f64 = levels(c.kind).iter().map(|f| 1.0 - f).sum();
         let entries = site.weight.as_ref().map_or(0, |w| w.rows * w.columns);
         held += left * (entries * size_of::<f64>()) as f64;
         if held <= HELD as f64 {
@@ -146,14 +144,13 @@ struct One {
 }
 
 fn rank_one(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    group: &PruneGroup,
-    c: &Chosen,
+    network: &Network,
+    c: &PruneTarget,
     statistics: &Statistics,
-    options: &Options,
+    options: &RankOptions,
     held: bool,
 ) -> Result<One> {
+    let group = network.group(c.group);
     let whole = One {
         ranking: Ranking::Whole,
         levels: Vec::new(),
@@ -162,7 +159,7 @@ fn rank_one(
     if c.is_closed() {
         return Ok(whole);
     }
-    let weight = side_by_side(model, graph, c, &group.name)?;
+    let weight = side_by_side(network, c, &group.name)?;
     Ok(match options.method {
         Method::Obs => {
             let pooled = pooled(&c.sites, statistics)?;
@@ -180,7 +177,7 @@ fn rank_one(
                 ..Default::default()
             };
             let at = match &c.sites[..] {
-                [_] if held => removed(group, c.least),
+                [_] if held => removed(c),
                 _ => Vec::new(),
             };
             let (curve, levels) = score::obs::obs_at(&site, &obs, &at)?;
@@ -195,14 +192,7 @@ fn rank_one(
             let squares = pooled(&c.sites, statistics)?.squares();
             let weight =
                 faer::Mat::<f32>::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
-            let kcm = score::kcm::KcmOptions {
-                sigma: options.kcm_sigma,
-                alpha: options.kcm_alpha,
-                max_iterations: options.kcm_iterations,
-                normalise: options.kcm_normalise,
-                ..Default::default()
-            };
-            let scores = score::kcm::kcm(&weight, &squares, &kcm)?;
+            let scores = score::kcm::kcm(&weight, &squares, &options.kcm)?;
             One {
                 ranking: Ranking::Scores(scores.scores),
                 iterations: Some(scores.iterations),
@@ -233,10 +223,11 @@ fn relative(scores: &[f64]) -> Ranking {
 ///
 /// # Errors
 /// A site that was not calibrated.
-pub fn pooled(sites: &[crate::sites::Site], statistics: &Statistics) -> Result<SiteStatistics> {
+pub fn pooled<'s>(sites: &[crate::sites::Site], statistics: impl Into<Sums<'s>>) -> Result<SiteStatistics> {
+    let statistics = statistics.into();
     let mut total: Option<SiteStatistics> = None;
     for site in sites {
-        let own = statistics.sites.get(&site.name).ok_or_else(|| {
+        let own = statistics.get(&site.name).ok_or_else(|| {
             Error::input(format!(
                 "there are no statistics of '{}': its weight is quantised or computed; exclude it with --exclude",
                 site.name

@@ -19,13 +19,12 @@ use std::collections::BTreeMap;
 use faer::Mat;
 
 use crate::Result;
-use crate::axes::{Analysis, Kind};
+use crate::axes::Kind;
 use crate::data::{Place, PositionWeights, Rows, Strides};
 use crate::numerics::linalg;
-use crate::progress::Progress;
 use crate::rank::damage::damage;
-use crate::rank::probe::{Probe, Subject};
-use crate::sites::Chosen;
+use crate::rank::probe::Probe;
+use crate::sites::PruneTarget;
 
 /// Weights by site; rows of other sites count alike.
 pub type Weights = BTreeMap<String, PositionWeights>;
@@ -39,26 +38,25 @@ const FLOOR: f64 = 0.02;
 const CHANGES: usize = 3;
 
 /// How many changes [`measure`] runs.
-pub fn changes(analysis: &Analysis, chosen: &[Chosen]) -> usize {
-    CHANGES * own(&measured(analysis, chosen)).count()
+pub fn changes(targets: &[PruneTarget]) -> usize {
+    CHANGES * own(&measured(targets)).count()
 }
 
-/// Those among the chosen groups that are measured themselves.
+/// Those among the targets that are measured themselves.
 fn own(of: &[usize]) -> impl Iterator<Item = usize> {
     (0..of.len()).filter(|&at| of[at] == at)
 }
 
-/// For each chosen group the one whose positions count as its own do.
-fn measured(analysis: &Analysis, chosen: &[Chosen]) -> Vec<usize> {
-    let kind = |c: &Chosen| analysis.groups[c.group].kind;
-    let one = |c: &Chosen| matches!(&c.sites[..], [site] if site.weight.is_some());
-    let partner = |at: usize| match chosen.get(at..at + 2) {
+/// For each target the one whose positions count as its own do.
+fn measured(targets: &[PruneTarget]) -> Vec<usize> {
+    let one = |c: &PruneTarget| matches!(&c.sites[..], [site] if site.weight.is_some());
+    let partner = |at: usize| match targets.get(at..at + 2) {
         Some([heads, neurons]) => {
-            kind(heads) == Kind::Heads && kind(neurons) == Kind::Neurons && one(heads) && one(neurons)
+            heads.kind == Kind::Heads && neurons.kind == Kind::Neurons && one(heads) && one(neurons)
         }
         _ => false,
     };
-    (0..chosen.len())
+    (0..targets.len())
         .map(|at| at + usize::from(partner(at)))
         .collect()
 }
@@ -70,23 +68,18 @@ const SHRINK: f32 = 0.5;
 ///
 /// # Errors
 /// The engine's, an interrupt.
-pub fn measure(
-    subject: Subject,
-    probe: &mut Probe,
-    chosen: &[Chosen],
-    progress: &dyn Progress,
-) -> Result<Weights> {
+pub fn measure(probe: &mut Probe, targets: &[PruneTarget]) -> Result<Weights> {
+    let (network, progress) = (probe.network(), probe.ctx().progress);
     let mut out = BTreeMap::new();
-    let of = measured(subject.analysis, chosen);
-    let own: Vec<Chosen> = own(&of).map(|at| chosen[at].clone()).collect();
+    let of = measured(targets);
+    let own: Vec<PruneTarget> = own(&of).map(|at| targets[at].clone()).collect();
     progress.start("positions", own.len() as u64);
     probe.each(&own, |at, after| {
         progress.step(1);
         let [site] = &own[at].sites[..] else {
             return Ok(());
         };
-        let (Some(weight), Some(sink)) = (&site.weight, subject.analysis.groups[own[at].group].sinks.first())
-        else {
+        let Some(weight) = &site.weight else {
             return Ok(());
         };
         let width = weight.rows;
@@ -110,9 +103,9 @@ pub fn measure(
         let x = Mat::<f64>::from_fn(places.len(), width, |i, j| {
             f64::from(values[i * width + j] - mean[j])
         });
-        let w = weight.read(subject.model, subject.graph)?;
+        let w = weight.read(network)?;
         let y = linalg::product(x.as_ref(), w.as_ref());
-        let axes = sink.activation_axes.clone();
+        let axes = site.sink.activation_axes.clone();
         let mut sensitivity = |place: Place| -> Result<Option<f64>> {
             let energy: f64 = places
                 .iter()
@@ -153,8 +146,8 @@ pub fn measure(
         }
         Ok(())
     })?;
-    for (c, of) in chosen.iter().zip(of) {
-        let known = (chosen[of].sites.first()).and_then(|site| out.get(&site.name).copied());
+    for (c, of) in targets.iter().zip(of) {
+        let known = (targets[of].sites.first()).and_then(|site| out.get(&site.name).copied());
         if let (Some(known), [site]) = (known, &c.sites[..]) {
             out.insert(site.name.clone(), known);
         }

@@ -2,17 +2,16 @@
 //! the part of the network after it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::axes::{Analysis, Sink};
+use crate::axes::Sink;
 use crate::data::{Batch, ROWS, Rows, Samples, Strides, batches, input_specs};
-use crate::engine::{Engine, Session, SessionOptions};
-use crate::graph::{Graph, ValueId};
-use crate::onnx::proto;
+use crate::engine::{Ctx, Session, SessionOptions};
+use crate::graph::ValueId;
+use crate::network::Network;
 use crate::rank::{Runner, Stream};
 use crate::rewrite::lossless;
 use crate::rewrite::segment::{Boundary, Cut, piece};
-use crate::sites::{Chosen, weights};
+use crate::sites::PruneTarget;
 use crate::tensor::{Feeds, Tensor};
 use crate::verify::{Comparison, Differences};
 use crate::{Error, Result};
@@ -20,27 +19,14 @@ use crate::{Error, Result};
 /// Bytes of recorded values that are held at once.
 const HELD: usize = 1 << 29;
 
-/// A model with what belongs to it.
-#[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// Runs it.
-    pub engine: &'a dyn Engine,
-    /// With local functions inlined.
-    pub model: &'a proto::ModelProto,
-    /// Its graph.
-    pub graph: &'a Graph,
-    /// Its axes.
-    pub analysis: &'a Analysis,
-}
-
 /// Samples with what the dense model says about them.
 pub struct Probe<'a> {
-    subject: Subject<'a>,
+    ctx: Ctx<'a>,
+    network: &'a Network,
     batches: Vec<Batch>,
     outputs: Vec<ValueId>,
     names: Vec<String>,
     dense: Vec<Vec<Tensor>>,
-    cancelled: &'a AtomicBool,
 }
 
 impl<'a> Probe<'a> {
@@ -48,24 +34,29 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// Samples that do not fit the model.
-    pub fn new(
-        subject: Subject<'a>,
-        samples: &Samples,
-        outputs: &[ValueId],
-        cancelled: &'a AtomicBool,
-    ) -> Result<Self> {
-        let specs = input_specs(subject.model)?;
+    pub fn new(ctx: Ctx<'a>, network: &'a Network, samples: &Samples, outputs: &[ValueId]) -> Result<Self> {
+        let specs = input_specs(&network.proto)?;
         Ok(Self {
-            subject,
+            ctx,
+            network,
             batches: batches(samples, &specs, ROWS)?.collect::<Result<_>>()?,
             outputs: outputs.to_vec(),
             names: outputs
                 .iter()
-                .map(|o| subject.graph.value(*o).name.clone())
+                .map(|o| network.graph.value(*o).name.clone())
                 .collect(),
             dense: Vec::new(),
-            cancelled,
         })
+    }
+
+    /// The network that is probed.
+    pub fn network(&self) -> &'a Network {
+        self.network
+    }
+
+    /// What runs it.
+    pub fn ctx(&self) -> Ctx<'a> {
+        self.ctx
     }
 
     /// Calls `visit` with the part of the network after each group's first sink.
@@ -75,17 +66,17 @@ impl<'a> Probe<'a> {
     /// The engine's, an interrupt, those of `visit`.
     pub fn each(
         &mut self,
-        chosen: &[Chosen],
+        targets: &[PruneTarget],
         mut visit: impl FnMut(usize, &mut After) -> Result<()>,
     ) -> Result<()> {
-        let Subject { graph, analysis, .. } = self.subject;
+        let network = self.network;
         let mut cuts = Vec::new();
-        for (at, c) in chosen.iter().enumerate() {
-            let Some(sink) = analysis.groups[c.group].sinks.first() else {
+        for (at, target) in targets.iter().enumerate() {
+            let Some(sink) = target.sites.first().map(|s| &s.sink) else {
                 continue;
             };
-            let cut = Cut::start(graph).until(graph, analysis, &[sink.activation]);
-            let crossing = cut.crossing(graph, analysis, &self.outputs);
+            let cut = Cut::start(&network.graph).until(network, &[sink.activation]);
+            let crossing = cut.crossing(network, &self.outputs);
             if crossing.contains(&sink.activation) {
                 cuts.push((at, crossing));
             }
@@ -94,10 +85,8 @@ impl<'a> Probe<'a> {
         while at < cuts.len() {
             let (count, stream) = self.record(&cuts[at..])?;
             for (index, crossing) in &cuts[at..at + count] {
-                if self.cancelled.load(Ordering::Relaxed) {
-                    return Err(Error::Interrupted);
-                }
-                let mut after = self.after(&chosen[*index], crossing, &stream)?;
+                self.ctx.check()?;
+                let mut after = self.after(&targets[*index], crossing, &stream)?;
                 visit(*index, &mut after)?;
             }
             at += count;
@@ -123,37 +112,36 @@ impl<'a> Probe<'a> {
 
     fn after<'s>(
         &'s self,
-        chosen: &'s Chosen,
+        target: &'s PruneTarget,
         crossing: &[ValueId],
         stream: &'s Stream,
     ) -> Result<After<'s>> {
-        let Subject {
-            engine, model, graph, ..
-        } = self.subject;
+        let network = self.network;
+        let graph = &network.graph;
         let mut fed = Feeds::new();
         let mut constants = Vec::new();
-        for site in &chosen.sites {
+        for site in &target.sites {
             let places = site.weight.iter().map(|w| &w.place).chain(&site.bias);
             for place in places {
                 let value = graph.value(place.value);
                 if fed.contains_key(&value.name) {
                     continue;
                 }
-                let tensor = weights::constant(model, graph, place.value)?;
+                let tensor = network.constant(place.value)?;
                 constants.push(Boundary::of(place.value, &tensor));
                 fed.insert(value.name.clone(), tensor);
             }
         }
         let reads = stream.boundary(crossing)?;
         let inputs: Vec<Boundary> = reads.iter().chain(&constants).copied().collect();
-        let part = piece(model, graph, &inputs, &self.outputs)?;
+        let part = piece(network, &inputs, &self.outputs)?;
         // What the outputs do not read need not be computed, whatever the result
         // of the run will do.
         let part = lossless::apply(&part).map_or(part, |(cheaper, _)| cheaper);
         Ok(After {
             probe: self,
-            chosen,
-            runner: Runner::of(engine, &part, graph, &reads, &self.outputs)?,
+            target,
+            runner: Runner::of(self.ctx.engine, &part, graph, &reads, &self.outputs)?,
             stream,
             fed,
         })
@@ -172,9 +160,8 @@ struct Recording {
 impl Recording {
     /// Fetches what crosses `cuts` and the outputs.
     fn open(probe: &Probe, cuts: &[(usize, Vec<ValueId>)]) -> Result<Self> {
-        let Subject {
-            engine, model, graph, ..
-        } = probe.subject;
+        let network = probe.network;
+        let graph = &network.graph;
         let crossing = cuts.iter().flat_map(|(_, crossing)| crossing);
         let wanted: BTreeSet<ValueId> = crossing.filter(|v| !graph.inputs.contains(v)).copied().collect();
         let fetched = wanted.iter().chain(&probe.outputs);
@@ -183,7 +170,7 @@ impl Recording {
             outputs: Some(fetched.map(|v| graph.value(*v).name.clone()).collect()),
         };
         Ok(Self {
-            session: engine.session(model, &options)?,
+            session: probe.ctx.engine.session(&network.proto, &options)?,
             wanted: wanted.into_iter().collect(),
             stream: Stream::start(graph, &probe.batches),
             outputs: Vec::new(),
@@ -195,9 +182,7 @@ impl Recording {
         let done = self.outputs.len();
         let batches = probe.batches.iter().zip(&mut self.stream.tensors);
         for (batch, tensors) in batches.take(count).skip(done) {
-            if probe.cancelled.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            probe.ctx.check()?;
             let mut given = self.session.run(&batch.feeds)?;
             self.outputs.push(given.split_off(self.wanted.len()));
             tensors.extend(self.wanted.iter().copied().zip(given));
@@ -237,7 +222,7 @@ type Change<'c> = dyn Fn(&Batch, &mut [f32], &[usize]) + 'c;
 /// its sinks as inputs.
 pub struct After<'s> {
     probe: &'s Probe<'s>,
-    chosen: &'s Chosen,
+    target: &'s PruneTarget,
     runner: Runner,
     stream: &'s Stream,
     fed: Feeds,
@@ -271,9 +256,7 @@ impl After<'_> {
         let mut differences = Differences::new(&probe.names);
         let all = probe.batches.iter().zip(&self.stream.tensors).zip(&probe.dense);
         for ((batch, tensors), dense) in all {
-            if probe.cancelled.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            probe.ctx.check()?;
             let given = match change {
                 None => self.runner.run(tensors)?,
                 Some(change) => {
@@ -281,7 +264,7 @@ impl After<'_> {
                     if let Some(tensor) = tensors.get_mut(&activation) {
                         let mut values = tensor.to_f32();
                         change(batch, &mut values, &tensor.shape);
-                        *tensor = weights::rounded(
+                        *tensor = Tensor::rounded(
                             tensor.shape.clone(),
                             &values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(),
                             tensor.elem(),
@@ -297,10 +280,9 @@ impl After<'_> {
 
     /// The group's first sink.
     fn sink(&self) -> Result<&Sink> {
-        let group = &self.probe.subject.analysis.groups[self.chosen.group];
-        group
-            .sinks
-            .first()
+        let first = self.target.sites.first();
+        first
+            .map(|site| &site.sink)
             .ok_or_else(|| Error::input("a group without a sink"))
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::data::Batch;
 use crate::engine::{Engine, Session, SessionOptions};
 use crate::graph::{Graph, ValueId};
+use crate::network::Network;
 use crate::onnx::proto;
 use crate::rewrite::segment::{Boundary, piece};
 use crate::tensor::{Feeds, Tensor};
@@ -67,12 +68,17 @@ impl Runner {
     /// The engine's; a piece that reads something else.
     pub fn new(
         engine: &dyn Engine,
-        model: &proto::ModelProto,
-        graph: &Graph,
+        network: &Network,
         reads: &[Boundary],
         gives: &[ValueId],
     ) -> Result<Self> {
-        Self::of(engine, &piece(model, graph, reads, gives)?, graph, reads, gives)
+        Self::of(
+            engine,
+            &piece(network, reads, gives)?,
+            &network.graph,
+            reads,
+            gives,
+        )
     }
 
     /// Runs a piece that was made, or what stands for it.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::recording::Recording;
 use crate::data::Batch;
+use crate::engine::Engine;
 use crate::graph::{Graph, ValueId};
+use crate::network::Network;
 use crate::rank::Runner;
-use crate::rank::probe::Subject;
 use crate::rewrite::segment::{Boundary, is_constant};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -15,7 +16,8 @@ use crate::{Error, Result};
 /// The dense model over some batches.
 #[derive(Clone, Copy)]
 pub(super) struct Dense<'a> {
-    pub(super) subject: Subject<'a>,
+    pub(super) engine: &'a dyn Engine,
+    pub(super) network: &'a Network,
     /// The graph of the pruned model, whose values are asked for: those of the same name
     /// are given.
     pub(super) pruned: &'a Graph,
@@ -35,20 +37,18 @@ pub(super) struct Fetch<'a> {
 }
 
 impl<'a> Dense<'a> {
-    /// Prepares to give `wanted`.
-    pub(super) fn fetch(self, wanted: &[ValueId]) -> Result<Fetch<'a>> {
+    /// Prepares to give `wanted`; `None` where the dense model has no such value.
+    pub(super) fn fetch(self, wanted: &[ValueId]) -> Result<Option<Fetch<'a>>> {
         let mut asked = BTreeMap::new();
         for value in wanted {
             let name = &self.pruned.value(*value).name;
-            let own = self
-                .subject
-                .graph
-                .find(name)
-                .ok_or_else(|| Error::input(format!("the dense model has no '{name}'")))?;
+            let Some(own) = self.network.graph.find(name) else {
+                return Ok(None);
+            };
             asked.insert(own, *value);
         }
         let wanted: Vec<ValueId> = asked.keys().copied().collect();
-        let held = |v: &&ValueId| self.recording.holds(&self.subject.graph.value(**v).name);
+        let held = |v: &&ValueId| self.recording.holds(&self.network.graph.value(**v).name);
         let known: Vec<ValueId> = wanted.iter().filter(held).copied().collect();
         let gives: BTreeSet<ValueId> = wanted.iter().filter(|v| !held(v)).copied().collect();
         let gives: Vec<ValueId> = gives.into_iter().collect();
@@ -59,23 +59,20 @@ impl<'a> Dense<'a> {
                 .iter()
                 .map(|v| Ok(Boundary::of(*v, &self.given(0, *v)?)))
                 .collect::<Result<Vec<_>>>()?;
-            let Subject {
-                engine, model, graph, ..
-            } = self.subject;
-            let runner = Runner::new(engine, model, graph, &boundaries, &gives)?;
+            let runner = Runner::new(self.engine, self.network, &boundaries, &gives)?;
             computed = Some((runner, reads, gives));
         }
-        Ok(Fetch {
+        Ok(Some(Fetch {
             dense: self,
             asked,
             known,
             computed,
-        })
+        }))
     }
 
     /// The recorded values and graph inputs that `wanted` are computed by.
     fn sources(self, wanted: &[ValueId]) -> Vec<ValueId> {
-        let Subject { graph, analysis, .. } = self.subject;
+        let graph = &self.network.graph;
         let mut sources = BTreeSet::new();
         let mut seen = vec![false; graph.values.len()];
         let mut stack = wanted.to_vec();
@@ -87,7 +84,7 @@ impl<'a> Dense<'a> {
                 sources.insert(value);
                 continue;
             }
-            if is_constant(graph, analysis, value) {
+            if is_constant(self.network, value) {
                 continue;
             }
             if let Some((node, _)) = graph.value(value).producer {
@@ -101,7 +98,7 @@ impl<'a> Dense<'a> {
 
     /// A recorded value or a graph input of a batch.
     fn given(self, batch: usize, value: ValueId) -> Result<Tensor> {
-        let name = &self.subject.graph.value(value).name;
+        let name = &self.network.graph.value(value).name;
         if let Some(tensor) = self.recording.get(batch, name)? {
             return Ok(tensor);
         }

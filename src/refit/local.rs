@@ -1,41 +1,36 @@
 //! Fits on the dense model's statistics.
 
-use crate::axes::Analysis;
-use crate::graph::Graph;
+use super::Reconstruct;
 use crate::mask::Mask;
+use crate::network::Network;
 use crate::numerics::score::Site;
-use crate::numerics::{Statistics, solve};
-use crate::onnx::proto;
-use crate::options::{Options, Reconstruct};
+use crate::numerics::{Sums, solve};
 use crate::rank::pooled;
-use crate::sites::layer::{Fit, parts};
-use crate::sites::{Chosen, each};
+use crate::refit::RefitOptions;
+use crate::sites::{Fit, PruneTarget, each, parts};
 use crate::{Result, ResultExt};
 
 /// What local fits are made of.
 #[derive(Clone, Copy)]
 pub struct Local<'a> {
-    /// With local functions inlined.
-    pub model: &'a proto::ModelProto,
-    /// Its graph.
-    pub graph: &'a Graph,
-    /// Its axes.
-    pub analysis: &'a Analysis,
+    /// The network.
+    pub network: &'a Network,
     /// The groups that may be pruned.
-    pub chosen: &'a [Chosen],
+    pub targets: &'a [PruneTarget],
     /// What stays of them.
     pub mask: &'a Mask,
     /// How to fit.
-    pub options: &'a Options,
+    pub options: RefitOptions,
 }
 
 impl Local<'_> {
-    /// The fits of every pruned group, per chosen group.
+    /// The fits of every pruned group, per target.
     ///
     /// # Errors
     /// A site whose weight or statistics are missing.
-    pub fn fits(&self, statistics: &Statistics) -> Result<Vec<Vec<Fit>>> {
-        let fits = each(self.chosen, |c| self.of(c, statistics));
+    pub fn fits<'s>(&self, statistics: impl Into<Sums<'s>>) -> Result<Vec<Vec<Fit>>> {
+        let statistics = statistics.into();
+        let fits = each(self.targets, |c| self.of(c, statistics));
         fits.into_iter().collect()
     }
 
@@ -44,7 +39,7 @@ impl Local<'_> {
     ///
     /// # Errors
     /// As [`Local::fits`].
-    pub fn of(&self, c: &Chosen, statistics: &Statistics) -> Result<Vec<Fit>> {
+    pub fn of(&self, c: &PruneTarget, statistics: Sums) -> Result<Vec<Fit>> {
         let Some(kept) = self.mask.kept.get(&c.group) else {
             return Ok(Vec::new());
         };
@@ -52,7 +47,7 @@ impl Local<'_> {
             let rows = c.units.kept_rows(kept);
             let units: Vec<usize> = (0..kept.len()).filter(|u| kept[*u]).collect();
             let mut out = Vec::new();
-            for part in parts(self.model, self.graph, &c.sites)? {
+            for part in parts(self.network, &c.sites)? {
                 let pooled = pooled(&part.sites, statistics)?;
                 let (sigma, mean) = (pooled.covariance(), pooled.mean());
                 let site = Site {
@@ -62,7 +57,7 @@ impl Local<'_> {
                     weight: &part.matrix,
                     units: c.units.clone(),
                 };
-                let refit = match self.options.reconstruction() {
+                let refit = match self.options.reconstruct {
                     Reconstruct::Rescale => solve::rescale(&site, &units, 0.0)?,
                     _ => solve::local(&site, &rows, self.options.damp, part.has_bias())?,
                 };
@@ -70,6 +65,6 @@ impl Local<'_> {
             }
             Ok(out)
         };
-        run().context(|| format!("re-fitting group '{}'", self.analysis.groups[c.group].name))
+        run().context(|| format!("re-fitting group '{}'", self.network.group(c.group).name))
     }
 }

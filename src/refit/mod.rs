@@ -1,15 +1,13 @@
 //! New weights for what stays: fitted to the dense layer, put into the model.
 //!
 //! ```text
-//! weights     where the weight and the bias of a sink sit in the file
-//! part        sinks that read one weight, and a fit of it
+//! how         what is asked for
 //! local       fits on the dense model's statistics
 //! recording   what the dense model has after the residual additions
 //! sequential  fits on what really arrives at each sink once the ones before it
-//!             are pruned: `stops` says at which layers, `dense` what the dense
-//!             model has there, `sums` what is added up (by the engine, `on_device`,
-//!             where that has memory of its own), `ridges` which fit is taken
-//! widened     fits of a sliced model in the shapes before it was sliced
+//!             are pruned: `schedule` says at which layers, `dense` what the dense
+//!             model has there, `sums` what is added up (by the engine, `device_sums`,
+//!             where that has memory of its own), `ridge` which fit is taken
 //! ```
 //!
 //! # What each idea brings
@@ -54,30 +52,16 @@
 mod block;
 mod dense;
 mod device_sums;
+mod how;
 mod local;
 mod recording;
 mod ridge;
 mod schedule;
 mod sequential;
 mod sums;
-mod widen;
 
+pub use how::{Reconstruct, RefitOptions};
 pub use local::Local;
 pub use recording::Recording;
-pub use schedule::{are_recorded, targets};
-pub use sequential::sequential;
-pub use widen::widen;
-
-/// What re-fitting did at one site.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Fitted {
-    /// The site.
-    pub site: String,
-    /// Relative squared error of its output with the old weights.
-    pub before: f64,
-    /// With the new ones.
-    pub after: f64,
-    /// Ridge of a sequential fit, as a fraction of the mean variance; `None` where
-    /// the local fit stayed.
-    pub ridge: Option<f64>,
-}
+pub use schedule::{Layers, wanted};
+pub use sequential::{Passes, sequential};

@@ -17,7 +17,7 @@ const HELD: usize = 1 << 28;
 /// Values by batch.
 pub struct Recording {
     values: BTreeSet<String>,
-    /// Each so-manieth batch is kept.
+    /// Every n-th batch is kept.
     step: usize,
     /// Batches so far, those that are not kept among them.
     seen: usize,

@@ -1,4 +1,4 @@
-//! The fits of the layers of one stop, with the ridge that samples kept apart choose.
+//! The fits of the layers of one halt, with the ridge that samples kept apart choose.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::schedule::Stop;
+use super::schedule::FitLayer;
 use super::sums::Sums;
 use crate::Result;
 use crate::numerics::linalg;
@@ -32,7 +32,7 @@ fn ranges(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
 
 /// Better fits than `priors` of the layers of a halt, where the samples kept apart say
 /// so.
-pub(super) fn fit(halt: &[Stop], sums: Sums, priors: &[Cow<Fit>]) -> Result<Vec<Option<Fit>>> {
+pub(super) fn fit(halt: &[FitLayer], sums: Sums, priors: &[Cow<Fit>]) -> Result<Vec<Option<Fit>>> {
     let intercept = halt[0].part.has_bias();
     let biased = |normal: &Normal, weight: &Mat<f64>| {
         if intercept {

@@ -1,21 +1,22 @@
-//! Which layers sequential re-fitting stops at.
+//! Which layers sequential re-fitting goes through, in order.
 
 use std::collections::BTreeSet;
 
 use super::recording::Recording;
 use crate::Result;
-use crate::axes::{Analysis, Kind, Sink};
+use crate::axes::{Kind, Sink};
 use crate::data::PositionWeights;
-use crate::graph::{Graph, NodeId, ValueId, ancestors};
+use crate::graph::operators::{addition, is_view};
+use crate::graph::{NodeId, ValueId, ancestors};
 use crate::mask::Mask;
+use crate::network::Network;
 use crate::rank::positions::Weights;
-use crate::rank::probe::Subject;
-use crate::sites::layer::{Part, parts};
-use crate::sites::{Chosen, Site, weights};
+use crate::rewrite::Sliced;
+use crate::sites::{self, Part, PruneTarget, Site, parts, weights};
 
 /// A layer to fit.
 #[derive(Clone)]
-pub(super) struct Stop {
+pub(super) struct FitLayer {
     /// What is fitted.
     pub(super) part: Part,
     /// Where it is read.
@@ -40,11 +41,11 @@ pub(super) struct Residual {
     pub(super) sum: Option<ValueId>,
 }
 
-impl Stop {
-    /// With the weights, which a stop of a plan does not hold.
-    pub(super) fn loaded(&self, subject: Subject) -> Result<Self> {
+impl FitLayer {
+    /// With the weights, which a plan does not hold.
+    pub(super) fn loaded(&self, network: &Network) -> Result<Self> {
         Ok(Self {
-            part: self.part.loaded(subject.model, subject.graph)?,
+            part: self.part.loaded(network)?,
             ..self.clone()
         })
     }
@@ -65,174 +66,230 @@ impl Stop {
     }
 }
 
-/// The layers in order, from the first sink on, those that read the same rows
-/// together; `others` asks for those that keep all their inputs too.
-pub(super) fn plan(
-    subject: Subject,
-    chosen: &[Chosen],
-    mask: &Mask,
-    positions: &Weights,
-    others: bool,
-) -> Result<Vec<Vec<Stop>>> {
-    let Subject {
-        model,
-        graph,
-        analysis,
-        ..
-    } = subject;
-    let mut stops = Vec::new();
-    for (at, c) in chosen.iter().enumerate() {
-        let Some(kept) = mask.kept.get(&c.group) else {
-            continue;
+/// A network whose layers are re-fitted in order: with the units still in it and their
+/// rows zero, or sliced.
+pub struct Layers<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// What was pruned and what could have been.
+    targets: Vec<Layer>,
+    /// The contractions of all groups.
+    sinks: BTreeSet<NodeId>,
+}
+
+/// A target as it is in the network.
+struct Layer {
+    /// Its sinks that are still there, by the index of the target's own.
+    sites: Vec<Site>,
+    /// The rows that stay, where it was pruned.
+    rows: Option<Vec<usize>>,
+    /// The constants that make it.
+    sources: Vec<ValueId>,
+    kind: Kind,
+}
+
+impl<'a> Layers<'a> {
+    /// Those of a network that has all units still.
+    pub fn masked(network: &'a Network, targets: &[PruneTarget], mask: &Mask) -> Self {
+        let layer = |target: &PruneTarget| Layer {
+            sites: target.sites.clone(),
+            rows: mask
+                .kept
+                .get(&target.group)
+                .map(|kept| target.units.kept_rows(kept)),
+            sources: network.group(target.group).sources.clone(),
+            kind: target.kind,
         };
-        for (index, part) in parts(model, graph, &c.sites)?.into_iter().enumerate() {
-            if !part.is_single(graph) {
+        let sinks = network.axes.groups.iter().flat_map(|g| &g.sinks);
+        Self {
+            network,
+            targets: targets.iter().map(layer).collect(),
+            sinks: sinks.map(|s| s.node).collect(),
+        }
+    }
+
+    /// Those of a sliced network: where the layers of `dense` went.
+    pub fn sliced(sliced: &'a Sliced, dense: &Network, targets: &[PruneTarget], mask: &Mask) -> Self {
+        let Sliced { network, moved } = sliced;
+        let layer = |target: &PruneTarget| {
+            let units = mask.count(&dense.axes, target.group);
+            let sites = target
+                .sites
+                .iter()
+                .filter_map(|s| sites::moved(s, network, moved));
+            let sites: Vec<Site> = if units == 0 { Vec::new() } else { sites.collect() };
+            let pruned = mask.kept.contains_key(&target.group);
+            let rows = sites
+                .first()
+                .and_then(|s| s.weight.as_ref())
+                .map(|w| (0..w.rows).collect());
+            let sources = dense.group(target.group).sources.iter();
+            let sources = sources.flat_map(|value| moved.constant(&dense.graph, *value));
+            Layer {
+                rows: rows.filter(|_| pruned),
+                sources: sources.filter_map(|name| network.graph.find(name)).collect(),
+                kind: target.kind,
+                sites,
+            }
+        };
+        let sinks = dense.axes.groups.iter().flat_map(|g| &g.sinks);
+        Self {
+            network,
+            targets: targets.iter().map(layer).collect(),
+            sinks: sinks.filter_map(|s| moved.node(s.node)).collect(),
+        }
+    }
+
+    /// What is fitted together, per target.
+    ///
+    /// # Errors
+    /// A weight that is quantised or computed.
+    pub fn parts(&self) -> Result<Vec<Vec<Part>>> {
+        let parts = |layer: &Layer| match layer.rows {
+            Some(_) => parts(self.network, &layer.sites),
+            None => Ok(Vec::new()),
+        };
+        self.targets.iter().map(parts).collect()
+    }
+
+    /// Whether the results of the residual additions of all pruned sites are recorded: then
+    /// nothing else of the dense model is needed that has its pruned axes.
+    pub fn are_recorded(&self, recording: &Recording) -> bool {
+        let pruned = self.targets.iter().filter(|t| t.rows.is_some());
+        let mut sites = pruned.flat_map(|t| &t.sites);
+        sites.all(|site| {
+            let sum = residual(self.network, site).and_then(|r| r.sum);
+            sum.is_some_and(|sum| recording.holds(&self.network.graph.value(sum).name))
+        })
+    }
+
+    /// The layers in order, from the first sink on, those that read the same rows
+    /// together; `others` asks for those that keep all their inputs too.
+    pub(super) fn plan(&self, positions: &Weights, others: bool) -> Result<Vec<Vec<FitLayer>>> {
+        let network = self.network;
+        let mut layers = Vec::new();
+        for (at, target) in self.targets.iter().enumerate() {
+            let Some(rows) = &target.rows else {
+                continue;
+            };
+            for (index, part) in parts(network, &target.sites)?.into_iter().enumerate() {
+                if !part.is_single(&network.graph) {
+                    continue;
+                }
+                let site = &part.sites[0];
+                layers.push(FitLayer {
+                    rows: rows.clone(),
+                    fit: Some((at, index)),
+                    residual: residual(network, site),
+                    weights: positions
+                        .get(&site.name)
+                        .copied()
+                        .unwrap_or(PositionWeights::EVEN),
+                    sink: site.sink.clone(),
+                    part: part.unloaded(),
+                });
+            }
+        }
+        if others {
+            layers.extend(self.unpruned(positions)?);
+        }
+        let rank = |layer: &FitLayer| network.graph.order.iter().position(|n| *n == layer.sink.node);
+        layers.sort_by_key(rank);
+        let first = layers
+            .iter()
+            .position(|s| s.fit.is_some())
+            .unwrap_or(layers.len());
+        let mut halts: Vec<Vec<FitLayer>> = Vec::new();
+        for layer in layers.into_iter().skip(first) {
+            match halts.last_mut() {
+                Some(halt) if halt[0].is_beside(&layer) => halt.push(layer),
+                _ => halts.push(vec![layer]),
+            }
+        }
+        Ok(halts)
+    }
+
+    /// Layers with a constant weight that keep all their inputs: projections of
+    /// queries, keys and values, the first layers of feed-forward blocks, classifiers.
+    fn unpruned(&self, positions: &Weights) -> Result<Vec<FitLayer>> {
+        let (graph, axes) = (&self.network.graph, &self.network.axes);
+        let mut layers = Vec::new();
+        for (at, c) in axes.contractions.iter().enumerate() {
+            if c.inner || self.sinks.contains(&c.node) || c.constant != [false, true] {
                 continue;
             }
-            let sink = &analysis.groups[c.group].sinks[part.sites[0].sink];
-            stops.push(Stop {
-                rows: c.units.kept_rows(kept),
-                fit: Some((at, index)),
-                residual: residual(graph, analysis, sink, &part.sites[0]),
-                weights: positions
-                    .get(&part.sites[0].name)
-                    .copied()
-                    .unwrap_or(PositionWeights::EVEN),
+            let [input, weight_input] = c.inputs;
+            let (Some(activation), Some(weight)) =
+                (graph.input(c.node, input), graph.input(c.node, weight_input))
+            else {
+                continue;
+            };
+            let sink = Sink {
+                contraction: at,
+                node: c.node,
+                activation_input: input,
+                activation,
+                activation_axes: c.contracted.iter().map(|(a, ..)| *a).collect(),
+                weight_input,
+                weight,
+                weight_axes: c.contracted.iter().map(|(_, b, _)| *b).collect(),
+                residual: false,
+            };
+            let rank = axes.facts(weight).dims.as_ref().map_or(0, Vec::len);
+            let Some(found) = weights::weight(self.network, &sink) else {
+                continue;
+            };
+            // A weight per row of the batch is no layer.
+            if rank != c.contracted.len() + c.free[1].len() {
+                continue;
+            }
+            let rows = found.rows;
+            let source = found.place.value;
+            let site = Site {
+                name: graph.label(c.node),
+                bias: weights::bias(self.network, &sink, found.columns),
+                sink,
+                weight: Some(found),
+                probe: None,
+            };
+            let sink = site.sink.clone();
+            let Some(part) = parts(self.network, &[site])?.pop().filter(|p| p.is_single(graph)) else {
+                continue;
+            };
+            // What feeds neurons is read where their own sink is read.
+            let feeds = |t: &&Layer| t.kind == Kind::Neurons && t.sources.contains(&source);
+            let fed = self.targets.iter().find(feeds);
+            let own = fed
+                .and_then(|t| t.sites.first())
+                .and_then(|s| positions.get(&s.name));
+            layers.push(FitLayer {
                 part: part.unloaded(),
-                sink: sink.clone(),
+                sink,
+                rows: (0..rows).collect(),
+                fit: None,
+                residual: None,
+                weights: own.copied().unwrap_or(PositionWeights::EVEN),
             });
         }
+        Ok(layers)
     }
-    if others {
-        stops.extend(unpruned(subject, chosen, positions)?);
-    }
-    let rank = |stop: &Stop| graph.order.iter().position(|n| *n == stop.sink.node);
-    stops.sort_by_key(rank);
-    let first = stops.iter().position(|s| s.fit.is_some()).unwrap_or(stops.len());
-    let mut halts: Vec<Vec<Stop>> = Vec::new();
-    for stop in stops.into_iter().skip(first) {
-        match halts.last_mut() {
-            Some(halt) if halt[0].is_beside(&stop) => halt.push(stop),
-            _ => halts.push(vec![stop]),
-        }
-    }
-    Ok(halts)
 }
 
-/// Layers with a constant weight that keep all their inputs: projections of
-/// queries, keys and values, the first layers of feed-forward blocks, classifiers.
-fn unpruned(subject: Subject, chosen: &[Chosen], positions: &Weights) -> Result<Vec<Stop>> {
-    let Subject {
-        model,
-        graph,
-        analysis,
-        ..
-    } = subject;
-    let sinks: BTreeSet<NodeId> = analysis
-        .groups
-        .iter()
-        .flat_map(|g| &g.sinks)
-        .map(|s| s.node)
-        .collect();
-    let mut stops = Vec::new();
-    for (at, c) in analysis.contractions.iter().enumerate() {
-        if c.inner || sinks.contains(&c.node) || c.constant != [false, true] {
-            continue;
-        }
-        let [input, weight_input] = c.inputs;
-        let (Some(activation), Some(weight)) =
-            (graph.input(c.node, input), graph.input(c.node, weight_input))
-        else {
-            continue;
-        };
-        let sink = Sink {
-            contraction: at,
-            node: c.node,
-            activation_input: input,
-            activation,
-            activation_axes: c.contracted.iter().map(|(a, ..)| *a).collect(),
-            weight_input,
-            weight,
-            weight_axes: c.contracted.iter().map(|(_, b, _)| *b).collect(),
-            residual: false,
-        };
-        let axes = analysis.facts(weight).dims.as_ref().map_or(0, Vec::len);
-        let Some(found) = weights::weight(graph, &sink) else {
-            continue;
-        };
-        // A weight per row of the batch is no layer.
-        if axes != c.contracted.len() + c.free[1].len() {
-            continue;
-        }
-        let rows = found.rows;
-        let source = found.place.value;
-        let site = Site {
-            name: graph.label(c.node),
-            sink: 0,
-            bias: weights::bias(graph, analysis, &sink, found.columns),
-            weight: Some(found),
-            probe: None,
-        };
-        let Some(part) = parts(model, graph, &[site])?.pop().filter(|p| p.is_single(graph)) else {
-            continue;
-        };
-        // What feeds neurons is read where their own sink is read.
-        let fed = chosen.iter().find(|c| {
-            let group = &analysis.groups[c.group];
-            group.kind == Kind::Neurons && group.sources.contains(&source)
-        });
-        let own = fed
-            .and_then(|c| c.sites.first())
-            .and_then(|s| positions.get(&s.name));
-        stops.push(Stop {
-            part: part.unloaded(),
-            sink,
-            rows: (0..rows).collect(),
-            fit: None,
-            residual: None,
-            weights: own.copied().unwrap_or(PositionWeights::EVEN),
-        });
-    }
-    Ok(stops)
-}
-
-/// The results of the residual additions that the sinks of the chosen groups go into:
+/// The results of the residual additions that the sinks of the targets go into:
 /// what re-fitting wants to know of the dense model.
-pub fn targets(subject: Subject, chosen: &[Chosen]) -> BTreeSet<ValueId> {
-    let Subject { graph, analysis, .. } = subject;
-    let sinks = chosen.iter().flat_map(|c| {
-        let own = &analysis.groups[c.group].sinks;
-        c.sites
-            .iter()
-            .filter_map(|site| Some((site, own.get(site.sink)?)))
-    });
-    sinks
-        .filter_map(|(site, sink)| residual(graph, analysis, sink, site)?.sum)
-        .collect()
-}
-
-/// Whether the results of the residual additions of all pruned sites are recorded: then
-/// nothing else of the dense model is needed that has its pruned axes.
-pub fn are_recorded(subject: Subject, chosen: &[Chosen], mask: &Mask, recording: &Recording) -> bool {
-    let Subject { graph, analysis, .. } = subject;
-    let pruned = chosen.iter().filter(|c| mask.kept.contains_key(&c.group));
-    let mut sites = pruned.flat_map(|c| {
-        let own = &analysis.groups[c.group].sinks;
-        c.sites.iter().map(|site| (site, own.get(site.sink)))
-    });
-    sites.all(|(site, sink)| {
-        let sum = sink.and_then(|sink| residual(graph, analysis, sink, site)?.sum);
-        sum.is_some_and(|sum| recording.holds(&graph.value(sum).name))
-    })
+pub fn wanted(network: &Network, targets: &[PruneTarget]) -> BTreeSet<ValueId> {
+    let sites = targets.iter().flat_map(|t| &t.sites);
+    sites.filter_map(|site| residual(network, site)?.sum).collect()
 }
 
 /// The addition that the output of a site's sink goes into, where nothing but biases
 /// and views lies between.
-fn residual(graph: &Graph, analysis: &Analysis, sink: &Sink, site: &Site) -> Option<Residual> {
+fn residual(network: &Network, site: &Site) -> Option<Residual> {
+    let (graph, sink) = (&network.graph, &site.sink);
     let bias = site.bias.as_ref().map(|place| place.value);
     let mut value = (*graph.node(sink.node).outputs.first()?)?;
     // A constant that is added but is not the bias of the fit is not for the fit to make.
-    let inner = analysis.contractions.get(sink.contraction)?.bias;
+    let inner = network.axes.contractions.get(sink.contraction)?.bias;
     let mut own = inner.is_none_or(|input| graph.input(sink.node, input) == bias);
     let (other, sum) = loop {
         let [(node, input)] = graph.value(value).consumers[..] else {
@@ -240,22 +297,25 @@ fn residual(graph: &Graph, analysis: &Analysis, sink: &Sink, site: &Site) -> Opt
         };
         let n = graph.node(node);
         let output = |at: usize| n.outputs.get(at).copied().flatten();
-        match (n.domain.as_str(), n.op.as_str()) {
-            ("", "Add") => {
-                let other = graph.input(node, 1 - input)?;
-                if graph.value(other).constant.is_none() {
-                    break (other, output(0));
+        match addition(&n.domain, &n.op) {
+            Some(adds) => match adds.summands {
+                Some(summands) if input < summands => {
+                    let added = graph.input(node, adds.bias?);
+                    own &= added.is_none() || added == bias;
+                    break (graph.input(node, 1 - input)?, output(adds.sum));
                 }
-                own &= Some(other) == bias;
-                value = output(0)?;
-            }
-            ("com.microsoft", "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") if input < 2 => {
-                let added = graph.input(node, if n.op == "SkipLayerNormalization" { 4 } else { 3 });
-                own &= added.is_none() || added == bias;
-                break (graph.input(node, 1 - input)?, output(3));
-            }
-            ("", "Reshape" | "Identity" | "Dropout") if input == 0 => value = output(0)?,
-            _ => return None,
+                None if n.inputs.len() == 2 => {
+                    let other = graph.input(node, 1 - input)?;
+                    if graph.value(other).constant.is_none() {
+                        break (other, output(adds.sum));
+                    }
+                    own &= Some(other) == bias;
+                    value = output(0)?;
+                }
+                _ => return None,
+            },
+            None if is_view(&n.domain, &n.op) && input == 0 => value = output(0)?,
+            None => return None,
         }
     };
     // The residual must be there before the sink is fitted.

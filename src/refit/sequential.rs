@@ -12,22 +12,20 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 
 use super::dense::{Dense, Fetch};
-use super::local::Local;
 use super::recording::Recording;
 use super::ridge::fit;
-use super::schedule::{Stop, plan};
-use super::sums::{sums, wanted};
+use super::schedule::{FitLayer, Layers};
+use super::sums::{Runs, sums, values};
 use crate::data::{Batch, ROWS, Samples, batches, input_specs};
+use crate::engine::Ctx;
 use crate::graph::ValueId;
-use crate::progress::Progress;
+use crate::network::Network;
 use crate::rank::positions::Weights;
-use crate::rank::probe::Subject;
 use crate::rank::{Runner, Stream};
 use crate::rewrite::segment::{Boundary, Cut, piece, with_constants};
-use crate::sites::layer::Fit;
+use crate::sites::Fit;
 use crate::tensor::{Feeds, Tensor};
 use crate::{Result, ResultExt};
 
@@ -35,69 +33,67 @@ use crate::{Result, ResultExt};
 /// this fraction of their variance.
 const DRIFT: f64 = 0.04;
 
-/// Re-fits every pruned site of `local`, sequentially where that is better than the
-/// local fit among `priors` (per chosen group and part of it; these are made without the
-/// samples that choose the ridge, which `is_guard` tells by index). The model may be
-/// sliced already, with masks that keep all units of what was pruned; `dense` is the one
-/// that is not pruned, and `recording` has the [`targets`](super::targets) of
-/// batches of [`ROWS`] rows, which are those that are run; `others` asks for the layers
-/// that keep all their inputs too.
+/// What sequential fits are made of, besides the network.
+#[derive(Clone, Copy)]
+pub struct Passes<'a> {
+    /// The samples that were recorded.
+    pub samples: &'a Samples,
+    /// What the dense model has in the [`wanted`](super::wanted) values of batches of [`ROWS`]
+    /// rows, which are those that are run.
+    pub recording: &'a Recording,
+    /// Which samples choose the ridge, by index.
+    pub is_ridge_holdout: fn(usize) -> bool,
+    /// How much the positions of a sequence count, by site.
+    pub positions: &'a Weights,
+}
+
+/// Re-fits every pruned site of `layers`, sequentially where that is better than the
+/// local fit among `priors` (per target and part of it; these are made without the
+/// samples that choose the ridge). `dense` is the network that is not pruned; `others` asks
+/// for the layers that keep all their inputs too.
 ///
 /// # Errors
 /// The engine's, an interrupt.
-#[allow(clippy::too_many_arguments)]
 pub fn sequential(
-    dense: Subject,
-    local: Local,
+    ctx: Ctx,
+    dense: &Network,
+    layers: &Layers,
     priors: Vec<Vec<Fit>>,
-    positions: &Weights,
-    samples: &Samples,
-    recording: &Recording,
-    is_guard: fn(usize) -> bool,
+    passes: Passes,
     others: bool,
-    progress: &dyn Progress,
-    cancelled: &AtomicBool,
 ) -> Result<Vec<Fit>> {
-    let Local {
-        model,
-        graph,
-        analysis,
-        chosen,
-        mask,
-        ..
-    } = local;
-    let engine = dense.engine;
-    let subject = Subject {
-        engine,
-        model,
-        graph,
-        analysis,
-    };
+    let network = layers.network;
+    let (graph, progress) = (&network.graph, ctx.progress);
     let mut fits = Fits {
         local: priors,
         others: Vec::new(),
     };
-    let halts = plan(subject, chosen, mask, positions, others)?;
+    let halts = layers.plan(passes.positions, others)?;
     let mut fed = Feeds::new();
-    let all = batches(samples, &input_specs(model)?, ROWS)?;
-    let batches: Vec<Batch> = recording.kept(all).collect::<Result<_>>()?;
+    let all = batches(passes.samples, &input_specs(&network.proto)?, ROWS)?;
+    let batches: Vec<Batch> = passes.recording.kept(all).collect::<Result<_>>()?;
     let dense = Dense {
-        subject: dense,
+        engine: ctx.engine,
+        network: dense,
         pruned: graph,
         batches: &batches,
-        recording,
+        recording: passes.recording,
     };
     progress.start("re-fitting", halts.len() as u64);
     let mut pruned = Stream::start(graph, &batches);
     let mut cut = Cut::start(graph);
     for (at, halt) in halts.iter().enumerate() {
         progress.step(1);
-        let halt: Vec<Stop> = halt.iter().map(|s| s.loaded(subject)).collect::<Result<_>>()?;
-        let own: Vec<ValueId> = halt.iter().flat_map(Stop::reads).collect();
-        let next = cut.until(graph, analysis, &own);
-        let later: Vec<ValueId> = halts[at + 1..].iter().flatten().flat_map(Stop::reads).collect();
+        let halt: Vec<FitLayer> = halt.iter().map(|s| s.loaded(network)).collect::<Result<_>>()?;
+        let own: Vec<ValueId> = halt.iter().flat_map(FitLayer::reads).collect();
+        let next = cut.until(network, &own);
+        let later: Vec<ValueId> = halts[at + 1..]
+            .iter()
+            .flatten()
+            .flat_map(FitLayer::reads)
+            .collect();
         let keep: BTreeSet<ValueId> = next
-            .crossing(graph, analysis, &later)
+            .crossing(network, &later)
             .into_iter()
             .chain(own.iter().copied())
             .collect();
@@ -107,7 +103,7 @@ pub fn sequential(
             .map(|t| t.keys().copied().collect::<BTreeSet<_>>());
         let held = held.unwrap_or_default();
         let gives: Vec<ValueId> = keep.difference(&held).copied().collect();
-        let reads = pruned.boundary(&cut.crossing(graph, analysis, &gives))?;
+        let reads = pruned.boundary(&cut.crossing(network, &gives))?;
         let within: Vec<Boundary> = halts[..at]
             .iter()
             .flatten()
@@ -118,9 +114,9 @@ pub fn sequential(
             let names = within.iter().map(|b| &graph.value(b.value).name);
             let own = names.filter_map(|n| fed.get_key_value(n));
             let inputs: Vec<Boundary> = reads.iter().chain(&within).copied().collect();
-            let part = with_constants(piece(model, graph, &inputs, &gives)?, own)?;
-            let mut runner = Runner::of(engine, &part, graph, &reads, &gives)?;
-            runner.advance(&mut pruned, &keep, cancelled)?;
+            let part = with_constants(piece(network, &inputs, &gives)?, own)?;
+            let mut runner = Runner::of(ctx.engine, &part, graph, &reads, &gives)?;
+            runner.advance(&mut pruned, &keep, ctx.cancelled)?;
         }
         cut = next;
         for done in halts[..at].iter().flatten().filter(|s| cut.is_done(s.sink.node)) {
@@ -131,10 +127,16 @@ pub fn sequential(
         let first = &halt[0];
         // Before anything is pruned the local fit is the best there is.
         let mut better = None;
-        if at > 0 {
-            let mut dense = dense.fetch(&wanted(&halt))?;
+        if at > 0
+            && let Some(mut dense) = dense.fetch(&values(&halt))?
+        {
             if first.fit.is_some() || drift(first, &mut dense, &pruned)? >= DRIFT {
-                better = sums(engine, &halt, graph, &batches, &mut dense, &pruned, is_guard)?;
+                let runs = Runs {
+                    graph,
+                    batches: &batches,
+                    pruned: &pruned,
+                };
+                better = sums(ctx.engine, &halt, runs, &mut dense, passes.is_ridge_holdout)?;
             }
         }
         let mut new = match better {
@@ -162,7 +164,7 @@ pub fn sequential(
 
 /// The fits so far.
 struct Fits {
-    /// Per chosen group and part of it.
+    /// Per target and part of it.
     local: Vec<Vec<Fit>>,
     /// Of layers that keep all their inputs.
     others: Vec<Fit>,
@@ -170,14 +172,14 @@ struct Fits {
 
 impl Fits {
     /// The fit that stands; the layer itself, where it keeps all its inputs.
-    fn now(&self, stop: &Stop) -> Cow<'_, Fit> {
+    fn now(&self, stop: &FitLayer) -> Cow<'_, Fit> {
         match stop.fit.and_then(|(at, part)| self.local.get(at)?.get(part)) {
             Some(fit) => Cow::Borrowed(fit),
             None => Cow::Owned(stop.part.unchanged()),
         }
     }
 
-    fn replace(&mut self, stop: &Stop, better: Fit) {
+    fn replace(&mut self, stop: &FitLayer, better: Fit) {
         match stop
             .fit
             .and_then(|(at, part)| self.local.get_mut(at)?.get_mut(part))
@@ -190,7 +192,7 @@ impl Fits {
 
 /// How far the input of a layer is from the dense model's, as a fraction of its
 /// variance, on one batch.
-fn drift(stop: &Stop, dense: &mut Fetch, pruned: &Stream) -> Result<f64> {
+fn drift(stop: &FitLayer, dense: &mut Fetch, pruned: &Stream) -> Result<f64> {
     let activation = stop.sink.activation;
     let (a, b) = (dense.of(0)?, pruned.tensors.first());
     let of = |tensors: &BTreeMap<ValueId, Tensor>| Some(tensors.get(&activation)?.to_f32());

@@ -8,7 +8,7 @@ use faer::{Accum, Mat, MatMut, MatRef};
 use super::block::{Block, Target};
 use super::dense::Fetch;
 use super::device_sums::{Made, OnDevice};
-use super::schedule::{Residual, Stop};
+use super::schedule::{FitLayer, Residual};
 use crate::Result;
 use crate::data::{Batch, Rows, Strides, floats};
 use crate::engine::Engine;
@@ -49,7 +49,7 @@ enum From {
 }
 
 impl From {
-    fn of(stop: &Stop, columns: usize) -> Self {
+    fn of(stop: &FitLayer, columns: usize) -> Self {
         let n = stop.part.matrix.nrows();
         match stop.residual {
             Some(Residual { sum: Some(sum), .. }) => From::Sum(sum),
@@ -60,12 +60,12 @@ impl From {
 }
 
 /// The columns of the outputs of a halt.
-fn columns(halt: &[Stop]) -> usize {
+fn columns(halt: &[FitLayer]) -> usize {
     halt.iter().map(|s| s.part.matrix.ncols()).sum()
 }
 
 /// The values of the dense model that the sums of a halt are made of.
-pub(super) fn wanted(halt: &[Stop]) -> Vec<ValueId> {
+pub(super) fn values(halt: &[FitLayer]) -> Vec<ValueId> {
     let stop = &halt[0];
     match From::of(stop, columns(halt)) {
         From::Sum(sum) => vec![sum],
@@ -73,16 +73,28 @@ pub(super) fn wanted(halt: &[Stop]) -> Vec<ValueId> {
     }
 }
 
+/// The pruned network over some batches.
+#[derive(Clone, Copy)]
+pub(super) struct Runs<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) batches: &'a [Batch],
+    /// What arrives at the layers, batch by batch.
+    pub(super) pruned: &'a Stream,
+}
+
 /// `None` where the rows of the sink's input and output do not correspond.
 pub(super) fn sums(
     engine: &dyn Engine,
-    halt: &[Stop],
-    graph: &Graph,
-    batches: &[Batch],
+    halt: &[FitLayer],
+    runs: Runs,
     dense: &mut Fetch,
-    pruned: &Stream,
-    is_guard: fn(usize) -> bool,
+    is_ridge_holdout: fn(usize) -> bool,
 ) -> Result<Option<Sums>> {
+    let Runs {
+        graph,
+        batches,
+        pruned,
+    } = runs;
     let Some(stop) = halt.first() else {
         return Ok(None);
     };
@@ -111,7 +123,7 @@ pub(super) fn sums(
     let most = device.as_ref().map_or(BLOCK, |_| ON_DEVICE);
     let name = |v: ValueId| graph.value(v).name.as_str();
     let activation = stop.sink.activation;
-    // Every so-manieth batch, where that is enough.
+    // Every n-th batch, where that is enough.
     let tokens: u64 = batches.iter().map(|b| b.real_tokens()).sum();
     let step = match stop.fit {
         None => (tokens as usize / (ENOUGH * n).max(1)).max(1),
@@ -154,7 +166,7 @@ pub(super) fn sums(
         };
         let rows = Rows::new(&strides.leading, batch);
         let real: Vec<(usize, bool)> = (0..strides.count)
-            .filter_map(|row| Some((row, is_guard(rows.sample(row)?))))
+            .filter_map(|row| Some((row, is_ridge_holdout(rows.sample(row)?))))
             .collect();
         for (at, block) in blocks.iter_mut().enumerate() {
             let own: Vec<usize> = real

@@ -8,8 +8,8 @@ use super::terminal::{human, tail};
 use super::{FrozenReport, SCHEMA};
 use crate::axes::{Analysis, Kind};
 use crate::budget::Cost;
-use crate::graph::Graph;
 use crate::mask::Mask;
+use crate::network::Network;
 
 /// One group of a model.
 #[derive(Debug, Clone, Serialize)]
@@ -58,19 +58,12 @@ pub struct Inspection {
 }
 
 /// Collects what `inspect` tells.
-pub fn inspect(
-    input: &str,
-    graph: &Graph,
-    analysis: &Analysis,
-    cost: &Cost,
-    notes: Vec<String>,
-) -> Inspection {
+pub fn inspect(input: &str, network: &Network, cost: &Cost, notes: Vec<String>) -> Inspection {
+    let (graph, analysis) = (&network.graph, &network.axes);
     let whole = Mask::default();
     let (flops, parameters) = (cost.macs(&whole), cost.parameters(&whole));
     let groups = analysis
-        .groups
-        .iter()
-        .enumerate()
+        .indexed()
         .map(|(at, g)| {
             let mut gone = Mask::default();
             gone.kept.insert(at, vec![false; g.units]);

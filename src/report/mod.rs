@@ -16,12 +16,12 @@ use crate::axes::Kind;
 use crate::budget::Budget;
 use crate::engine::EngineInfo;
 use crate::io::staged;
-use crate::refit::Fitted;
+use crate::sites::Fitted;
 use crate::verify::{Comparison, Equality, Kernels};
 use crate::{Error, Result};
 
 /// Version of the JSON report's layout.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Everything about one run.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +38,8 @@ pub struct Report {
     pub input_sha256: String,
     /// The output file, if one was written.
     pub output: Option<String>,
+    /// What was asked for, as on the command line.
+    pub goal: crate::budget::Goal,
     /// Method, re-fitting, seed and so on.
     pub options: BTreeMap<String, serde_json::Value>,
     /// Engine, device, threads.
@@ -59,7 +61,7 @@ pub struct Report {
     /// Operators without a rule.
     pub unsupported: BTreeMap<String, usize>,
     /// Heads that have fewer channels.
-    pub narrowed: Vec<crate::channels::Told>,
+    pub channels: Vec<crate::channels::ChannelSummary>,
     /// Re-fitted sites.
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.
@@ -80,6 +82,8 @@ pub struct Report {
     pub seconds: Vec<(String, f64)>,
     /// Seconds of these in the engine.
     pub engine_seconds: crate::engine::EngineSeconds,
+    /// What could not be done, and what that costs.
+    pub warnings: Vec<crate::Warning>,
     /// What the user should know.
     pub notes: Vec<String>,
 }

@@ -232,7 +232,7 @@ impl Page {
                 ));
             }
         }
-        for told in &report.narrowed {
+        for told in &report.channels {
             self.line(format!("  channels          {told}"));
         }
         let kernels = match &report.kernels {

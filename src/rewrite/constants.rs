@@ -6,7 +6,7 @@ use super::draft::Draft;
 use super::reads::{int_attribute, rewire};
 use super::slice;
 use crate::axes::{Dim, Link, Term};
-use crate::graph::{Graph, NodeId, ValueId};
+use crate::graph::{NodeId, ValueId, constant_of};
 use crate::onnx::proto;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 type Cut = Vec<(usize, Vec<usize>)>;
 
 /// Slices the constants that live nodes read.
-pub(super) fn slice(draft: &mut Draft) -> Result<()> {
+pub(super) fn cut(draft: &mut Draft) -> Result<()> {
     let graph = draft.graph;
     let links: BTreeMap<(NodeId, usize), Vec<&Link>> = {
         let mut map: BTreeMap<_, Vec<&Link>> = BTreeMap::new();
@@ -116,6 +116,7 @@ fn place(draft: &mut Draft, id: ValueId, by_cut: Vec<(Cut, Vec<(NodeId, usize)>)
             continue;
         }
         let name = draft.fresh(&value.name);
+        draft.slices.entry(id).or_default().push(name.clone());
         sliced.name = Some(name.clone());
         draft.tensors.insert(name.clone(), sliced);
         for (node, input) in uses {
@@ -127,34 +128,7 @@ fn place(draft: &mut Draft, id: ValueId, by_cut: Vec<(Cut, Vec<(NodeId, usize)>)
 
 /// The tensor of a constant of the draft's model.
 pub(super) fn source(draft: &Draft, id: ValueId) -> Result<proto::TensorProto> {
-    tensor_of(draft.proto, draft.graph, id)
-}
-
-/// The tensor of a constant: an initializer, or what a `Constant` node holds.
-///
-/// # Errors
-/// A constant of a kind that is not read.
-pub fn tensor_of(proto: &proto::GraphProto, graph: &Graph, id: ValueId) -> Result<proto::TensorProto> {
-    let value = graph.value(id);
-    let missing = || Error::input(format!("the constant '{}' cannot be read", value.name));
-    if let Some(index) = value.constant.as_ref().and_then(|c| c.initializer) {
-        return proto.initializer.get(index).cloned().ok_or_else(missing);
-    }
-    let (node, _) = value.producer.ok_or_else(missing)?;
-    let node = proto.node.get(node.0 as usize).ok_or_else(missing)?;
-    let found = node.attribute.iter().find_map(|a| match a.name() {
-        "value" => a.t.clone(),
-        "value_floats" => Some(crate::onnx::tensor_proto(
-            "",
-            &Tensor::f32(vec![a.floats.len()], a.floats.clone()),
-        )),
-        "value_ints" => Some(crate::onnx::tensor_proto(
-            "",
-            &Tensor::i64(vec![a.ints.len()], a.ints.clone()),
-        )),
-        _ => None,
-    });
-    found.ok_or_else(missing)
+    constant_of(draft.proto, draft.graph, id)
 }
 
 fn gather(draft: &mut Draft, node: NodeId, input: usize, axis: usize, indices: &[usize]) {

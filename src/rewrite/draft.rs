@@ -4,12 +4,34 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::axes::{Analysis, FactorId, Int, Poly};
-use crate::graph::sweep::sweep;
+use crate::graph::sweep::{Swept, sweep};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::mask::Kept;
+use crate::network::Network;
 use crate::onnx::{self, proto};
 use crate::tensor::Tensor;
-use crate::{Error, Result};
+use crate::Result;
+
+/// Where slicing has put everything.
+#[derive(Debug, Clone, Default)]
+pub struct Moved {
+    nodes: Vec<Option<NodeId>>,
+    slices: BTreeMap<ValueId, Vec<String>>,
+}
+
+impl Moved {
+    /// Where a node is now; `None` for one that is gone.
+    pub fn node(&self, old: NodeId) -> Option<NodeId> {
+        self.nodes.get(old.0 as usize).copied().flatten()
+    }
+
+    /// The names that the slices of a constant of `before` go by now; those that nothing
+    /// reads any more are among them.
+    pub fn constant<'m>(&'m self, before: &'m Graph, old: ValueId) -> impl Iterator<Item = &'m str> {
+        let own = self.slices.get(&old).into_iter().flatten().map(String::as_str);
+        std::iter::once(before.value(old).name.as_str()).chain(own)
+    }
+}
 
 /// Changes on their way.
 pub(super) struct Draft<'a> {
@@ -30,25 +52,19 @@ pub(super) struct Draft<'a> {
     pub(super) tensors: BTreeMap<String, proto::TensorProto>,
     /// Nodes whose data is needed.
     pub(super) live: Vec<bool>,
+    /// The names that the slices of a constant go by, where these are constants of their own.
+    pub(super) slices: BTreeMap<ValueId, Vec<String>>,
     names: HashSet<String>,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(
-        model: &'a proto::ModelProto,
-        graph: &'a Graph,
-        analysis: &'a Analysis,
-        kept: Kept,
-    ) -> Result<Self> {
-        let proto = model
-            .graph
-            .as_ref()
-            .ok_or_else(|| Error::input("the model has no graph"))?;
+    pub(super) fn new(network: &'a Network, kept: Kept) -> Result<Self> {
+        let graph = &network.graph;
         Ok(Draft {
-            model,
-            proto,
+            model: &network.proto,
+            proto: network.main()?,
             graph,
-            analysis,
+            analysis: &network.axes,
             kept,
             inputs: BTreeMap::new(),
             replaced: HashMap::new(),
@@ -56,6 +72,7 @@ impl<'a> Draft<'a> {
             added: Vec::new(),
             tensors: BTreeMap::new(),
             live: vec![true; graph.nodes.len()],
+            slices: BTreeMap::new(),
             names: graph.values.iter().map(|v| v.name.clone()).collect(),
         })
     }
@@ -208,7 +225,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Applies everything.
-    pub(super) fn finish(self) -> Result<proto::ModelProto> {
+    pub(super) fn finish(self) -> Result<(proto::ModelProto, Moved)> {
         let mut nodes = Vec::with_capacity(self.proto.node.len());
         for (at, node) in self.proto.node.iter().enumerate() {
             let id = NodeId(at as u32);
@@ -228,7 +245,15 @@ impl<'a> Draft<'a> {
             nodes.push(node);
         }
         let outputs = self.proto.output.iter().map(|o| o.name().to_string()).collect();
-        let (nodes, used) = sweep(nodes, outputs)?;
+        let before = self.proto.node.len();
+        let Swept { nodes, from, used } = sweep(nodes, outputs)?;
+        let mut moved = Moved {
+            nodes: vec![None; before],
+            slices: self.slices,
+        };
+        for (new, old) in from.into_iter().enumerate().filter(|(_, old)| *old < before) {
+            moved.nodes[old] = Some(NodeId(new as u32));
+        }
         let mut graph = proto::GraphProto {
             node: nodes,
             initializer: Vec::new(),
@@ -276,7 +301,7 @@ impl<'a> Draft<'a> {
             .retain(|a| used.contains(a.tensor_name()));
         let mut model = self.model.clone();
         model.graph = Some(graph);
-        Ok(model)
+        Ok((model, moved))
     }
 }
 

@@ -3,9 +3,10 @@
 //! to compute.
 
 use super::draft::Draft;
-use crate::axes::{Analysis, Sink};
+use crate::axes::Sink;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::mask::{Kept, Mask};
+use crate::network::Network;
 use crate::onnx::proto;
 use crate::tensor::{Data, Elem, Tensor};
 use crate::{Error, Result};
@@ -17,17 +18,13 @@ const MOST_VALUES: usize = 1 << 25;
 ///
 /// # Errors
 /// An axis with symbolic parts (it is never part of a group).
-pub fn masked(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    mask: &Mask,
-) -> Result<proto::ModelProto> {
-    let mut draft = Draft::new(model, graph, analysis, Kept::default())?;
+pub fn masked(network: &Network, mask: &Mask) -> Result<proto::ModelProto> {
+    let (graph, analysis) = (&network.graph, &network.axes);
+    let mut draft = Draft::new(network, Kept::default())?;
     let kept = mask.by_factor(analysis);
     let mut done: Vec<(NodeId, usize)> = Vec::new();
     for (group, flags) in &mask.kept {
-        let Some(group) = analysis.groups.get(*group) else {
+        let Some(group) = analysis.groups.get(group.0) else {
             continue;
         };
         if flags.iter().all(|k| *k) {
@@ -81,7 +78,7 @@ pub fn masked(
             draft.inputs.insert((node, input), output);
         }
     }
-    draft.finish()
+    Ok(draft.finish()?.0)
 }
 
 /// The use of the sink's activation where it is still a float; one position may

@@ -26,35 +26,48 @@ pub mod segment;
 mod slice;
 mod zero;
 
-pub use constants::tensor_of;
+pub use draft::Moved;
 pub use masked::{float_type, masked};
 pub(crate) use slice::narrowed;
 
-use crate::axes::{Analysis, PruneGroup};
-use crate::graph::Graph;
+use crate::axes::{self, GroupId, PruneGroup};
 use crate::mask::Mask;
+use crate::network::Network;
 use crate::onnx::proto;
 use crate::{Result, ResultExt};
 use draft::Draft;
 
-/// The model with the units outside `mask` gone.
-///
-/// `graph` and `analysis` belong to `model`, whose local functions are inlined.
+/// A network with units gone, and where everything went.
+#[derive(Debug, Clone)]
+pub struct Sliced {
+    /// The smaller network.
+    pub network: Network,
+    /// Where the nodes and constants of the larger one are in it.
+    pub moved: Moved,
+}
+
+/// The network with the units outside `mask` gone.
 ///
 /// # Errors
 /// A group without units whose sink cannot be cut ([`can_empty`] tells), a
 /// tensor that cannot be sliced.
-pub fn prune(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    mask: &Mask,
-) -> Result<proto::ModelProto> {
-    plan(model, graph, analysis, mask)?.finish()
+pub fn slice(network: &Network, mask: &Mask, options: axes::Options) -> Result<Sliced> {
+    let (proto, moved) = plan(network, mask)?.finish()?;
+    let network = Network::of(proto, options)?;
+    Ok(Sliced { network, moved })
+}
+
+/// The model with the units outside `mask` gone.
+///
+/// # Errors
+/// As [`slice`](slice()).
+pub fn prune(network: &Network, mask: &Mask) -> Result<proto::ModelProto> {
+    Ok(plan(network, mask)?.finish()?.0)
 }
 
 /// What a mask changes about the graph's inputs and outputs, in words.
-pub fn interface_changes(graph: &Graph, analysis: &Analysis, mask: &Mask) -> Vec<String> {
+pub fn interface_changes(network: &Network, mask: &Mask) -> Vec<String> {
+    let (graph, analysis) = (&network.graph, &network.axes);
     let (kept, space) = (mask.by_factor(analysis), &analysis.space);
     let mut changes = Vec::new();
     let inputs = graph.inputs.iter().map(|v| ("input", v));
@@ -75,28 +88,24 @@ pub fn interface_changes(graph: &Graph, analysis: &Analysis, mask: &Mask) -> Vec
 }
 
 /// Whether a group may lose all its units.
-pub fn can_empty(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, group: usize) -> bool {
+pub fn can_empty(network: &Network, group: GroupId) -> bool {
     let mut mask = Mask::default();
-    let Some(units) = analysis.groups.get(group).map(|g| g.units) else {
+    let Some(units) = network.axes.groups.get(group.0).map(|g| g.units) else {
         return false;
     };
     mask.kept.insert(group, vec![false; units]);
-    plan(model, graph, analysis, &mask).is_ok()
+    plan(network, &mask).is_ok()
 }
 
-fn plan<'a>(
-    model: &'a proto::ModelProto,
-    graph: &'a Graph,
-    analysis: &'a Analysis,
-    mask: &Mask,
-) -> Result<Draft<'a>> {
+fn plan<'a>(network: &'a Network, mask: &Mask) -> Result<Draft<'a>> {
+    let analysis = &network.axes;
     mask.check(analysis)?;
-    let mut draft = Draft::new(model, graph, analysis, mask.by_factor(analysis))?;
+    let mut draft = Draft::new(network, mask.by_factor(analysis))?;
     let empty: Vec<&PruneGroup> = mask
         .kept
         .iter()
         .filter(|(_, kept)| kept.iter().all(|k| !k))
-        .map(|(group, _)| &analysis.groups[*group])
+        .map(|(group, _)| network.group(*group))
         .collect();
     if !empty.is_empty() {
         let wanted = zero::cut(&mut draft, &empty).context(|| {
@@ -108,7 +117,7 @@ fn plan<'a>(
         reshape::shapes_of_the_dead(&mut draft)?;
     }
     draft.mark_live(true);
-    constants::slice(&mut draft)?;
+    constants::cut(&mut draft)?;
     ints::mend(&mut draft)?;
     attrs::mend(&mut draft)?;
     Ok(draft)

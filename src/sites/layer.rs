@@ -2,11 +2,10 @@
 
 use faer::Mat;
 
-use super::weights::{self, Place, Weight};
+use super::weights::Weight;
 use crate::graph::{Graph, ValueId};
+use crate::network::{Network, Reader};
 use crate::numerics::solve::Refit;
-use crate::onnx::proto;
-use crate::refit::Fitted;
 use crate::rewrite::segment::Boundary;
 use crate::sites::Site;
 use crate::tensor::{Feeds, Tensor};
@@ -25,14 +24,15 @@ pub struct Part {
     value: ValueId,
     elem: crate::tensor::Elem,
     /// The biases: who reads each, and its old values.
-    biases: Vec<(Vec<Place>, Tensor)>,
+    biases: Vec<(Vec<Reader>, Tensor)>,
 }
 
 /// The parts of some sinks.
 ///
 /// # Errors
 /// A weight that is quantised or computed.
-pub fn parts(model: &proto::ModelProto, graph: &Graph, sites: &[Site]) -> Result<Vec<Part>> {
+pub fn parts(network: &Network, sites: &[Site]) -> Result<Vec<Part>> {
+    let graph = &network.graph;
     let mut out: Vec<Part> = Vec::new();
     for site in sites {
         let weight = site
@@ -43,7 +43,7 @@ pub fn parts(model: &proto::ModelProto, graph: &Graph, sites: &[Site]) -> Result
             Some(part) => part.sites.push(site.clone()),
             None => out.push(Part {
                 sites: vec![site.clone()],
-                matrix: weight.read(model, graph)?,
+                matrix: weight.read(network)?,
                 weight: weight.clone(),
                 value: weight.place.value,
                 elem: graph
@@ -63,7 +63,7 @@ pub fn parts(model: &proto::ModelProto, graph: &Graph, sites: &[Site]) -> Result
             {
                 Some((places, _)) => places.push(place.clone()),
                 None => {
-                    let tensor = weights::constant(model, graph, place.value)?;
+                    let tensor = network.constant(place.value)?;
                     part.biases.push((vec![place.clone()], tensor));
                 }
             }
@@ -86,9 +86,9 @@ impl Part {
     ///
     /// # Errors
     /// Data that does not match the shape.
-    pub fn loaded(&self, model: &proto::ModelProto, graph: &Graph) -> Result<Self> {
+    pub fn loaded(&self, network: &Network) -> Result<Self> {
         Ok(Self {
-            matrix: self.weight.read(model, graph)?,
+            matrix: self.weight.read(network)?,
             ..self.clone()
         })
     }
@@ -179,7 +179,7 @@ impl Part {
                         .collect();
                     (
                         places.clone(),
-                        weights::rounded(old.shape.clone(), &sum, old.elem()),
+                        Tensor::rounded(old.shape.clone(), &sum, old.elem()),
                     )
                 })
                 .collect(),
@@ -209,21 +209,21 @@ impl Part {
 pub struct Fit {
     /// The weight.
     pub weight: Tensor,
-    places: Vec<Place>,
-    biases: Vec<(Vec<Place>, Tensor)>,
+    places: Vec<Reader>,
+    biases: Vec<(Vec<Reader>, Tensor)>,
     /// For the report.
     pub told: Fitted,
 }
 
 impl Fit {
-    /// Puts the new values into a model; `graph` belongs to it.
+    /// Puts the new values into a network.
     ///
     /// # Errors
-    /// A model without a graph, values that overflow.
-    pub fn put(&self, model: &mut proto::ModelProto, graph: &Graph) -> Result<()> {
-        weights::put(model, graph, &self.places, &self.weight)?;
+    /// Values that overflow.
+    pub fn put(&self, network: &mut Network) -> Result<()> {
+        network.set_constant(&self.places, &self.weight)?;
         for (places, tensor) in &self.biases {
-            weights::put(model, graph, places, tensor)?;
+            network.set_constant(places, tensor)?;
         }
         Ok(())
     }
@@ -240,14 +240,16 @@ impl Fit {
     }
 }
 
-/// The model with all fits in it; `graph` belongs to `model`.
-///
-/// # Errors
-/// A model without a graph.
-pub fn apply(model: &proto::ModelProto, graph: &Graph, fits: &[Fit]) -> Result<proto::ModelProto> {
-    let mut model = model.clone();
-    for fit in fits {
-        fit.put(&mut model, graph)?;
-    }
-    Ok(model)
+/// What re-fitting did at one site.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Fitted {
+    /// The site.
+    pub site: String,
+    /// Relative squared error of its output with the old weights.
+    pub before: f64,
+    /// With the new ones.
+    pub after: f64,
+    /// Ridge of a sequential fit, as a fraction of the mean variance; `None` where
+    /// the local fit stayed.
+    pub ridge: Option<f64>,
 }

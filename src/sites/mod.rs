@@ -1,44 +1,54 @@
 //! The groups that a run prunes, with what the numerics need of each.
+//!
+//! ```text
+//! kind     which groups may be pruned
+//! weights  where the weight and the bias of a sink sit
+//! layer    sinks that read one weight, and new values for it
+//! ```
 
+mod kind;
 pub mod layer;
 pub mod weights;
 
-pub use layer::{Fit, Part, apply, parts};
+pub use kind::{Selection, UnitKind};
+pub use layer::{Fit, Fitted, Part, parts};
 
 use faer::Mat;
 use rayon::prelude::*;
 
-use crate::axes::{Analysis, Kind, PruneGroup};
+use crate::axes::{Analysis, GroupId, Kind, PruneGroup, Sink};
 use crate::calibrate::SiteProbe;
-use crate::graph::Graph;
 use crate::mask::Kept;
+use crate::network::{Network, Reader};
 use crate::numerics::linalg;
 use crate::numerics::score::Units;
 use crate::onnx::proto;
-use crate::options::{Options, Target};
-use crate::{Error, Result, ResultExt, rewrite};
+use crate::rewrite::{self, Moved};
+use crate::{Error, Result, ResultExt};
 use weights::Weight;
 
-/// One sink of a chosen group.
+/// One sink of a group that may be pruned.
 #[derive(Debug, Clone)]
 pub struct Site {
     /// Unique name.
     pub name: String,
-    /// Index of the sink in the group.
-    pub sink: usize,
+    /// Where the axis is contracted.
+    pub sink: Sink,
     /// The weight, where it is a plain float matrix.
     pub weight: Option<Weight>,
     /// Where the bias is, if there is one.
-    pub bias: Option<weights::Place>,
+    pub bias: Option<Reader>,
     /// What calibration watches; `None` without a weight.
     pub probe: Option<SiteProbe>,
 }
 
 /// A group that the run may prune.
 #[derive(Debug, Clone)]
-pub struct Chosen {
-    /// Index in [`Analysis::groups`].
-    pub group: usize,
+pub struct PruneTarget {
+    /// The group.
+    pub group: GroupId,
+    /// What its units are.
+    pub kind: Kind,
     /// Its sinks.
     pub sites: Vec<Site>,
     /// Rows of the sinks' weights per unit.
@@ -47,7 +57,7 @@ pub struct Chosen {
     pub least: usize,
 }
 
-impl Chosen {
+impl PruneTarget {
     /// Whether a weight is quantised in blocks or computed, so that its units cannot be
     /// ranked.
     pub fn is_closed(&self) -> bool {
@@ -59,17 +69,17 @@ impl Chosen {
 /// threads, since more would only take memory, and those of like size together, so that
 /// no thread waits long. Each has a thread of its own: threads that share one group wait
 /// for one another at every step of it.
-pub fn each<T: Send>(chosen: &[Chosen], work: impl Fn(&Chosen) -> T + Sync) -> Vec<T> {
-    let size = |c: &Chosen| -> usize { c.units.rows.iter().map(Vec::len).sum() };
-    let mut order: Vec<usize> = (0..chosen.len()).collect();
-    order.sort_by_key(|&at| std::cmp::Reverse(size(&chosen[at])));
-    let mut made: Vec<(usize, T)> = Vec::with_capacity(chosen.len());
+pub fn each<T: Send>(targets: &[PruneTarget], work: impl Fn(&PruneTarget) -> T + Sync) -> Vec<T> {
+    let size = |c: &PruneTarget| -> usize { c.units.rows.iter().map(Vec::len).sum() };
+    let mut order: Vec<usize> = (0..targets.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(size(&targets[at])));
+    let mut made: Vec<(usize, T)> = Vec::with_capacity(targets.len());
     for some in order.chunks(rayon::current_num_threads().max(1)) {
         match some {
-            [at] => made.push((*at, work(&chosen[*at]))),
+            [at] => made.push((*at, work(&targets[*at]))),
             _ => made.par_extend(
                 some.par_iter()
-                    .map(|&at| (at, linalg::alone(|| work(&chosen[at])))),
+                    .map(|&at| (at, linalg::alone(|| work(&targets[at])))),
             ),
         }
     }
@@ -77,91 +87,105 @@ pub fn each<T: Send>(chosen: &[Chosen], work: impl Fn(&Chosen) -> T + Sync) -> V
     made.into_iter().map(|(_, made)| made).collect()
 }
 
-/// Chooses groups by the options.
+/// Chooses groups.
 ///
 /// # Errors
 /// [`Error::NothingPrunable`] with the reasons of what is frozen.
-pub fn choose(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    options: &Options,
-) -> Result<Vec<Chosen>> {
-    let wanted = |g: &PruneGroup| {
-        let kind = match g.kind {
-            Kind::Heads => options.targets.contains(&Target::Heads),
-            Kind::Repeats => options.targets.contains(&Target::Queries),
-            Kind::Neurons => options.targets.contains(&Target::Neurons),
-            _ => false,
-        };
-        kind && !options.exclude.iter().any(|r| r.is_match(&g.name))
-    };
-    let mut chosen = Vec::new();
-    for (index, group) in analysis.groups.iter().enumerate().filter(|(_, g)| wanted(g)) {
-        let zero = options.min_units == 0 && rewrite::can_empty(model, graph, analysis, index);
-        chosen.push(Chosen {
-            group: index,
-            sites: sites(graph, analysis, group),
-            units: units(analysis, group).context(|| format!("group '{}'", group.name))?,
+pub fn choose(network: &Network, selection: &Selection) -> Result<Vec<PruneTarget>> {
+    let axes = &network.axes;
+    let mut targets = Vec::new();
+    for (id, group) in axes.indexed().filter(|(_, g)| selection.takes(g)) {
+        let zero = selection.min_units == 0 && rewrite::can_empty(network, id);
+        targets.push(PruneTarget {
+            group: id,
+            kind: group.kind,
+            sites: sites(network, group),
+            units: units(axes, group).context(|| format!("group '{}'", group.name))?,
             least: if zero {
                 0
             } else {
-                options.min_units.clamp(1, group.units)
+                selection.min_units.clamp(1, group.units)
             },
         });
     }
-    if chosen.is_empty() {
-        return Err(Error::NothingPrunable(nothing(analysis, options)));
+    if targets.is_empty() {
+        return Err(Error::NothingPrunable(nothing(axes, selection)));
     }
-    Ok(chosen)
+    Ok(targets)
 }
 
-/// The model with biases of the chosen sinks that something else reads too given
+/// A site in the sliced network; `None` where its sink is gone.
+pub fn moved(site: &Site, to: &Network, moved: &Moved) -> Option<Site> {
+    let graph = &to.graph;
+    let old = &site.sink;
+    let node = moved.node(old.node)?;
+    let same = |c: &crate::axes::Contraction| {
+        c.node == node && c.inputs.contains(&old.activation_input) && c.inputs.contains(&old.weight_input)
+    };
+    let sink = Sink {
+        contraction: to.axes.contractions.iter().position(same)?,
+        node,
+        activation: graph.input(node, old.activation_input)?,
+        weight: graph.input(node, old.weight_input)?,
+        ..old.clone()
+    };
+    let bias = site.bias.as_ref().and_then(|bias| {
+        let node = moved.node(bias.node)?;
+        let value = graph.input(node, bias.input)?;
+        Some(Reader {
+            node,
+            input: bias.input,
+            value,
+        })
+    });
+    Some(Site {
+        name: site.name.clone(),
+        weight: weights::weight(to, &sink),
+        sink,
+        bias,
+        probe: None,
+    })
+}
+
+/// The model with biases of the targets' sinks that something else reads too given
 /// to each sink as its own; `None` where there are none. Exporters share equal
 /// constants, such as zeros, by value.
 ///
 /// # Errors
 /// A model without a graph.
-pub fn own_biases(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    chosen: &[Chosen],
-) -> Result<Option<proto::ModelProto>> {
-    let mut out: Option<proto::ModelProto> = None;
-    for c in chosen {
-        let mut done: Vec<&weights::Place> = Vec::new();
-        for site in &c.sites {
+pub fn own_biases(network: &Network, targets: &[PruneTarget]) -> Result<Option<proto::ModelProto>> {
+    let mut out: Option<Network> = None;
+    for target in targets {
+        let mut done = Vec::new();
+        for site in &target.sites {
             let Some(place) = &site.bias else { continue };
-            let together: Vec<weights::Place> = c
+            let together: Vec<Reader> = target
                 .sites
                 .iter()
                 .filter_map(|s| s.bias.clone())
                 .filter(|p| p.value == place.value)
                 .collect();
-            let readers = graph.value(place.value).consumers.len();
-            if readers <= together.len() || done.iter().any(|d| d.value == place.value) {
+            let readers = network.graph.value(place.value).consumers.len();
+            if readers <= together.len() || done.contains(&place.value) {
                 continue;
             }
-            done.push(place);
-            let tensor = weights::constant(model, graph, place.value)?;
-            weights::put(
-                out.get_or_insert_with(|| model.clone()),
-                graph,
-                &together,
-                &tensor,
-            )?;
+            done.push(place.value);
+            let tensor = network.constant(place.value)?;
+            out.get_or_insert_with(|| network.clone())
+                .set_constant(&together, &tensor)?;
         }
     }
-    Ok(out)
+    Ok(out.map(|network| network.proto))
 }
 
-fn nothing(analysis: &Analysis, options: &Options) -> String {
+fn nothing(analysis: &Analysis, selection: &Selection) -> String {
+    let words: Vec<&str> = selection.targets.iter().map(|t| t.name()).collect();
     let mut text = "nothing in this model can be pruned".to_string();
     if !analysis.groups.is_empty() {
         text += &format!(
-            ": {} groups were found, but --targets ({:?}) and --exclude leave none",
+            ": {} groups were found, but --targets ({}) and --exclude leave none",
             analysis.groups.len(),
-            options.targets
+            words.join(", ")
         );
     }
     for (op, count) in &analysis.unsupported {
@@ -173,14 +197,14 @@ fn nothing(analysis: &Analysis, options: &Options) -> String {
     text
 }
 
-fn sites(graph: &Graph, analysis: &Analysis, group: &PruneGroup) -> Vec<Site> {
+fn sites(network: &Network, group: &PruneGroup) -> Vec<Site> {
     let several = group.sinks.len() > 1;
     group
         .sinks
         .iter()
         .enumerate()
         .map(|(at, sink)| {
-            let weight = weights::weight(graph, sink);
+            let weight = weights::weight(network, sink);
             let name = if several {
                 format!("{}#{at}", group.name)
             } else {
@@ -188,16 +212,16 @@ fn sites(graph: &Graph, analysis: &Analysis, group: &PruneGroup) -> Vec<Site> {
             };
             let probe = weight.as_ref().map(|w| SiteProbe {
                 site: name.clone(),
-                value: graph.value(sink.activation).name.clone(),
+                value: network.graph.value(sink.activation).name.clone(),
                 axes: sink.activation_axes.clone(),
                 width: w.rows,
             });
             let bias = weight
                 .as_ref()
-                .and_then(|w| weights::bias(graph, analysis, sink, w.columns));
+                .and_then(|w| weights::bias(network, sink, w.columns));
             Site {
                 name,
-                sink: at,
+                sink: sink.clone(),
                 weight,
                 bias,
                 probe,
@@ -233,15 +257,10 @@ fn units(analysis: &Analysis, group: &PruneGroup) -> Result<Units> {
 ///
 /// # Errors
 /// A weight that is not a plain float matrix.
-pub fn side_by_side(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    chosen: &Chosen,
-    name: &str,
-) -> Result<Mat<f64>> {
+pub fn side_by_side(network: &Network, target: &PruneTarget, name: &str) -> Result<Mat<f64>> {
     let mut parts: Vec<Mat<f64>> = Vec::new();
     let mut seen = Vec::new();
-    for site in &chosen.sites {
+    for site in &target.sites {
         let weight = site.weight.as_ref().ok_or_else(|| {
             Error::input(format!(
                 "the weight of '{name}' is quantised in blocks or computed: its units cannot be ranked"
@@ -249,7 +268,7 @@ pub fn side_by_side(
         })?;
         if !seen.contains(&weight.place.value) {
             seen.push(weight.place.value);
-            let part = weight.read(model, graph)?;
+            let part = weight.read(network)?;
             if let Some(first) = parts.first().filter(|first| first.nrows() != part.nrows()) {
                 return Err(Error::input(format!(
                     "the sinks of '{name}' have weights of {} and of {} rows: its units cannot be ranked together (--exclude it)",

@@ -3,28 +3,18 @@
 
 use faer::Mat;
 
-use crate::axes::{Analysis, Sink};
-use crate::graph::{Graph, NodeId, ValueId};
-use crate::onnx::{self, proto};
-use crate::tensor::{Data, Elem, Tensor};
-use crate::{Error, Result, ResultExt, rewrite};
-
-/// A constant as one of its readers sees it.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// The node that reads the constant itself.
-    pub node: NodeId,
-    /// Its input.
-    pub input: usize,
-    /// The constant.
-    pub value: ValueId,
-}
+use crate::axes::Sink;
+use crate::graph::operators::addition;
+use crate::graph::NodeId;
+use crate::network::{Network, Reader};
+use crate::tensor::{Elem, Tensor};
+use crate::{Error, Result, ResultExt};
 
 /// The weight of a sink: a matrix of `rows` (the contracted axes) by `columns`.
 #[derive(Debug, Clone)]
 pub struct Weight {
     /// Where it is read.
-    pub place: Place,
+    pub place: Reader,
     /// Axes of the constant: the contracted ones first, then the others.
     axes: Vec<usize>,
     shape: Vec<usize>,
@@ -36,8 +26,9 @@ pub struct Weight {
 
 /// Finds the weight of a sink behind transpositions and casts; `None` where it
 /// is quantised or computed in another way.
-pub fn weight(graph: &Graph, sink: &Sink) -> Option<Weight> {
-    let mut place = Place {
+pub fn weight(network: &Network, sink: &Sink) -> Option<Weight> {
+    let graph = &network.graph;
+    let mut place = Reader {
         node: sink.node,
         input: sink.weight_input,
         value: sink.weight,
@@ -71,7 +62,7 @@ pub fn weight(graph: &Graph, sink: &Sink) -> Option<Weight> {
             }
             _ => return None,
         }
-        place = Place {
+        place = Reader {
             node,
             input: 0,
             value: graph.input(node, 0)?,
@@ -136,9 +127,10 @@ impl Weight {
     ///
     /// # Errors
     /// Data that does not match the shape.
-    pub fn read(&self, model: &proto::ModelProto, graph: &Graph) -> Result<Mat<f64>> {
-        self.matrix(&constant(model, graph, self.place.value)?)
-            .context(|| format!("the weight '{}'", graph.value(self.place.value).name))
+    pub fn read(&self, network: &Network) -> Result<Mat<f64>> {
+        let value = self.place.value;
+        self.matrix(&network.constant(value)?)
+            .context(|| format!("the weight '{}'", network.graph.value(value).name))
     }
 
     /// The matrix in a constant of this shape.
@@ -162,121 +154,41 @@ impl Weight {
         for (at, place) in self.places().into_iter().enumerate() {
             values[place] = matrix[(at / self.columns, at % self.columns)];
         }
-        rounded(self.shape.clone(), &values, elem)
+        Tensor::rounded(self.shape.clone(), &values, elem)
     }
-}
-
-/// Floats rounded once to the type of the file.
-pub fn rounded(shape: Vec<usize>, values: &[f64], elem: Elem) -> Tensor {
-    let data = match elem {
-        Elem::F16 => Data::F16(values.iter().map(|v| half::f16::from_f64(*v)).collect()),
-        Elem::BF16 => Data::BF16(values.iter().map(|v| half::bf16::from_f64(*v)).collect()),
-        Elem::F64 => Data::F64(values.to_vec()),
-        _ => Data::F32(values.iter().map(|v| *v as f32).collect()),
-    };
-    Tensor::new(shape, data)
 }
 
 /// The bias that follows a sink: Gemm's own, an addition of a constant vector,
 /// the bias of a fused skip normalisation.
-pub fn bias(graph: &Graph, analysis: &Analysis, sink: &Sink, columns: usize) -> Option<Place> {
-    let vector = |node: NodeId, input: usize| -> Option<Place> {
+pub fn bias(network: &Network, sink: &Sink, columns: usize) -> Option<Reader> {
+    let graph = &network.graph;
+    let vector = |node: NodeId, input: usize| -> Option<Reader> {
         let value = graph.input(node, input)?;
         let constant = graph.value(value).constant.as_ref()?;
         let fits = constant.shape.iter().product::<usize>() == columns
             && constant.shape.last() == Some(&columns)
             && graph.value(value).elem.is_some_and(Elem::is_float);
-        fits.then_some(Place { node, input, value })
+        fits.then_some(Reader { node, input, value })
     };
-    if let Some(input) = analysis.contractions.get(sink.contraction)?.bias {
+    if let Some(input) = network.axes.contractions.get(sink.contraction)?.bias {
         return vector(sink.node, input);
     }
     let mut value = (*graph.node(sink.node).outputs.first()?)?;
     loop {
-        let v = graph.value(value);
-        let [(node, input)] = v.consumers[..] else {
+        let [(node, input)] = graph.value(value).consumers[..] else {
             return None;
         };
         let n = graph.node(node);
+        if let Some(adds) = addition(&n.domain, &n.op) {
+            return match (adds.bias, adds.summands) {
+                (Some(bias), Some(summands)) if input < summands => vector(node, bias),
+                (None, None) if n.inputs.len() == 2 => vector(node, 1 - input),
+                _ => None,
+            };
+        }
         match (n.domain.as_str(), n.op.as_str()) {
-            ("", "Add") => {
-                return vector(node, 1 - input);
-            }
-            ("com.microsoft", "SkipLayerNormalization") if input < 2 => return vector(node, 4),
-            ("com.microsoft", "SkipSimplifiedLayerNormalization") if input < 2 => return vector(node, 3),
             ("", "Reshape" | "Identity") if input == 0 => value = (*n.outputs.first()?)?,
             _ => return None,
         }
     }
-}
-
-/// The tensor of a constant.
-///
-/// # Errors
-/// A constant of a kind that is not read.
-pub fn constant(model: &proto::ModelProto, graph: &Graph, value: ValueId) -> Result<Tensor> {
-    let proto = model
-        .graph
-        .as_ref()
-        .ok_or_else(|| Error::input("the model has no graph"))?;
-    onnx::tensor(&rewrite::tensor_of(proto, graph, value)?)
-}
-
-/// Puts a tensor where nodes read a constant (all `places` read the same one);
-/// other readers keep the old one.
-///
-/// # Errors
-/// A model without a graph, values that are infinite or NaN in the constant's type.
-pub fn put(model: &mut proto::ModelProto, graph: &Graph, places: &[Place], tensor: &Tensor) -> Result<()> {
-    let proto = model
-        .graph
-        .as_mut()
-        .ok_or_else(|| Error::input("the model has no graph"))?;
-    // What fits float32 may not fit float16.
-    if let Some(place) = places.first()
-        && tensor.elem().is_float()
-        && tensor.to_f32().iter().any(|v| !v.is_finite())
-    {
-        return Err(Error::input(format!(
-            "the re-fitted values of '{}' overflow {:?}: give --reconstruct none, a larger --damp or more \
-             samples",
-            graph.value(place.value).name,
-            tensor.elem()
-        )));
-    }
-    let mut names: Vec<(ValueId, String)> = Vec::new();
-    for place in places {
-        let v = graph.value(place.value);
-        let index = v.constant.as_ref().and_then(|c| c.initializer);
-        let all = v
-            .consumers
-            .iter()
-            .all(|(n, i)| places.iter().any(|p| p.node == *n && p.input == *i));
-        if let (Some(index), true) = (index, all && !v.is_output)
-            && let Some(slot) = proto.initializer.get_mut(index)
-        {
-            *slot = onnx::tensor_proto(&v.name, tensor);
-            continue;
-        }
-        let known = names
-            .iter()
-            .find(|(value, _)| *value == place.value)
-            .map(|(_, n)| n.clone());
-        let name = known.unwrap_or_else(|| {
-            let mut name = format!("{}_fitted", v.name);
-            let mut count = 1;
-            while proto.initializer.iter().any(|t| t.name() == name) || graph.find(&name).is_some() {
-                count += 1;
-                name = format!("{}_fitted{count}", v.name);
-            }
-            proto.initializer.push(onnx::tensor_proto(&name, tensor));
-            names.push((place.value, name.clone()));
-            name
-        });
-        let node = proto.node.get_mut(place.node.0 as usize);
-        if let Some(slot) = node.and_then(|n| n.input.get_mut(place.input)) {
-            *slot = name;
-        }
-    }
-    Ok(())
 }

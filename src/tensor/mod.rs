@@ -131,6 +131,17 @@ macro_rules! each {
 }
 
 impl Tensor {
+    /// Floats rounded once to a float type (float32 for any other).
+    pub fn rounded(shape: Vec<usize>, values: &[f64], elem: Elem) -> Self {
+        let data = match elem {
+            Elem::F16 => Data::F16(values.iter().map(|v| half::f16::from_f64(*v)).collect()),
+            Elem::BF16 => Data::BF16(values.iter().map(|v| half::bf16::from_f64(*v)).collect()),
+            Elem::F64 => Data::F64(values.to_vec()),
+            _ => Data::F32(values.iter().map(|v| *v as f32).collect()),
+        };
+        Tensor::new(shape, data)
+    }
+
     /// A float32 tensor. Panics in debug builds when the length is wrong.
     pub fn f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
         Self::new(shape.into(), Data::F32(data))

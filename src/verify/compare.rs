@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Interface;
 use crate::data::{Batch, Samples, batches, input_specs};
-use crate::engine::{Engine, Session, SessionOptions};
+use crate::engine::{Ctx, Session, SessionOptions};
 use crate::onnx::proto;
 use crate::tensor::{Feeds, Tensor};
 use crate::{Error, Result};
@@ -149,29 +149,26 @@ pub fn compare(
 /// # Errors
 /// As [`compare`].
 pub fn compare_in_turn(
-    engine: &dyn Engine,
+    ctx: Ctx,
     [a, b]: [(&proto::ModelProto, &SessionOptions); 2],
     model: &proto::ModelProto,
     samples: &Samples,
     interface: &Interface,
-    cancelled: &AtomicBool,
 ) -> Result<Comparison> {
     let mut told = {
-        let mut b = engine.session(b.0, b.1)?;
+        let mut b = ctx.engine.session(b.0, b.1)?;
         let mut told = Told {
             names: b.outputs().to_vec(),
             outputs: VecDeque::new(),
         };
         for batch in batches(samples, &input_specs(model)?, ROWS)? {
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            ctx.check()?;
             told.outputs.push_back(b.run(&batch?.feeds)?);
         }
         told
     };
-    let mut a = engine.session(a.0, a.1)?;
-    compare(a.as_mut(), &mut told, model, samples, interface, cancelled)
+    let mut a = ctx.engine.session(a.0, a.1)?;
+    compare(a.as_mut(), &mut told, model, samples, interface, ctx.cancelled)
 }
 
 /// A session that ran already and gives what it gave, in the same order.

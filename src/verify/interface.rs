@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::axes::Analysis;
-use crate::graph::{Graph, ValueId};
+use crate::graph::ValueId;
 use crate::mask::Mask;
+use crate::network::Network;
 use crate::tensor::{Feeds, Tensor};
 use crate::{Result, rewrite};
 
@@ -22,7 +22,8 @@ pub struct Interface {
 
 impl Interface {
     /// That of the model which `mask` makes.
-    pub fn new(graph: &Graph, analysis: &Analysis, mask: &Mask) -> Self {
+    pub fn new(network: &Network, mask: &Mask) -> Self {
+        let (graph, analysis) = (&network.graph, &network.axes);
         let (kept, space) = (mask.by_factor(analysis), &analysis.space);
         let picks = |value: &ValueId| {
             let dims = analysis.facts(*value).dims.iter().flatten().enumerate();

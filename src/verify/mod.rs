@@ -9,16 +9,14 @@ pub use compare::{
 pub use interface::Interface;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
-use crate::axes::Analysis;
+use crate::axes::GroupId;
 use crate::data::Samples;
-use crate::engine::{Engine, SessionOptions};
-use crate::graph::Graph;
+use crate::engine::{Ctx, Engine, SessionOptions};
 use crate::mask::Mask;
+use crate::network::Network;
 use crate::onnx::proto;
 use crate::rewrite::{float_type, masked};
-use crate::sites::Chosen;
 use crate::tensor::Elem;
 use crate::{Error, Result};
 
@@ -53,34 +51,32 @@ pub struct Equality {
     pub lossless: Option<f64>,
 }
 
-/// Runs the sliced model against the masked one.
+/// Runs the sliced model against the masked one, and compares the outputs and those of
+/// the sinks of the `watched` groups.
 ///
 /// # Errors
 /// The engine's; a difference is no error here.
-#[allow(clippy::too_many_arguments)]
 pub fn sliced_equals_masked(
-    engine: &dyn Engine,
-    model: &proto::ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    chosen: &[Chosen],
+    ctx: Ctx,
+    network: &Network,
+    watched: &[GroupId],
     mask: &Mask,
     sliced: &proto::ModelProto,
     samples: &Samples,
-    cancelled: &AtomicBool,
 ) -> Result<Equality> {
-    let mask_model = masked(model, graph, analysis, mask)?;
+    let (model, graph) = (&network.proto, &network.graph);
+    let mask_model = masked(network, mask)?;
     let mut names: Vec<String> = Vec::new();
     let mut kind = Elem::F32;
-    for c in chosen {
-        let group = &analysis.groups[c.group];
+    for id in watched {
+        let group = network.group(*id);
         for sink in &group.sinks {
             match (float_type(graph, sink), kind) {
                 (Elem::BF16, _) => kind = Elem::BF16,
                 (Elem::F16, Elem::F32) => kind = Elem::F16,
                 _ => {}
             }
-            let alive = mask.kept.get(&c.group).is_none_or(|k| k.iter().any(|k| *k));
+            let alive = mask.kept.get(id).is_none_or(|k| k.iter().any(|k| *k));
             let output = graph.node(sink.node).outputs.first().copied().flatten();
             if let (true, Some(output)) = (alive, output) {
                 let name = &graph.value(output).name;
@@ -105,14 +101,13 @@ pub fn sliced_equals_masked(
         optimise,
         outputs: Some(outputs.to_vec()),
     };
-    let in_turn =
-        |pair, interface: &Interface| compare_in_turn(engine, pair, model, samples, interface, cancelled);
+    let in_turn = |pair, interface: &Interface| compare_in_turn(ctx, pair, model, samples, interface);
     let both = [
         (model, &options(&finals, true)),
         (model, &options(&finals, false)),
     ];
     let own = in_turn(both, &Interface::default())?.worst();
-    let interface = Interface::new(graph, analysis, mask);
+    let interface = Interface::new(network, mask);
     let options = options(&all, true);
     let comparison = in_turn([(sliced, &options), (&mask_model, &options)], &interface)?;
     let base = match kind {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::axes::algebra::dim::{Dim, FactorId};
 use crate::axes::facts::{Analysis, Link};
-use crate::axes::group::Kind;
+use crate::axes::group::{GroupId, Kind};
 use crate::graph::Graph;
 
 pub(crate) fn settle(analysis: &mut Analysis) {
@@ -72,7 +72,7 @@ fn contracted(analysis: &Analysis) -> Vec<FactorId> {
 
 /// The heads of all layers whose caches are inputs or outputs (of all layers,
 /// where no cache is), by how many there are.
-pub(crate) fn same_numbers(analysis: &Analysis, graph: &Graph) -> Vec<Vec<usize>> {
+pub(crate) fn same_numbers(analysis: &Analysis, graph: &Graph) -> Vec<Vec<GroupId>> {
     let mut cached: Vec<FactorId> = Vec::new();
     for value in graph.inputs.iter().chain(&graph.outputs) {
         for dim in analysis.facts(*value).dims.iter().flatten() {
@@ -80,11 +80,11 @@ pub(crate) fn same_numbers(analysis: &Analysis, graph: &Graph) -> Vec<Vec<usize>
         }
     }
     let heads = || {
-        let groups = analysis.groups.iter().enumerate();
+        let groups = analysis.indexed();
         groups.filter(|(_, g)| g.kind == Kind::Heads)
     };
     let any_cached = heads().any(|(_, g)| cached.contains(&g.leaf));
-    let mut alike: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut alike: BTreeMap<usize, Vec<GroupId>> = BTreeMap::new();
     for (index, group) in heads() {
         if !any_cached || cached.contains(&group.leaf) {
             alike.entry(group.units).or_default().push(index);

@@ -13,15 +13,15 @@
 use std::collections::BTreeMap;
 
 use super::{ARRAYS, Found};
-use crate::axes::{Analysis, Dim, FactorId, Kind, PruneGroup, Term};
+use crate::axes::{Analysis, Dim, FactorId, GroupId, Kind, PruneGroup, Term};
 use crate::mask::{Kept, Mask};
 use crate::tensor::{Data, Tensor};
 use crate::{Error, Result, ResultExt};
 
 /// What one row of an array is about.
 struct Layer<'a> {
-    /// Index of the group.
-    at: usize,
+    /// The group.
+    at: GroupId,
     group: &'a PruneGroup,
     /// The unit of each query head; for what has no query heads, of each unit.
     heads: Vec<usize>,
@@ -30,9 +30,7 @@ struct Layer<'a> {
 impl<'a> Layer<'a> {
     fn all(analysis: &'a Analysis, kind: Kind) -> Vec<Self> {
         analysis
-            .groups
-            .iter()
-            .enumerate()
+            .indexed()
             .filter(|(_, group)| group.kind == kind)
             .map(|(at, group)| Layer {
                 at,
@@ -115,7 +113,7 @@ fn from_array(
             "head_mask is by query head: a key/value head stays where any of its query heads does".to_owned(),
         );
     }
-    let mut row_of: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut row_of: BTreeMap<GroupId, usize> = BTreeMap::new();
     for (row, layer) in of_row.into_iter().enumerate() {
         let start = row * width;
         let own = flags.get(start..start + width).unwrap_or_default();

@@ -19,24 +19,24 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::numerics::linalg;
+use crate::words::words;
 
 /// How R2 and D2 of a layer are brought to one scale before they are merged.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalise {
     /// As they are.
     None,
     /// `(s - min) / (max - min)`; all 1 where the scores are constant.
     #[default]
-    #[value(name = "minmax")]
     MinMax,
     /// `s / max`; all 1 where the greatest is 0.
     Max,
     /// `s / sum`: shares of the layer; all 1 where the sum is 0.
     Sum,
 }
+
+words!(Normalise { None = "none", MinMax = "minmax", Max = "max", Sum = "sum" });
 
 /// Which parts of the score are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -112,10 +112,10 @@ pub(super) fn sizes(r: &Report) -> Markup {
                     }
                 } }
             }
-            @if !r.narrowed.is_empty() {
+            @if !r.channels.is_empty() {
                 p.cap style="margin-top:10px" {
                     "Channels that are left inside heads: "
-                    (r.narrowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")) "."
+                    (r.channels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")) "."
                 }
             }
             @for pass in &r.lossless {

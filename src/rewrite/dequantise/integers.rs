@@ -188,7 +188,7 @@ impl Integers {
         let scale = Tensor::f32(shape(&self.scale), scale);
         let scale = match self.scale.elem() {
             Elem::F32 => scale,
-            other => crate::sites::weights::rounded(
+            other => Tensor::rounded(
                 scale.shape.clone(),
                 &scale.to_f32().iter().map(|v| f64::from(*v)).collect::<Vec<_>>(),
                 other,

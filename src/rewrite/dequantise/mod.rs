@@ -20,7 +20,7 @@ mod integers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::graph::sweep::sweep;
+use crate::graph::sweep::{Swept, sweep};
 use crate::onnx::{self, proto};
 use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
@@ -178,7 +178,7 @@ impl Closed {
                 .is_none_or(|o| o.is_empty() || seen.insert(o.clone()))
         });
         let outputs = graph.output.iter().map(|o| o.name().to_string()).collect();
-        let (nodes, used) = sweep(nodes, outputs)?;
+        let Swept { nodes, used, .. } = sweep(nodes, outputs)?;
         graph.node = nodes;
         let new: HashSet<&str> = made.iter().map(|t| t.name()).collect();
         graph

@@ -1,9 +1,9 @@
 //! Dead branches: nodes and constants that no output needs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use super::Pass;
-use crate::graph::sweep::sweep;
+use crate::graph::sweep::{Swept, sweep};
 use crate::onnx::proto;
 use crate::{Error, Result};
 
@@ -35,7 +35,7 @@ pub(super) fn remove(model: &proto::ModelProto, passes: &mut Vec<Pass>) -> Resul
 /// Drops what no output needs and puts the nodes into topological order.
 pub(super) fn clean(mut graph: proto::GraphProto) -> Result<proto::GraphProto> {
     let outputs = graph.output.iter().map(|o| o.name().to_string()).collect();
-    let (nodes, used): (_, BTreeSet<String>) = sweep(std::mem::take(&mut graph.node), outputs)?;
+    let Swept { nodes, used, .. } = sweep(std::mem::take(&mut graph.node), outputs)?;
     graph.node = nodes;
     // An initializer that is an input too goes from both.
     let initial: HashSet<String> = graph.initializer.iter().map(|t| t.name().to_string()).collect();

@@ -1,7 +1,7 @@
 //! Which nodes are done before a sink runs, and what crosses from there on.
 
-use crate::axes::Analysis;
 use crate::graph::{Graph, NodeId, Role, ValueId};
+use crate::network::Network;
 
 /// The nodes that some values are computed by: everything before a point of the
 /// graph. Nodes that read constants only are never counted: each piece has its
@@ -21,14 +21,15 @@ impl Cut {
 
     /// This cut moved on until `values` are computed.
     #[must_use]
-    pub fn until(&self, graph: &Graph, analysis: &Analysis, values: &[ValueId]) -> Self {
+    pub fn until(&self, network: &Network, values: &[ValueId]) -> Self {
+        let graph = &network.graph;
         let mut done = self.done.clone();
         let mut stack = values.to_vec();
         while let Some(value) = stack.pop() {
             let Some((node, _)) = graph.value(value).producer else {
                 continue;
             };
-            if is_constant(graph, analysis, value) || std::mem::replace(&mut done[node.0 as usize], true) {
+            if is_constant(network, value) || std::mem::replace(&mut done[node.0 as usize], true) {
                 continue;
             }
             let node = graph.node(node);
@@ -46,12 +47,13 @@ impl Cut {
     /// The values that are known at the cut and that nodes behind it read, of
     /// those nodes that `wanted` values are computed by. In the order of the
     /// graph.
-    pub fn crossing(&self, graph: &Graph, analysis: &Analysis, wanted: &[ValueId]) -> Vec<ValueId> {
+    pub fn crossing(&self, network: &Network, wanted: &[ValueId]) -> Vec<ValueId> {
+        let graph = &network.graph;
         let mut crossing = vec![false; graph.values.len()];
         let mut seen = vec![false; graph.values.len()];
         let mut stack = wanted.to_vec();
         while let Some(value) = stack.pop() {
-            if std::mem::replace(&mut seen[value.0 as usize], true) || is_constant(graph, analysis, value) {
+            if std::mem::replace(&mut seen[value.0 as usize], true) || is_constant(network, value) {
                 continue;
             }
             match graph.value(value).producer {
@@ -71,6 +73,6 @@ impl Cut {
 }
 
 /// Whether a value is the same in every run.
-pub(crate) fn is_constant(graph: &Graph, analysis: &Analysis, value: ValueId) -> bool {
-    graph.value(value).role == Role::Constant || analysis.facts(value).constant
+pub(crate) fn is_constant(network: &Network, value: ValueId) -> bool {
+    network.graph.value(value).role == Role::Constant || network.axes.facts(value).constant
 }

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::axes::{Analysis, FactorId};
+use crate::axes::{Analysis, FactorId, GroupId};
 use crate::graph::{self, Graph, NodeId, ValueId};
+use crate::network::Network;
 use crate::onnx::{self, proto};
 use crate::tensor::{Feeds, Tensor};
 use crate::{Error, Result};
 
 /// The operators between what a group's sources read and its sinks' outputs.
 #[derive(Debug, Clone)]
-pub struct Cut {
+pub struct GroupCut {
     /// Values that it reads: graph inputs and activations.
     pub inputs: Vec<String>,
     /// The outputs of the sinks.
@@ -18,14 +19,14 @@ pub struct Cut {
     whole: proto::ModelProto,
 }
 
-/// Cuts a group out of `model`: the dense model, or that with units of this
-/// group gone (one unit at least is left). `graph` and `analysis` are those of
-/// the dense model.
+/// Cuts a group out of `model`: that of `dense`, or the same with units of this
+/// group gone (one unit at least is left).
 ///
 /// # Errors
 /// A sink that is not in `model`.
-pub fn cut(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, group: usize) -> Result<Cut> {
-    let (Some(group), Some(proto)) = (analysis.groups.get(group), model.graph.as_ref()) else {
+pub fn cut(model: &proto::ModelProto, dense: &Network, group: GroupId) -> Result<GroupCut> {
+    let (graph, analysis) = (&dense.graph, &dense.axes);
+    let (Some(group), Some(proto)) = (analysis.groups.get(group.0), model.graph.as_ref()) else {
         return Err(Error::input("there is no such group"));
     };
     let ids: HashMap<&str, ValueId> = graph
@@ -94,7 +95,7 @@ pub fn cut(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis, group:
             .collect(),
         ..Default::default()
     };
-    Ok(Cut {
+    Ok(GroupCut {
         inputs: inputs.into_iter().collect(),
         outputs: outputs.into_iter().collect(),
         whole: proto::ModelProto {
@@ -131,7 +132,7 @@ fn touches(graph: &Graph, analysis: &Analysis, leaf: FactorId, node: NodeId) -> 
             .any(|o| analysis.facts(*o).dims.as_ref().is_some_and(carries))
 }
 
-impl Cut {
+impl GroupCut {
     /// What it is fed, out of what is known.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::graph::{Graph, NodeId, ValueId};
+use crate::network::Network;
 use crate::onnx::{self, proto};
 use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
@@ -34,16 +35,8 @@ impl Boundary {
 ///
 /// # Errors
 /// An output that depends on a graph input that is not given.
-pub fn piece(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    inputs: &[Boundary],
-    outputs: &[ValueId],
-) -> Result<proto::ModelProto> {
-    let whole = model
-        .graph
-        .as_ref()
-        .ok_or_else(|| Error::input("the model has no graph"))?;
+pub fn piece(network: &Network, inputs: &[Boundary], outputs: &[ValueId]) -> Result<proto::ModelProto> {
+    let (model, graph, whole) = (&network.proto, &network.graph, network.main()?);
     let given: BTreeSet<ValueId> = inputs.iter().map(|b| b.value).collect();
     let mut nodes: BTreeSet<NodeId> = BTreeSet::new();
     let mut constants: BTreeSet<&str> = BTreeSet::new();

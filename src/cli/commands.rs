@@ -1,0 +1,350 @@
+//! Pruning and the other things to do, with their arguments.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+
+use super::options::{args, named, read};
+use super::output::Talk;
+use crate::pipeline::{Options, Topic};
+use crate::{Error, Result};
+
+const EXAMPLES: &str = "\
+Examples:
+  onnx-prune bert.onnx small.onnx --flops 0.6 --data texts.txt --tokenizer tokenizer.json
+      keeps 60% of the work of the prunable blocks; texts without labels calibrate it
+  onnx-prune vit.onnx small.onnx --flops 0.5 --data images.npz
+      arrays by the names of the graph's inputs, samples along the first axis
+  onnx-prune model.onnx small.onnx --flops 0.7
+      no data at all: synthetic inputs, which cost quality
+  onnx-prune inspect model.onnx
+      what can be pruned, what cannot, and why
+  onnx-prune compare small.onnx model.onnx --data images.npz
+      how far apart two models are
+  onnx-prune bench small.onnx model.onnx --batch 8 --seq 128
+      how much faster one is, measured in turns
+  onnx-prune model.onnx small.onnx --report report.html
+      one file to look at: what was asked, what was got, what is left where
+
+Exit codes: 0 written; 1 the budget or a verification was not met; 2 bad input
+or usage; 3 nothing can be pruned; 4 an engine or device is missing or refuses
+the model; 5 reading or writing failed; 6 a warning under --strict; 130 interrupted.";
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Prune.
+    Prune(Box<Prune>),
+    /// Show what can be pruned.
+    Inspect(Inspect),
+    /// Run two models on the same inputs.
+    Compare(Compare),
+    /// Measure latency.
+    Bench(Bench),
+    /// Write the statistics of some inputs.
+    Calibrate(Calibrate),
+    /// Add up statistics.
+    Merge(Merge),
+    /// Print the completions of a shell.
+    Completions(clap_complete::Shell),
+    /// Print the manual page.
+    Man,
+}
+
+/// What `prune` is told.
+#[derive(Debug)]
+pub struct Prune {
+    /// Input and output, or inputs.
+    pub files: Vec<PathBuf>,
+    /// Where several models go.
+    pub out_dir: Option<PathBuf>,
+    /// Several budgets from one calibration.
+    pub sweep: Vec<f64>,
+    /// Where a machine-readable report goes; `-` is standard output.
+    pub json: Option<PathBuf>,
+    /// Where a page to look at goes.
+    pub report: Option<PathBuf>,
+    /// How much is said.
+    pub talk: Talk,
+    /// The options.
+    pub options: Options,
+}
+
+/// What `inspect` is told.
+#[derive(Debug)]
+pub struct Inspect {
+    /// The model.
+    pub input: PathBuf,
+    /// Print JSON.
+    pub json: bool,
+    /// The options.
+    pub options: Options,
+}
+
+/// What `compare` is told.
+#[derive(Debug)]
+pub struct Compare {
+    /// The model to judge.
+    pub a: PathBuf,
+    /// The model to judge it by.
+    pub b: PathBuf,
+    /// Print JSON.
+    pub json: bool,
+    /// The options.
+    pub options: Options,
+}
+
+/// What `bench` is told.
+#[derive(Debug)]
+pub struct Bench {
+    /// The model.
+    pub a: PathBuf,
+    /// The model that it is compared with; both run in turns.
+    pub b: Option<PathBuf>,
+    /// Runs of each model that are counted.
+    pub runs: usize,
+    /// Print JSON.
+    pub json: bool,
+    /// The options.
+    pub options: Options,
+}
+
+/// What `calibrate` is told.
+#[derive(Debug)]
+pub struct Calibrate {
+    /// The trained model.
+    pub input: PathBuf,
+    /// Where the statistics go.
+    pub output: PathBuf,
+    /// Print JSON.
+    pub json: bool,
+    /// How much is said.
+    pub talk: Talk,
+    /// The options.
+    pub options: Options,
+}
+
+/// What `merge` is told.
+#[derive(Debug)]
+pub struct Merge {
+    /// Files of statistics of one model.
+    pub inputs: Vec<PathBuf>,
+    /// Where the sum goes.
+    pub output: PathBuf,
+    /// Print JSON.
+    pub json: bool,
+}
+
+fn path(id: &'static str, name: &'static str, help: &'static str) -> Arg {
+    Arg::new(id)
+        .value_name(name)
+        .value_parser(value_parser!(PathBuf))
+        .help(help)
+}
+
+fn json() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Print JSON")
+}
+
+/// The whole command line.
+pub fn command() -> clap::Command {
+    let budgets = ["params", "size", "latency", "speedup"];
+    let prune = clap::Command::new("onnx-prune")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Prune a trained transformer in an ONNX file: no labels, no gradients, no training framework")
+        .after_long_help(EXAMPLES)
+        .args_conflicts_with_subcommands(true)
+        .subcommand_negates_reqs(true)
+        .arg(
+            Arg::new("files")
+                .value_names(["IN.onnx", "OUT.onnx"])
+                .value_parser(value_parser!(PathBuf))
+                .required(true)
+                .num_args(1..)
+                .help("The trained model and where the smaller one goes")
+                .long_help(
+                    "The trained model and where the smaller one goes. The model is never changed; the output appears \
+                     whole or not at all. With --out-dir, all of them are models that share weights.",
+                ),
+        )
+        .args(args(&[Topic::Budget]))
+        .arg(
+            Arg::new("sweep")
+                .long("sweep")
+                .value_name("FRACTION")
+                .value_delimiter(',')
+                .value_parser(value_parser!(f64))
+                .conflicts_with_all(["flops", "max-drop", "mask", "out-dir"])
+                .conflicts_with_all(budgets)
+                .help_heading(Topic::Budget.title())
+                .help("Several budgets from one calibration: OUT.onnx becomes OUT-0.9.onnx and so on"),
+        )
+        .args(args(&[Topic::Pruning, Topic::Data, Topic::Engine, Topic::Output]))
+        .arg(
+            path("out-dir", "FOLDER", "Prune several models that hold the same weights into this folder")
+                .long("out-dir")
+                .long_help(
+                    "Prune several models that hold the same weights (encoder, decoder, decoder with past) with one \
+                     plan for what they share, into this folder.",
+                )
+                .conflicts_with_all(["mask", "export-mask"])
+                .help_heading(Topic::Output.title()),
+        )
+        .arg(
+            path("json", "FILE", "Write a machine-readable report (`-`: standard output)")
+                .long("json")
+                .long_help(
+                    "Write a machine-readable report of everything here (`-`: standard output, and the summary goes to \
+                     standard error).",
+                )
+                .help_heading(Topic::Output.title()),
+        )
+        .arg(
+            path("report", "FILE.html", "Write a page to look at: one HTML file with pictures")
+                .long("report")
+                .help_heading(Topic::Output.title()),
+        )
+        .args(Talk::args().map(|arg| arg.help_heading(Topic::Output.title())))
+        .args(args(&[Topic::Tuning]));
+    prune.subcommands(others())
+}
+
+fn others() -> [clap::Command; 7] {
+    [
+        clap::Command::new("inspect")
+            .about("Show what can be pruned in a model, what cannot, and why")
+            .arg(path("input", "MODEL.onnx", "The model").required(true))
+            .args(named(&["change-interface", "uniform-kv", "batch", "seq"]))
+            .arg(json()),
+        clap::Command::new("compare")
+            .about("Run two models on the same inputs and show how far apart they are")
+            .arg(path("a", "A.onnx", "The model to judge").required(true))
+            .arg(path("b", "B.onnx", "The model to judge it by").required(true))
+            .args(args(&[Topic::Data, Topic::Engine]).filter(|a| a.get_id() != "stats"))
+            .arg(json()),
+        clap::Command::new("bench")
+            .about("Measure the latency of a model, or of two in turns")
+            .arg(path("a", "A.onnx", "The model").required(true))
+            .arg(path("b", "B.onnx", "The model that it is compared with; both run in turns"))
+            .arg(
+                Arg::new("runs")
+                    .long("runs")
+                    .value_name("N")
+                    .default_value("50")
+                    .value_parser(value_parser!(usize))
+                    .help("Runs of each model that are counted"),
+            )
+            .args(named(&["batch", "seq", "shape"]))
+            .args(args(&[Topic::Engine]))
+            .arg(json()),
+        clap::Command::new("calibrate")
+            .about("Write the statistics of some inputs to a file, to be added up (`merge`) and used with --stats")
+            .arg(path("input", "MODEL.onnx", "The trained model").required(true))
+            .arg(output().long_help(
+                "Where the statistics go. Until all samples are done they are in FILE.partial beside it: a run that \
+                 was stopped resumes there when it is started again with the same model, samples and options.",
+            ))
+            .args(named(&["change-interface", "uniform-kv"]))
+            .args(args(&[Topic::Data, Topic::Engine]).filter(|a| a.get_id() != "stats"))
+            .args(Talk::args())
+            .arg(json()),
+        clap::Command::new("merge")
+            .about("Add up files of statistics of one model")
+            .arg(
+                path("inputs", "FILE.safetensors", "Files of statistics of one model")
+                    .required(true)
+                    .num_args(1..),
+            )
+            .arg(output())
+            .arg(json()),
+        clap::Command::new("completions")
+            .about("Print the completions of a shell")
+            .arg(
+                Arg::new("shell")
+                    .required(true)
+                    .value_parser(value_parser!(clap_complete::Shell)),
+            ),
+        clap::Command::new("man").about("Print the manual page"),
+    ]
+}
+
+fn output() -> Arg {
+    path("output", "FILE.safetensors", "Where the statistics go")
+        .short('o')
+        .long("output")
+        .required(true)
+}
+
+/// What the words of a command line ask for.
+///
+/// # Errors
+/// As clap tells them; options that cannot be, by [`Error`].
+pub fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Command, Wrong> {
+    let matches = command().try_get_matches_from(words).map_err(Wrong::Usage)?;
+    asked(&matches).map_err(Wrong::Option)
+}
+
+/// What is wrong with a command line.
+#[derive(Debug)]
+pub enum Wrong {
+    /// Its words; help and version are told so too.
+    Usage(clap::Error),
+    /// What they ask for.
+    Option(Error),
+}
+
+fn asked(matches: &ArgMatches) -> Result<Command> {
+    let one = |m: &ArgMatches, id: &str| m.get_one::<PathBuf>(id).cloned();
+    let need = |m: &ArgMatches, id: &str| one(m, id).ok_or_else(|| Error::input(format!("{id} is missing")));
+    let all = |m: &ArgMatches, id: &str| m.get_many(id).into_iter().flatten().cloned().collect();
+    Ok(match matches.subcommand() {
+        Some(("inspect", m)) => Command::Inspect(Inspect {
+            input: need(m, "input")?,
+            json: m.get_flag("json"),
+            options: read(m)?,
+        }),
+        Some(("compare", m)) => Command::Compare(Compare {
+            a: need(m, "a")?,
+            b: need(m, "b")?,
+            json: m.get_flag("json"),
+            options: read(m)?,
+        }),
+        Some(("bench", m)) => Command::Bench(Bench {
+            a: need(m, "a")?,
+            b: one(m, "b"),
+            runs: m.get_one("runs").copied().unwrap_or(50),
+            json: m.get_flag("json"),
+            options: read(m)?,
+        }),
+        Some(("calibrate", m)) => Command::Calibrate(Calibrate {
+            input: need(m, "input")?,
+            output: need(m, "output")?,
+            json: m.get_flag("json"),
+            talk: Talk::of(m),
+            options: read(m)?,
+        }),
+        Some(("merge", m)) => Command::Merge(Merge {
+            inputs: all(m, "inputs"),
+            output: need(m, "output")?,
+            json: m.get_flag("json"),
+        }),
+        Some(("completions", m)) => {
+            let shell = m.get_one("shell").copied();
+            Command::Completions(shell.ok_or_else(|| Error::input("the shell is missing"))?)
+        }
+        Some(("man", _)) => Command::Man,
+        _ => Command::Prune(Box::new(Prune {
+            files: all(matches, "files"),
+            out_dir: one(matches, "out-dir"),
+            sweep: matches.get_many("sweep").into_iter().flatten().copied().collect(),
+            json: one(matches, "json"),
+            report: one(matches, "report"),
+            talk: Talk::of(matches),
+            options: read(matches)?,
+        })),
+    })
+}

@@ -1,0 +1,28 @@
+//! Two files on the same inputs.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use super::options::Options;
+use crate::engine::{self, SessionOptions};
+use crate::verify::{self, Comparison, Interface};
+use crate::{Error, Result, data, onnx};
+
+/// Compares two files on the same inputs.
+///
+/// # Errors
+/// Files that cannot be read or run, interfaces that differ.
+pub fn compare(a: &Path, b: &Path, options: &Options, cancelled: &AtomicBool) -> Result<Comparison> {
+    let (first, second) = (onnx::load(a)?, onnx::load(b)?);
+    let engine = engine::choose(&options.engine)?;
+    let samples = data::read_samples(&second.proto, &options.data)?;
+    let plain = SessionOptions::default();
+    let mut a = engine.session(&first.proto, &plain)?;
+    let mut b = engine.session(&second.proto, &plain)?;
+    let (model, interface) = (&second.proto, Interface::default());
+    let compared = verify::compare(a.as_mut(), b.as_mut(), model, &samples, &interface, cancelled);
+    compared.map_err(|e| match e {
+        Error::Unmet(text) => Error::input(text),
+        other => other,
+    })
+}

@@ -1,0 +1,490 @@
+//! Every option, said once.
+//!
+//! One declaration gives the command line, the library's builder, the Python function, the
+//! command that a report records and the entry in a model's metadata, all with the same
+//! words, default and conflicts.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::options::Options;
+use crate::budget::Demand;
+
+/// What follows an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing: it is a switch.
+    Nothing,
+    /// One value of this name.
+    One(&'static str),
+    /// A value of this name each time that it is given.
+    Each(&'static str),
+    /// Values of this name, one or more after it.
+    Several(&'static str),
+    /// Values of this name with commas between.
+    List(&'static str),
+}
+
+/// What an option is about; the sections of the help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// What the result may cost.
+    Budget,
+    /// What may be pruned, and how.
+    Pruning,
+    /// Calibration inputs.
+    Data,
+    /// What runs the model.
+    Engine,
+    /// What is written.
+    Output,
+    /// Rarely needed.
+    Tuning,
+}
+
+impl Topic {
+    /// Its title.
+    pub fn title(self) -> &'static str {
+        match self {
+            Topic::Budget => "Budget",
+            Topic::Pruning => "What is pruned, and how",
+            Topic::Data => "Calibration data",
+            Topic::Engine => "Engine",
+            Topic::Output => "Output",
+            Topic::Tuning => "Fine tuning",
+        }
+    }
+}
+
+/// An option.
+#[derive(Debug)]
+pub struct Declared {
+    /// On the command line, without the dashes.
+    pub name: &'static str,
+    /// What follows it.
+    pub takes: Takes,
+    /// What it is about.
+    pub topic: Topic,
+    /// Options that it cannot stand with.
+    pub conflicts: &'static [&'static str],
+    /// The values that it takes, where there are few.
+    pub words: &'static [&'static str],
+    /// What it does; the first sentence stands for all where space is short.
+    pub help: &'static str,
+    /// Takes its words.
+    pub read: fn(&mut Options, &[OsString]) -> Result<(), String>,
+    /// Its words as the options stand; none where it is not given.
+    pub tell: fn(&Options) -> Vec<OsString>,
+}
+
+impl Declared {
+    /// Whether it differs from its default.
+    pub fn is_given(&self, options: &Options) -> bool {
+        (self.tell)(options) != (self.tell)(&Options::default())
+    }
+
+    /// Whether it goes into the metadata of a result: what can change the result does.
+    pub fn is_recorded(&self) -> bool {
+        let elsewhere = [
+            "latency-cache",
+            "strict",
+            "dry-run",
+            "no-timing",
+            "ort-lib",
+            "threads",
+            "data",
+            "tokenizer",
+            "stats",
+            "export-mask",
+        ];
+        !elsewhere.contains(&self.name)
+    }
+
+    /// Whether it and another cannot stand together.
+    pub fn excludes(&self, other: &Declared) -> bool {
+        self.conflicts.contains(&other.name) || other.conflicts.contains(&self.name)
+    }
+
+    /// The words of a command line that give it as the options have it; none where that is
+    /// the default.
+    pub fn words(&self, options: &Options) -> Vec<OsString> {
+        if !self.is_given(options) {
+            return Vec::new();
+        }
+        let flag = OsString::from(format!("--{}", self.name));
+        let values = (self.tell)(options);
+        match self.takes {
+            Takes::Nothing => vec![flag],
+            Takes::Each(_) => values.into_iter().flat_map(|v| [flag.clone(), v]).collect(),
+            _ => std::iter::once(flag).chain(values).collect(),
+        }
+    }
+
+    /// The option of this name.
+    pub fn find(name: &str) -> Option<&'static Declared> {
+        DECLARED.iter().find(|option| option.name == name)
+    }
+}
+
+/// A value as a word of the command line.
+pub trait Word {
+    /// The word.
+    fn word(&self) -> OsString;
+}
+
+macro_rules! displayed {
+    ($($type:ty),+ $(,)?) => { $(
+        impl Word for $type {
+            fn word(&self) -> OsString {
+                self.to_string().into()
+            }
+        }
+    )+ };
+}
+
+displayed!(
+    f64,
+    usize,
+    u64,
+    str,
+    String,
+    regex::Regex,
+    crate::rank::Method,
+    crate::rank::Effort,
+    crate::refit::Reconstruct,
+    crate::sites::UnitKind,
+    crate::engine::EngineChoice,
+    crate::engine::Device,
+    crate::numerics::score::kcm::Normalise,
+);
+
+impl Word for PathBuf {
+    fn word(&self) -> OsString {
+        self.clone().into_os_string()
+    }
+}
+
+impl Word for std::path::Path {
+    fn word(&self) -> OsString {
+        self.as_os_str().to_owned()
+    }
+}
+
+impl<T: Word + ?Sized> Word for &T {
+    fn word(&self) -> OsString {
+        (**self).word()
+    }
+}
+
+/// The only word as text.
+fn text(words: &[OsString]) -> Result<&str, String> {
+    let [word] = words else {
+        return Err("it takes one value".into());
+    };
+    word.to_str()
+        .ok_or_else(|| format!("'{}' is not UTF-8", word.to_string_lossy()))
+}
+
+/// All words as text, split at commas.
+fn texts(words: &[OsString]) -> Result<Vec<String>, String> {
+    let mut all = Vec::new();
+    for word in words {
+        let text = text(std::slice::from_ref(word))?;
+        all.extend(
+            text.split(',')
+                .map(str::trim)
+                .filter(|t| !t.is_empty())
+                .map(str::to_owned),
+        );
+    }
+    Ok(all)
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(words: &[OsString]) -> Result<T, String> {
+    let text = text(words)?;
+    text.trim().parse().map_err(|e| format!("'{text}': {e}"))
+}
+
+fn all_parsed<T: std::str::FromStr<Err: std::fmt::Display>>(words: &[OsString]) -> Result<Vec<T>, String> {
+    let one = |text: &String| text.parse().map_err(|e| format!("'{text}': {e}"));
+    texts(words)?.iter().map(one).collect()
+}
+
+fn path(words: &[OsString]) -> Result<PathBuf, String> {
+    match words {
+        [word] => Ok(word.into()),
+        _ => Err("it takes one path".into()),
+    }
+}
+
+fn paths(words: &[OsString]) -> Vec<PathBuf> {
+    words.iter().map(PathBuf::from).collect()
+}
+
+fn one(value: impl Word) -> Vec<OsString> {
+    vec![value.word()]
+}
+
+fn maybe<T: Word>(value: &Option<T>) -> Vec<OsString> {
+    value.iter().map(Word::word).collect()
+}
+
+fn each<T: Word>(values: &[T]) -> Vec<OsString> {
+    values.iter().map(Word::word).collect()
+}
+
+/// Values with commas between.
+fn joined<T: Word>(values: &[T]) -> Vec<OsString> {
+    if values.is_empty() {
+        return Vec::new();
+    }
+    let words: Vec<String> = each(values)
+        .iter()
+        .map(|w| w.to_string_lossy().into_owned())
+        .collect();
+    vec![words.join(",").into()]
+}
+
+/// A switch that is on.
+fn on(set: bool) -> Vec<OsString> {
+    match set {
+        true => vec![OsString::new()],
+        false => Vec::new(),
+    }
+}
+
+/// Puts a demand in place of one of its kind.
+fn demand(options: &mut Options, new: Demand) {
+    options.demands.retain(|d| d.option() != new.option());
+    options.demands.push(new);
+}
+
+/// A demand of this name as it is written.
+fn demanded(options: &Options, name: &str) -> Vec<OsString> {
+    let own = options.demands.iter().find(|d| d.option() == name);
+    own.map(|d| match d {
+        // What is shown is rounded.
+        Demand::Size(bytes) => bytes.to_string().into(),
+        Demand::Flops(v) | Demand::Parameters(v) | Demand::LatencyFraction(v) => v.to_string().into(),
+        Demand::Latency(ms) => format!("{ms}ms").into(),
+        Demand::Speedup(times) => format!("{times}x").into(),
+    })
+    .into_iter()
+    .collect()
+}
+
+/// `0.6` or `60%`.
+fn fraction(text: &str) -> Result<f64, String> {
+    let (number, per) = match text.trim().strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text.trim(), 1.0),
+    };
+    let number: f64 = number.trim().parse().map_err(|e| format!("'{text}': {e}"))?;
+    Ok(number / per)
+}
+
+/// Adds patterns of names.
+fn exclude(options: &mut Options, words: &[OsString]) -> Result<(), String> {
+    for word in words {
+        let text = text(std::slice::from_ref(word))?;
+        let pattern = regex::Regex::new(text).map_err(|e| format!("'{text}': {e}"))?;
+        options.selection.exclude.push(pattern);
+    }
+    Ok(())
+}
+
+/// Adds shapes of inputs.
+fn shapes(options: &mut Options, words: &[OsString]) -> Result<(), String> {
+    for word in words {
+        let shape = shape(text(std::slice::from_ref(word))?)?;
+        options.data.shapes.push(shape);
+    }
+    Ok(())
+}
+
+fn told_shape((name, dims): &(String, Vec<usize>)) -> OsString {
+    let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+    format!("{name}={}", dims.join(",")).into()
+}
+
+fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let bad = || format!("'{text}': expected NAME=D,D,... as in pixel_values=1,3,224,224");
+    let (name, dims) = text.split_once('=').ok_or_else(bad)?;
+    let dims: Result<Vec<usize>, _> = dims.split([',', 'x']).map(|d| d.trim().parse()).collect();
+    Ok((name.to_string(), dims.map_err(|_| bad())?))
+}
+
+/// Hands all declarations to a macro.
+macro_rules! declarations {
+    ($then:ident) => {
+        $then! {
+            Budget flops One("FRACTION") "flops" ["max-drop", "mask"] { &[] }
+              "Fraction of the prunable blocks' multiply-accumulates to keep (0.6 when nothing else is asked for). The prunable blocks are what vanishes when all groups are empty: attention and feed-forward sublayers."
+              { |o, w| { demand(o, Demand::Flops(fraction(text(w)?)?)); Ok(()) } } { |o| demanded(o, "flops") };
+            Budget params One("FRACTION") "params" ["max-drop", "mask"] { &[] }
+              "Fraction of the prunable blocks' parameters to keep. Several budgets together: all must hold."
+              { |o, w| { demand(o, Demand::parameters(text(w)?)?); Ok(()) } } { |o| demanded(o, "params") };
+            Budget size One("BYTES") "size" ["max-drop", "mask"] { &[] }
+              "Most bytes of the written file, as in 25MB or 24MiB."
+              { |o, w| { demand(o, Demand::size(text(w)?)?); Ok(()) } } { |o| demanded(o, "size") };
+            Budget latency One("FRACTION|TIME") "latency" ["max-drop", "mask", "speedup"] { &[] }
+              "Most latency at --batch and --seq: a fraction of the dense model's, or a time as in 12ms. Measured with the chosen engine, device and threads."
+              { |o, w| { demand(o, Demand::latency(text(w)?)?); Ok(()) } } { |o| demanded(o, "latency") };
+            Budget speedup One("TIMES") "speedup" ["max-drop", "mask"] { &[] }
+              "The same as a speed-up: 2x is half of the latency."
+              { |o, w| { demand(o, Demand::speedup(text(w)?)?); Ok(()) } } { |o| demanded(o, "speedup") };
+            Budget max_drop One("X") "max-drop" ["mask"] { &[] }
+              "Instead of a budget: the smallest model whose divergence from the dense one on held-out samples stays within this (KL in nats for classes, 1 - cosine for embeddings, else the relative squared error)."
+              { |o, w| { o.max_drop = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.max_drop) };
+            Budget eval One("COMMAND") "eval" [] { &[] }
+              "A shell command that prints a number for a candidate file ({} is its path), in place of the divergence. Less is better; --max-drop is the most."
+              { |o, w| { o.eval = Some(text(w)?.to_owned()); Ok(()) } } { |o| maybe(&o.eval) };
+            Budget mask One("FILE") "mask" [] { &[] }
+              "Instead of a ranking: a mask from elsewhere. A .json, a .npz or .npy with head_mask and neuron_mask of layers x units, or the .onnx that an earlier run wrote."
+              { |o, w| { o.mask = Some(path(w)?); Ok(()) } } { |o| maybe(&o.mask) };
+            Budget align One("N") "align" ["mask"] { &[] }
+              "Keep neurons in multiples of this (or all of a group). Without it: of 8 on a CPU, of 64 on CUDA, of less where a group has few."
+              { |o, w| { o.align = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.align) };
+            Pruning method One("METHOD") "method" [] { crate::rank::Method::WORDS }
+              "How units are ranked. obs: second-order elimination on calibration statistics; kcm: kernelized convex masking (Nova et al., ICML 2023), neurons only; wanda: row norms times activation norms; magnitude: row norms, no data."
+              { |o, w| { o.rank.method = parsed(w)?; Ok(()) } } { |o| one(o.rank.method) };
+            Pruning reconstruct One("HOW") "reconstruct" [] { crate::refit::Reconstruct::WORDS }
+              "How the remaining weights are re-fitted. auto: sequential for obs, rescale for kcm, none for the others."
+              { |o, w| { o.refit.reconstruct = parsed(w)?; Ok(()) } } { |o| one(o.refit.reconstruct) };
+            Pruning targets List("KIND") "targets" [] { crate::sites::UnitKind::WORDS }
+              "What may be pruned. queries: query heads within each key/value group, which all stay; instead of heads."
+              { |o, w| { o.selection.targets = all_parsed(w)?; Ok(()) } } { |o| joined(&o.selection.targets) };
+            Pruning exclude Each("REGEX") "exclude" [] { &[] }
+              "Leave groups alone whose name matches (regular expression; see `inspect`)."
+              { |o, w| exclude(o, w) } { |o| each(&o.selection.exclude) };
+            Pruning min_units One("N") "min-units" [] { &[] }
+              "Every group keeps at least this many units. With 0, whole sublayers may go."
+              { |o, w| { o.selection.min_units = parsed(w)?; Ok(()) } } { |o| one(o.selection.min_units) };
+            Pruning no_narrow Nothing "no-narrow" ["mask"] { &[] }
+              "Keep all channels inside attention heads. Otherwise heads lose some, of values and of queries with their keys, where that does less harm than the loss of units."
+              { |o, _| { o.narrow = false; Ok(()) } } { |o| on(!o.narrow) };
+            Pruning no_lossless Nothing "no-lossless" [] { &[] }
+              "Leave out the lossless rewrites: work for positions that no output reads, dead branches."
+              { |o, _| { o.lossless = false; Ok(()) } } { |o| on(!o.lossless) };
+            Pruning fold_constant Nothing "fold-constant" ["mask"] { &[] }
+              "Also remove units that are constant on all calibration inputs. A bias takes up what they add."
+              { |o, _| { o.fold_constant = true; Ok(()) } } { |o| on(o.fold_constant) };
+            Pruning outputs List("NAME") "outputs" [] { &[] }
+              "Graph outputs that count when damage is measured; all when not given."
+              { |o, w| { o.outputs = texts(w)?; Ok(()) } } { |o| joined(&o.outputs) };
+            Pruning change_interface Nothing "change-interface" [] { &[] }
+              "Let inputs and outputs shrink too (the caches of a decoder). Without it, the output file is a drop-in replacement."
+              { |o, _| { o.axes.change_interface = true; Ok(()) } } { |o| on(o.axes.change_interface) };
+            Pruning uniform_kv Nothing "uniform-kv" [] { &[] }
+              "Keep the same number of key/value heads in every layer, as runtimes with one cache size want. Which ones is up to each layer."
+              { |o, _| { o.axes.uniform_kv = true; Ok(()) } } { |o| on(o.axes.uniform_kv) };
+            Pruning effort One("EFFORT") "effort" [] { crate::rank::Effort::WORDS }
+              "How much time measurements may take. high: eight times the samples."
+              { |o, w| { o.effort = parsed(w)?; Ok(()) } } { |o| one(o.effort) };
+            Data data Several("PATH") "data" [] { &[] }
+              "Inputs without labels. .npz files (arrays by input name), a folder of them, ONNX test data sets, or texts (.txt, .jsonl, .tsv, .csv) together with --tokenizer. Without it, synthetic inputs are made."
+              { |o, w| { o.data.data.extend(paths(w)); Ok(()) } } { |o| each(&o.data.data) };
+            Data tokenizer One("PATH") "tokenizer" [] { &[] }
+              "tokenizer.json (or the folder with it), for texts."
+              { |o, w| { o.data.tokenizer = Some(path(w)?); Ok(()) } } { |o| maybe(&o.data.tokenizer) };
+            Data text_column List("NAME") "text-column" [] { &[] }
+              "One or two columns with text, by name or number from 0."
+              { |o, w| { o.data.text_columns = texts(w)?; Ok(()) } } { |o| joined(&o.data.text_columns) };
+            Data max_length One("N") "max-length" [] { &[] }
+              "Texts are cut to this many tokens."
+              { |o, w| { o.data.max_length = parsed(w)?; Ok(()) } } { |o| one(o.data.max_length) };
+            Data sample_count One("N") "samples" [] { &[] }
+              "How many samples to take."
+              { |o, w| { o.data.samples = parsed(w)?; Ok(()) } } { |o| one(o.data.samples) };
+            Data seed One("N") "seed" [] { &[] }
+              "Seed of sampling and of synthetic inputs."
+              { |o, w| { o.data.seed = parsed(w)?; Ok(()) } } { |o| one(o.data.seed) };
+            Data no_join Nothing "no-join" [] { &[] }
+              "Leave texts as they are. Otherwise two thirds of them are joined with one or two others, where all together have at most --max-length tokens."
+              { |o, _| { o.data.join = false; Ok(()) } } { |o| on(!o.data.join) };
+            Data shape Each("NAME=DIMS") "shape" [] { &[] }
+              "Shape of an input whose axes the graph leaves open, as in pixel_values=1,3,224,224."
+              { |o, w| shapes(o, w) } { |o| o.data.shapes.iter().map(told_shape).collect() };
+            Data batch One("N") "batch" [] { &[] }
+              "Batch size that costs are computed for."
+              { |o, w| { o.data.batch = parsed(w)?; Ok(()) } } { |o| one(o.data.batch) };
+            Data seq One("N") "seq" [] { &[] }
+              "Sequence length that costs are computed for, and the longest synthetic sequence."
+              { |o, w| { o.data.seq = parsed(w)?; Ok(()) } } { |o| one(o.data.seq) };
+            Data stats Several("FILE.safetensors") "stats" [] { &[] }
+              "Instead of calibrating: statistics of this model that `calibrate` or `merge` wrote (with --out-dir, one file per model). With --data too (best other inputs than those), damage is measured and weights are re-fitted layer after layer as ever; without, local errors stand in, which is much worse."
+              { |o, w| { o.stats.extend(paths(w)); Ok(()) } } { |o| each(&o.stats) };
+            Engine engine One("ENGINE") "engine" [] { crate::engine::EngineChoice::WORDS }
+              "Which engine: onnxruntime where it is found, else the built-in tract."
+              { |o, w| { o.engine.engine = parsed(w)?; Ok(()) } } { |o| one(o.engine.engine) };
+            Engine device One("DEVICE") "device" [] { crate::engine::Device::WORDS }
+              "Where it runs; cuda is an error where CUDA does not really work."
+              { |o, w| { o.engine.device = parsed(w)?; Ok(()) } } { |o| one(o.engine.device) };
+            Engine threads One("N") "threads" [] { &[] }
+              "Threads that compute, in the engine and elsewhere; one per core when not given."
+              { |o, w| { o.engine.threads = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.engine.threads) };
+            Engine ort_lib One("PATH") "ort-lib" [] { &[] }
+              "The onnxruntime library, or a folder that holds it."
+              { |o, w| { o.engine.ort_lib = Some(path(w)?); Ok(()) } } { |o| maybe(&o.engine.ort_lib) };
+            Output dry_run Nothing "dry-run" [] { &[] }
+              "Tell what would be done; write nothing."
+              { |o, _| { o.dry_run = true; Ok(()) } } { |o| on(o.dry_run) };
+            Output strict Nothing "strict" [] { &[] }
+              "Make every warning an error (exit code 6)."
+              { |o, _| { o.strict = true; Ok(()) } } { |o| on(o.strict) };
+            Output external_data Nothing "external-data" [] { &[] }
+              "Put tensors into a side file beside the model."
+              { |o, _| { o.external_data = true; Ok(()) } } { |o| on(o.external_data) };
+            Output export_mask One("FILE") "export-mask" [] { &[] }
+              "Write the mask (.json, .npz). Heads then keep all their channels, of which a mask says nothing."
+              { |o, w| { o.export_mask = Some(path(w)?); Ok(()) } } { |o| maybe(&o.export_mask) };
+            Output no_timing Nothing "no-timing" [] { &[] }
+              "Do not time the result against the dense model."
+              { |o, _| { o.timing = false; Ok(()) } } { |o| on(!o.timing) };
+            Tuning latency_cache One("FILE") "latency-cache" [] { &[] }
+              "The file that keeps tables of measured latencies."
+              { |o, w| { o.latency_cache = Some(path(w)?); Ok(()) } } { |o| maybe(&o.latency_cache) };
+            Tuning damp One("X") "damp" [] { &[] }
+              "Ridge of obs and re-fitting, as a fraction of the mean variance."
+              { |o, w| { o.rank.damp = parsed(w)?; Ok(()) } } { |o| one(o.rank.damp) };
+            Tuning probe One("N") "probe" [] { &[] }
+              "Samples that damage is measured on. Without it: as many as take a few dense passes over all samples, 8 to 128."
+              { |o, w| { o.probe = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.probe) };
+            Tuning refit_sinks_only Nothing "refit-sinks-only" [] { &[] }
+              "Re-fit only the layers that lose inputs, not the ones between them."
+              { |o, _| { o.refit.others = false; Ok(()) } } { |o| on(!o.refit.others) };
+            Tuning kcm_sigma One("X") "kcm-sigma" [] { &[] }
+              "kcm: width of the Gaussian kernel."
+              { |o, w| { o.rank.kcm.sigma = parsed(w)?; Ok(()) } } { |o| one(o.rank.kcm.sigma) };
+            Tuning kcm_alpha One("X") "kcm-alpha" [] { &[] }
+              "kcm: stop when the coefficients change by less than this fraction."
+              { |o, w| { o.rank.kcm.alpha = parsed(w)?; Ok(()) } } { |o| one(o.rank.kcm.alpha) };
+            Tuning kcm_iterations One("N") "kcm-iterations" [] { &[] }
+              "kcm: most iterations."
+              { |o, w| { o.rank.kcm.max_iterations = parsed(w)?; Ok(()) } } { |o| one(o.rank.kcm.max_iterations) };
+            Tuning kcm_normalise One("HOW") "kcm-normalise" [] { crate::numerics::score::kcm::Normalise::WORDS }
+              "kcm: how the two scores are made comparable."
+              { |o, w| { o.rank.kcm.normalise = parsed(w)?; Ok(()) } } { |o| one(o.rank.kcm.normalise) };
+        }
+    };
+}
+pub(crate) use declarations;
+
+macro_rules! table {
+    ($($topic:ident $method:ident $takes:ident $(($value:literal))? $name:literal [$($conflict:literal),*]
+        { $words:expr } $help:literal { $read:expr } { $tell:expr };)*) => {
+        /// All options, in the order in which they are listed.
+        pub static DECLARED: &[Declared] = &[$(Declared {
+            name: $name,
+            takes: Takes::$takes $(($value))?,
+            topic: Topic::$topic,
+            conflicts: &[$($conflict),*],
+            words: $words,
+            help: $help,
+            read: $read,
+            tell: $tell,
+        }),*];
+    };
+}
+
+declarations!(table);

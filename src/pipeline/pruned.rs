@@ -1,0 +1,340 @@
+//! From a plan to a smaller model: re-fitted, sliced, checked.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::journal::Journal;
+use super::plan::{EQUALITY_SAMPLES, Plan};
+use super::ranked::Ranked;
+use super::write::described;
+use crate::data::{self, Samples, split};
+use crate::engine::{Engine as _, Session, SessionOptions};
+use crate::mask::{self, Mask};
+use crate::network::Network;
+use crate::numerics::SiteStatistics;
+use crate::onnx::{proto, provenance};
+use crate::refit::{self, Layers, Local, Passes, Reconstruct};
+use crate::rewrite::lossless::{self, Pass};
+use crate::rewrite::{self, Sliced};
+use crate::sites::{Fit, Fitted, PruneTarget};
+use crate::tensor::{Feeds, Tensor};
+use crate::verify::{self, Comparison, Equality, Interface};
+use crate::{Error, Result};
+
+/// What a fallback to local fits costs, measured on a six-layer BERT.
+const LOCAL_COSTS: &str =
+    "the local fits stay, which costs a tenth of the divergence at 0.6 and four fifths at 0.3";
+
+/// A smaller model and what is known about it.
+#[derive(Clone)]
+pub struct Pruned {
+    /// The model.
+    pub model: proto::ModelProto,
+    /// What re-fitting did.
+    pub fitted: Vec<Fitted>,
+    /// Sliced against masked.
+    pub equality: Equality,
+    /// What it has of the dense model's inputs and outputs.
+    pub interface: Interface,
+    /// Lossless rewrites that it went through.
+    pub passes: Vec<Pass>,
+    pub(super) journal: Journal,
+}
+
+/// A smaller model against the dense one on samples kept apart.
+pub struct HeldOut {
+    /// The comparison.
+    pub comparison: Comparison,
+    /// Seconds that the dense model's own passes over all samples take, by those over
+    /// these.
+    pub dense_seconds: f64,
+}
+
+/// What is pruned: the network as it was read, or with fewer channels in its heads.
+struct Subject<'s> {
+    network: Network,
+    targets: &'s [PruneTarget],
+    mask: Mask,
+    /// Statistics of the sites that are narrower than before.
+    narrower: &'s BTreeMap<String, SiteStatistics>,
+}
+
+impl<'a> Ranked<'a> {
+    /// The model that a plan makes: re-fitted, sliced, and checked against the
+    /// masked one.
+    ///
+    /// # Errors
+    /// The engine's; [`Error::Unmet`] when sliced and masked differ.
+    pub fn build(&self, plan: &Plan) -> Result<Pruned> {
+        let source = self.source();
+        let mut journal = Journal::new(source.options.strict);
+        let none = BTreeMap::new();
+        let mut subject = match &plan.narrowed {
+            Some(n) => Subject {
+                network: n.network.clone(),
+                targets: &n.targets,
+                mask: n.mask(self.targets(), &plan.allocation.mask),
+                narrower: &n.statistics,
+            },
+            None => Subject {
+                network: self.network().clone(),
+                targets: self.targets(),
+                mask: plan.allocation.mask.clone(),
+                narrower: &none,
+            },
+        };
+        let how = source.options.reconstruction();
+        let mut fits = match how {
+            Reconstruct::None => Vec::new(),
+            _ => self.local_fits(&subject, &mut journal)?,
+        };
+        let sequential = how == Reconstruct::Sequential && self.calibrated.guarded && !fits.is_empty();
+        if how == Reconstruct::Sequential && !self.calibrated.guarded && !source.without_samples() {
+            journal.warn(
+                "refit-local",
+                format!(
+                    "{} samples are too few to re-fit layers in order; {LOCAL_COSTS}",
+                    source.samples.samples.len()
+                ),
+            )?;
+        }
+        let layers = Layers::masked(&subject.network, subject.targets, &subject.mask);
+        // What is sliced first runs faster.
+        let sliced_first = sequential && layers.are_recorded(&self.calibrated.recording);
+        if sequential && !sliced_first {
+            let better = self.in_order(&layers, fits.clone());
+            let better = journal.attempt(
+                better,
+                "refit-local",
+                "layers could not be re-fitted in order",
+                LOCAL_COSTS,
+            )?;
+            if let Some(better) = better {
+                fits = vec![better];
+            }
+        }
+        journal.lap("re-fitting");
+        let all: Vec<Fit> = fits.iter().flatten().cloned().collect();
+        let mut told: Vec<Fitted> = all.iter().map(|f| f.told.clone()).collect();
+        for fit in &all {
+            fit.put(&mut subject.network)?;
+        }
+        let Subject {
+            network,
+            targets,
+            mask,
+            ..
+        } = subject;
+        let mut sliced = rewrite::slice(&network, &mask, source.options.axes)?;
+        let few = split::spread(&source.samples, EQUALITY_SAMPLES);
+        let interface = Interface::new(&network, &mask);
+        let groups: Vec<_> = targets.iter().map(|t| t.group).collect();
+        let proto = &sliced.network.proto;
+        let mut equality = verify::sliced_equals_masked(source.ctx(), &network, &groups, &mask, proto, &few)?;
+        equality.require()?;
+        journal.lap("equality");
+        if sliced_first {
+            let better = self.in_order_sliced(&sliced, &network, targets, &mask, &fits);
+            let better = journal.attempt(
+                better,
+                "refit-local",
+                "layers could not be re-fitted in order",
+                LOCAL_COSTS,
+            )?;
+            if let Some(better) = better {
+                for fit in &better {
+                    fit.put(&mut sliced.network)?;
+                }
+                told = better.into_iter().map(|f| f.told).collect();
+            }
+            journal.lap("re-fitting");
+        }
+        drop(network);
+        let model = match &source.closed {
+            Some((_, closed)) => closed.close(&sliced.network.proto)?,
+            None => sliced.network.proto,
+        };
+        let (mut model, passes) = self.last_passes(model, &few, &interface, &mut equality, &mut journal)?;
+        journal.lap("equality");
+        self.stamp(&mut model, plan)?;
+        Ok(Pruned {
+            model,
+            fitted: told,
+            equality,
+            interface,
+            passes,
+            journal,
+        })
+    }
+
+    /// Fits on the dense model's statistics, per target.
+    fn local_fits(&self, subject: &Subject, journal: &mut Journal) -> Result<Vec<Vec<Fit>>> {
+        let local = Local {
+            network: &subject.network,
+            targets: subject.targets,
+            mask: &subject.mask,
+            options: self.source().options.refitting(),
+        };
+        let fits = local.fits((&self.calibrated.statistics, subject.narrower));
+        let fits = journal.attempt(
+            fits,
+            "refit-none",
+            "the weights that stay could not be re-fitted",
+            "they stay as they are, which made the divergence of a six-layer BERT 30 times as large",
+        )?;
+        Ok(fits.unwrap_or_default())
+    }
+
+    /// Fits in order, of a network that has the mask still before it or behind it.
+    fn in_order(&self, layers: &Layers, priors: Vec<Vec<Fit>>) -> Result<Vec<Fit>> {
+        let (calibrated, source) = (&self.calibrated, self.source());
+        let passes = Passes {
+            samples: &source.samples,
+            recording: &calibrated.recording,
+            is_ridge_holdout: split::is_ridge_holdout,
+            positions: &calibrated.positions,
+        };
+        let others = source.options.refit.others;
+        refit::sequential(source.ctx(), self.network(), layers, priors, passes, others)
+    }
+
+    /// The same of a network that is sliced and has the local fits in it. `network`,
+    /// `targets` and `mask` are those before it was.
+    fn in_order_sliced(
+        &self,
+        sliced: &Sliced,
+        network: &Network,
+        targets: &[PruneTarget],
+        mask: &Mask,
+        fits: &[Vec<Fit>],
+    ) -> Result<Vec<Fit>> {
+        let layers = Layers::sliced(sliced, network, targets, mask);
+        let priors = layers.parts()?.into_iter().zip(fits).map(|(parts, fits)| {
+            let prior = |part: &crate::sites::Part| {
+                let mut prior = part.unchanged();
+                let site = part.sites.first().map(|s| &s.name);
+                if let Some(fit) = fits.iter().find(|f| Some(&f.told.site) == site) {
+                    prior.told.clone_from(&fit.told);
+                }
+                prior
+            };
+            parts.iter().map(prior).collect()
+        });
+        self.in_order(&layers, priors.collect())
+    }
+
+    /// The sliced model after the lossless rewrites, checked against itself; as it is,
+    /// where these fail.
+    fn last_passes(
+        &self,
+        sliced: proto::ModelProto,
+        samples: &Samples,
+        interface: &Interface,
+        equality: &mut Equality,
+        journal: &mut Journal,
+    ) -> Result<(proto::ModelProto, Vec<Pass>)> {
+        if self.source().simplified.is_none() {
+            return Ok((sliced, Vec::new()));
+        }
+        let made = self.simplified(&sliced, samples, interface, equality);
+        let made = journal.attempt(
+            made,
+            "lossless",
+            "the lossless rewrites could not be made on the pruned model",
+            "it keeps work that changes no output, and costs more than was planned",
+        )?;
+        Ok(match made.flatten() {
+            Some(made) => made,
+            None => (sliced, Vec::new()),
+        })
+    }
+
+    fn simplified(
+        &self,
+        sliced: &proto::ModelProto,
+        samples: &Samples,
+        interface: &Interface,
+        equality: &mut Equality,
+    ) -> Result<Option<(proto::ModelProto, Vec<Pass>)>> {
+        let source = self.source();
+        let (model, passes) = lossless::apply(sliced)?;
+        if passes.is_empty() {
+            return Ok(None);
+        }
+        let options = SessionOptions::default();
+        let mut a = source.engine.session(&model, &options)?;
+        let mut b = source.engine.session(sliced, &options)?;
+        let dense = &self.network().proto;
+        let (a, b) = (a.as_mut(), b.as_mut());
+        let compared = verify::compare_alike(a, b, dense, samples, interface, source.cancelled)?;
+        let worst = compared.worst();
+        if worst.is_nan() || worst > equality.tolerance {
+            return Err(Error::Unmet(format!(
+                "they change the outputs by {worst:.2e}, accepted is {:.2e}: please report the model",
+                equality.tolerance
+            )));
+        }
+        equality.lossless = Some(worst);
+        Ok(Some((model, passes)))
+    }
+
+    /// Writes into the model where it comes from.
+    fn stamp(&self, model: &mut proto::ModelProto, plan: &Plan) -> Result<()> {
+        let source = self.source();
+        let mut options = described(source.options, &plan.goal);
+        let channels = serde_json::to_value(self.summaries(plan)).unwrap_or_default();
+        options.insert(provenance::CHANNELS.into(), channels);
+        let mask = mask::file::json(&self.network().axes, &plan.allocation.mask)?;
+        provenance::stamp(model, &source.sha256, &options, &mask)
+    }
+
+    /// A smaller model against the dense one on samples kept apart.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn held_out(&self, pruned: &Pruned) -> Result<HeldOut> {
+        let source = self.source();
+        let options = SessionOptions::default();
+        let mut smaller = source.engine.session(&pruned.model, &options)?;
+        let mut dense = Clocked {
+            inner: source.engine.session(source.dense(), &options)?,
+            seconds: 0.0,
+        };
+        let (model, held_out) = (source.dense(), &source.held_out);
+        let interface = &pruned.interface;
+        let comparison = verify::compare(
+            smaller.as_mut(),
+            &mut dense,
+            model,
+            held_out,
+            interface,
+            source.cancelled,
+        )?;
+        let specs = data::input_specs(&self.network().proto)?;
+        let tokens = |samples: &Samples| data::real_tokens(samples, &specs) as f64;
+        let share = tokens(&source.samples) / tokens(held_out).max(1.0);
+        Ok(HeldOut {
+            comparison,
+            dense_seconds: dense.seconds * share,
+        })
+    }
+}
+
+/// A session that knows how long it ran.
+struct Clocked {
+    inner: Box<dyn Session>,
+    seconds: f64,
+}
+
+impl Session for Clocked {
+    fn outputs(&self) -> &[String] {
+        self.inner.outputs()
+    }
+
+    fn run(&mut self, feeds: &Feeds) -> Result<Vec<Tensor>> {
+        let started = Instant::now();
+        let given = self.inner.run(feeds);
+        self.seconds += started.elapsed().as_secs_f64();
+        given
+    }
+}

@@ -1,0 +1,344 @@
+//! From files to a network with the groups that may be pruned, inputs, and an engine.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use super::finite;
+use super::journal::Journal;
+use super::options::Options;
+use super::simplified::Simplified;
+use crate::budget::{Cost, Sizes};
+use crate::calibrate::{self, SiteProbe};
+use crate::data::{self, Samples, split};
+use crate::engine::{self, Ctx, Engine, Metered};
+use crate::graph::ValueId;
+use crate::network::Network;
+use crate::onnx::{self, proto};
+use crate::progress::Progress;
+use crate::rank::Method;
+use crate::refit::Reconstruct;
+use crate::rewrite::dequantise::{self, Closed};
+use crate::sites::{self, PruneTarget};
+use crate::{Error, Result, ResultExt, axes};
+
+/// A model that was read and analysed.
+pub struct Loaded {
+    /// The file.
+    pub file: onnx::Model,
+    /// The network in it.
+    pub network: Network,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Reads and analyses a model.
+///
+/// # Errors
+/// A file that cannot be read or is no valid model.
+pub fn load(path: &Path, axes: axes::Options) -> Result<Loaded> {
+    let file = onnx::load(path)?;
+    let place = || format!("{}", path.display());
+    onnx::validate(&file.proto).context(place)?;
+    let model = onnx::inline_functions(&file.proto).context(place)?;
+    let network = Network::of(model, axes).context(place)?;
+    let mut notes = Vec::new();
+    if file.notes.unknown_bytes > 0 {
+        notes.push(format!(
+            "the file has {} bytes in protobuf fields that are not part of ONNX; they are not written",
+            file.notes.unknown_bytes
+        ));
+    }
+    Ok(Loaded { file, network, notes })
+}
+
+/// A model with the groups that may be pruned.
+pub(super) struct Opened {
+    pub(super) loaded: Loaded,
+    /// The model with quantised weights and how to get back to it, where that is
+    /// what was read.
+    pub(super) closed: Option<(proto::ModelProto, Closed)>,
+    pub(super) targets: Vec<PruneTarget>,
+}
+
+/// Reads a model and chooses its groups.
+pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
+    let mut loaded = load(input, options.axes)?;
+    finite::check(&loaded.network)?;
+    let selection = &options.selection;
+    let mut targets = sites::choose(&loaded.network, selection)?;
+    let mut closed = None;
+    let quantised = |t: &PruneTarget| t.sites.iter().any(|s| s.weight.is_none());
+    if targets.iter().any(quantised)
+        && let Some((model, back)) = dequantise::open(&loaded.network.proto)?
+    {
+        let opened = Network::of(model, options.axes)?;
+        let read = std::mem::replace(&mut loaded.network, opened);
+        closed = Some((read.proto, back));
+        targets = sites::choose(&loaded.network, selection)?;
+        loaded.notes.push(
+            "quantised weights are pruned and re-fitted as floats and quantised again, with new scales where they changed"
+                .into(),
+        );
+    }
+    if let Some(model) = sites::own_biases(&loaded.network, &targets)? {
+        loaded.network = Network::of(model, options.axes)?;
+        targets = sites::choose(&loaded.network, selection)?;
+    }
+    Ok(Opened {
+        loaded,
+        closed,
+        targets,
+    })
+}
+
+/// What calibration watches.
+///
+/// # Errors
+/// [`Error::NothingPrunable`] where there is nothing to watch.
+pub(super) fn probes(targets: &[PruneTarget]) -> Result<Vec<SiteProbe>> {
+    let sites = targets.iter().flat_map(|t| &t.sites);
+    let probes: Vec<SiteProbe> = sites.filter_map(|s| s.probe.clone()).collect();
+    if probes.is_empty() {
+        return Err(Error::NothingPrunable(
+            "nothing in this model can be ranked: the weights behind all heads and neurons are quantised in blocks or computed (--mask with --reconstruct none can still remove some)"
+                .into(),
+        ));
+    }
+    Ok(probes)
+}
+
+/// What a run starts from.
+pub struct Source<'a> {
+    /// What was read.
+    pub loaded: Loaded,
+    /// What was asked.
+    pub options: &'a Options,
+    /// What runs models.
+    pub engine: Metered,
+    /// The groups that may be pruned.
+    pub targets: Vec<PruneTarget>,
+    /// What the lossless rewrites make of the network.
+    pub simplified: Option<Simplified>,
+    /// Samples that statistics are taken of.
+    pub samples: Samples,
+    /// Samples kept apart for measuring.
+    pub held_out: Samples,
+    /// SHA-256 of the input, side files included.
+    pub sha256: String,
+    /// The model with quantised weights, and how to get back to it.
+    pub(super) closed: Option<(proto::ModelProto, Closed)>,
+    pub(super) journal: Journal,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancelled: &'a AtomicBool,
+}
+
+impl<'a> Source<'a> {
+    /// Reads the model and the samples.
+    ///
+    /// # Errors
+    /// Bad input, an engine that is not there, nothing that can be pruned.
+    pub fn read(
+        input: &Path,
+        options: &'a Options,
+        progress: &'a dyn Progress,
+        cancelled: &'a AtomicBool,
+    ) -> Result<Self> {
+        options.check()?;
+        let mut journal = Journal::new(options.strict);
+        let Opened {
+            loaded,
+            closed,
+            targets,
+        } = open(input, options)?;
+        let sha256 = loaded.file.sha256()?;
+        journal.notes.extend(loaded.notes.iter().cloned());
+        journal.lap("analysis");
+        let engine = Metered::new(engine::choose(&options.engine)?);
+        let model = &loaded.network.proto;
+        let all = data::read_samples(model, &split::with_held_out(&options.data))?;
+        let (mut samples, mut held_out) = split::split(all);
+        // An engine that cannot run the model tells so where it matters.
+        if calibrate::try_padding(&engine, model, &mut samples).is_ok() {
+            held_out.padding = samples.padding;
+        }
+        journal.lap("inputs");
+        let mut source = Source {
+            loaded,
+            options,
+            engine,
+            targets,
+            simplified: None,
+            samples,
+            held_out,
+            sha256,
+            closed,
+            journal,
+            progress,
+            cancelled,
+        };
+        source.check_outputs()?;
+        if options.lossless {
+            source.simplify()?;
+        }
+        Ok(source)
+    }
+
+    /// The outputs that are asked for are those of the model.
+    fn check_outputs(&self) -> Result<()> {
+        let graph = &self.network().graph;
+        let known: Vec<&str> = graph
+            .outputs
+            .iter()
+            .map(|o| graph.value(*o).name.as_str())
+            .collect();
+        match self
+            .options
+            .outputs
+            .iter()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            None => Ok(()),
+            Some(name) => Err(Error::input(format!(
+                "--outputs {name}: the model has no such output, it has {}",
+                known.join(", ")
+            ))),
+        }
+    }
+
+    /// Applies the lossless rewrites where they help.
+    fn simplify(&mut self) -> Result<()> {
+        let found = Simplified::choose(self);
+        let found = self.journal.attempt(
+            found,
+            "lossless",
+            "the lossless rewrites could not be made",
+            "the model keeps work that changes no output",
+        )?;
+        if let Some((simplified, note)) = found {
+            self.journal.notes.extend(note);
+            self.simplified = simplified;
+        }
+        self.journal.lap("lossless");
+        Ok(())
+    }
+
+    /// Another engine in place of the chosen one.
+    #[must_use]
+    pub fn with_engine(self, engine: Box<dyn Engine>) -> Self {
+        Source {
+            engine: Metered::new(engine),
+            ..self
+        }
+    }
+
+    /// The network that is pruned.
+    pub fn network(&self) -> &Network {
+        &self.loaded.network
+    }
+
+    /// What every stage that runs a model needs.
+    pub fn ctx(&self) -> Ctx<'_> {
+        Ctx {
+            engine: &self.engine,
+            progress: self.progress,
+            cancelled: self.cancelled,
+        }
+    }
+
+    /// The model as it was read, with quantised weights where it has some: what the
+    /// result is judged by.
+    pub fn dense(&self) -> &proto::ModelProto {
+        match &self.closed {
+            Some((model, _)) => model,
+            None => &self.network().proto,
+        }
+    }
+
+    /// Sizes that costs are computed for.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            batch: self.options.data.batch,
+            seq: self.options.data.seq,
+            named: Default::default(),
+        }
+    }
+
+    /// Costs of the model.
+    pub fn cost(&self) -> Cost<'_> {
+        let sizes = self.sizes();
+        let cost = Cost::new(self.network(), &sizes);
+        match &self.simplified {
+            Some(s) => cost.after(&s.network, &s.groups, &sizes),
+            None => cost,
+        }
+    }
+
+    /// Whether statistics from files are all there is.
+    pub(super) fn without_samples(&self) -> bool {
+        !self.options.stats.is_empty() && self.options.data.is_empty()
+    }
+
+    /// Whether damage is measured.
+    pub(super) fn measures(&self) -> bool {
+        let options = self.options;
+        options.rank.method == Method::Obs && options.mask.is_none() && !self.without_samples()
+    }
+
+    /// Whether anything is calibrated at all.
+    pub fn needs_data(&self) -> bool {
+        let options = self.options;
+        let ranked = options.mask.is_none() && options.rank.method != Method::Magnitude;
+        ranked || options.reconstruction() != Reconstruct::None
+    }
+
+    /// Whether channels may go. A mask that is exported says nothing of them, and is to
+    /// make the same model again.
+    pub(super) fn narrows(&self) -> bool {
+        let options = self.options;
+        let fits = matches!(
+            options.reconstruction(),
+            Reconstruct::Sequential | Reconstruct::Local
+        );
+        let told = options.export_mask.is_none();
+        options.narrow && told && fits && options.rank.method == Method::Obs && self.closed.is_none()
+    }
+
+    /// The outputs that are compared: those asked for that keep their shape.
+    pub(super) fn outputs(&self) -> Vec<ValueId> {
+        let Network { graph, axes, .. } = self.network();
+        let leaves: Vec<_> = self.targets.iter().map(|t| axes.group(t.group).leaf).collect();
+        let whole = |v: &ValueId| {
+            let dims = axes.facts(*v).dims.iter().flatten();
+            !dims
+                .flat_map(|d| axes.space.leaves(d))
+                .any(|l| leaves.contains(&l))
+        };
+        let asked = &self.options.outputs;
+        let is_asked = |v: &ValueId| asked.is_empty() || asked.contains(&graph.value(*v).name);
+        graph
+            .outputs
+            .iter()
+            .copied()
+            .filter(is_asked)
+            .filter(whole)
+            .collect()
+    }
+
+    /// How many samples a measurement of all groups runs: `asked`, or as many as
+    /// make `passes` dense passes over all samples, within bounds. Each of its `changes`
+    /// runs half of the network on average.
+    pub(super) fn probed(
+        &self,
+        asked: Option<usize>,
+        changes: usize,
+        passes: f64,
+        bounds: std::ops::RangeInclusive<usize>,
+    ) -> usize {
+        asked.unwrap_or_else(|| {
+            let per_sample = 0.5 * changes as f64;
+            let within = passes * self.samples.samples.len() as f64 / per_sample.max(1.0);
+            let count = (within as usize).clamp(*bounds.start(), *bounds.end());
+            count * self.options.effort.samples()
+        })
+    }
+}
