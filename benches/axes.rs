@@ -4,7 +4,7 @@
 //! `cargo bench --bench axes`
 
 mod common;
-#[path = "../tests/models/mod.rs"]
+#[path = "../tests/it/models/mod.rs"]
 mod models;
 
 use std::hint::black_box;

@@ -56,6 +56,7 @@ macro_rules! one_word {
 
 one_word!(
     f64,
+    i32,
     usize,
     u64,
     &str,

@@ -332,7 +332,42 @@ mod tests {
         let kept = by_scores(&limits, &budgets, &allowed, &rankings).unwrap();
         // One is set; three more of the first fit, of the second none.
         assert_eq!(kept, [3, 1]);
-        assert_eq!(best(&[9.0, 1.0, 8.0, f64::NAN], 2), [true, false, true, false]);
+        assert_eq!(super::super::scores::best(&[9.0, 1.0, 8.0, f64::NAN], 2), [true, false, true, false]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_best_units_over_all_items_fill_the_budget(
+            sites in proptest::collection::vec(
+                (proptest::collection::vec(0.0..1.0, 1..8), 1_u64..20, 0_usize..3), 1..5),
+            share in 0.0..1.0,
+        ) {
+            let items: Vec<Item> = sites.iter().map(|(scores, _, least)| Item {
+                kind: Kind::Neurons,
+                units: scores.len(),
+                least: (*least).min(scores.len()),
+                ranking: Ranking::Scores(scores.clone()),
+            }).collect();
+            let levels: Vec<Vec<u64>> = sites.iter()
+                .map(|(scores, cost, _)| (0..=scores.len() as u64).map(|k| k * cost).collect())
+                .collect();
+            let full = levels.iter().filter_map(|l| l.last()).sum::<u64>();
+            let prices = Prices { measure: Measure::Macs, base: 0, full, origin: 0, levels };
+            let limit = Limit::new(Demand::Flops(share), prices);
+            let tied = Tied::new(items.len(), []);
+            let least: u64 = items.iter().zip(&sites).map(|(i, (_, cost, _))| i.least as u64 * cost).sum();
+            let Ok(picked) = allocate(std::slice::from_ref(&limit), &items, &tied, 1, "test") else {
+                proptest::prop_assert!(least > limit.most);
+                return Ok(());
+            };
+            let spent = limit.prices.total(&picked.kept);
+            proptest::prop_assert!(spent <= limit.most);
+            for ((item, kept), (_, cost, _)) in items.iter().zip(&picked.kept).zip(&sites) {
+                proptest::prop_assert!(*kept >= item.least);
+                // What is left of the budget is less than the cheapest unit that goes.
+                proptest::prop_assert!(*kept == item.units || *cost > limit.most - spent);
+            }
+        }
     }
 
     #[test]

@@ -144,6 +144,7 @@ macro_rules! displayed {
 
 displayed!(
     f64,
+    i32,
     usize,
     u64,
     str,

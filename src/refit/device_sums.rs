@@ -221,11 +221,13 @@ mod tests {
     use super::*;
     use crate::data::{Batch, batches, input_specs};
     use crate::engine::{self, Device, EngineChoice, EngineInfo, EngineOptions};
-    use crate::pruner::Pruner;
+    use crate::Pruner;
+    use crate::pipeline::{self, Calibrated};
+    use crate::refit::Layers;
     use crate::rank::Stream;
     use crate::refit::dense::Dense;
-    use crate::refit::schedule::{Stop, plan};
-    use crate::refit::sums::{Sums, sums, wanted};
+    use crate::refit::schedule::FitLayer;
+    use crate::refit::sums::{Runs, Sums, sums, values};
 
     /// An engine on the CPU that makes the sums all the same.
     struct Reducing(Box<dyn Engine>, Arc<AtomicUsize>);
@@ -261,17 +263,18 @@ mod tests {
     /// The values of all stops, a little changed.
     fn streams(
         engine: &dyn Engine,
-        run: &crate::pipeline::Run,
-        halts: &[Vec<Stop>],
+        run: &Calibrated,
+        halts: &[Vec<FitLayer>],
         batches: &[Batch],
     ) -> Stream {
-        let graph = &run.loaded.graph;
-        let values: Vec<_> = halts.iter().flatten().flat_map(Stop::reads).collect();
+        let network = run.source.network();
+        let graph = &network.graph;
+        let values: Vec<_> = halts.iter().flatten().flat_map(FitLayer::reads).collect();
         let options = SessionOptions {
             optimise: true,
             outputs: Some(values.iter().map(|v| graph.value(*v).name.clone()).collect()),
         };
-        let mut session = engine.session(&run.loaded.model, &options).unwrap();
+        let mut session = engine.session(&network.proto, &options).unwrap();
         let dense = batches.iter().map(|b| {
             let given = session.run(&b.feeds).unwrap();
             values.iter().copied().zip(given).collect()
@@ -318,39 +321,47 @@ mod tests {
             return;
         };
         let reducing = Reducing(inner, Arc::default());
-        let pruner = pruner.clone().engine(engine, Device::Cpu).threads(1);
-        let mut run = pruner.run().unwrap();
-        run.calibrate().unwrap();
-        run.judge().unwrap();
-        let mask = run.allocate(0.5).unwrap().mask;
-        let halts = plan(run.subject(), &run.chosen, &mask, &run.weights, true).unwrap();
-        let specs = input_specs(&run.loaded.model).unwrap();
-        let all = batches(&run.samples, &specs, crate::data::ROWS).unwrap();
+        let pruner = pruner.clone().engine(engine).device(Device::Cpu).threads(1usize);
+        let run = pipeline::calibrate(pruner.source().unwrap()).unwrap();
+        let network = run.source.network();
+        let mut mask = crate::mask::Mask::default();
+        for target in &run.source.targets {
+            let half = target.units.len().div_ceil(2);
+            let flags = (0..target.units.len()).map(|u| u < half).collect();
+            mask.kept.insert(target.group, flags);
+        }
+        let layers = Layers::masked(network, &run.source.targets, &mask);
+        let halts = layers.plan(&run.positions, true).unwrap();
+        let specs = input_specs(&network.proto).unwrap();
+        let all = batches(&run.source.samples, &specs, crate::data::ROWS).unwrap();
         let batches: Vec<Batch> = run.recording.kept(all).collect::<Result<_>>().unwrap();
         let pruned = streams(plain.as_ref(), &run, &halts, &batches);
         let (mut narrow, mut residual) = (false, false);
         for halt in &halts {
-            let halt: Vec<Stop> = halt
+            let halt: Vec<FitLayer> = halt
                 .iter()
-                .map(|s| s.loaded(run.subject()))
+                .map(|s| s.loaded(network))
                 .collect::<Result<_>>()
                 .unwrap();
             let dense = Dense {
-                subject: run.subject(),
-                pruned: &run.loaded.graph,
+                engine: plain.as_ref(),
+                network,
+                pruned: &network.graph,
                 batches: &batches,
                 recording: &run.recording,
             };
             let of = |engine: &dyn Engine| {
-                let mut fetch = dense.fetch(&wanted(&halt)).unwrap();
+                let mut fetch = dense.fetch(&values(&halt)).unwrap().unwrap();
                 let guard = |s| s % 5 == 4;
                 sums(
                     engine,
                     &halt,
-                    &run.loaded.graph,
-                    &batches,
+                    Runs {
+                        graph: &network.graph,
+                        batches: &batches,
+                        pruned: &pruned,
+                    },
                     &mut fetch,
-                    &pruned,
                     guard,
                 )
                 .unwrap()
@@ -379,11 +390,11 @@ mod tests {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
         let images = Pruner::new(fixtures.join("digits-vit/model.onnx"))
             .data([fixtures.join("digits-vit/calibration.npz")])
-            .sample_count(192);
+            .sample_count(192usize);
         let texts = Pruner::new(fixtures.join("text-language/model.onnx"))
             .data([fixtures.join("text-language/calibration.txt")])
             .tokenizer(fixtures.join("text-language/tokenizer.json"))
-            .sample_count(160);
+            .sample_count(160usize);
         for engine in [EngineChoice::Ort, EngineChoice::Tract] {
             compared(engine, &images);
             compared(engine, &texts);

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
+use onnx_prune::network::Network;
 use onnx_prune::axes::{self, Analysis};
-use onnx_prune::budget::{self, Align, Limit, Target};
+use onnx_prune::budget::{self, Align, Limit, Demand};
 use onnx_prune::calibrate::{self, SiteProbe};
 use onnx_prune::data::DataOptions;
 use onnx_prune::engine::{EngineChoice, EngineOptions};
@@ -20,9 +21,11 @@ use onnx_prune::measure::latency;
 use onnx_prune::numerics::Statistics;
 use onnx_prune::numerics::score::Curve;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::options::{Method, Options, Reconstruct};
+use onnx_prune::rank::Method;
+use onnx_prune::pipeline::Options;
+use onnx_prune::refit::Reconstruct;
 use onnx_prune::progress::Quiet;
-use onnx_prune::sites::{self, Chosen};
+use onnx_prune::sites::{self, PruneTarget};
 use onnx_prune::{mask, pipeline, rank, refit};
 use serde_json::json;
 
@@ -203,15 +206,15 @@ pub fn inputs(bytes: &[u8]) {
         ..DataOptions::default()
     };
     let check = |model: &proto::ModelProto, options: &DataOptions| {
-        if let Ok(found) = calibrate::read_samples(model, options) {
+        if let Ok(found) = onnx_prune::data::read_samples(model, options) {
             let sizes = |t: &onnx_prune::tensor::Tensor| t.shape.iter().product::<usize>() == t.len();
             assert!(
                 found.samples.iter().all(|s| s.feeds.values().all(sizes)),
                 "a tensor has other values than its shape says"
             );
             assert!(found.samples.len() <= 4, "more samples than asked for");
-            if let Ok(specs) = calibrate::input_specs(model) {
-                for batch in calibrate::batches(&found, &specs, 2).into_iter().flatten() {
+            if let Ok(specs) = onnx_prune::data::input_specs(model) {
+                for batch in onnx_prune::data::batches(&found, &specs, 2).into_iter().flatten() {
                     let _ = batch;
                 }
             }
@@ -262,15 +265,14 @@ pub fn inputs(bytes: &[u8]) {
 
 /// The image model with the groups that masks are read for.
 struct Analysed {
-    graph: Graph,
-    analysis: Analysis,
-    chosen: Vec<Chosen>,
+    network: Network,
+    targets: Vec<PruneTarget>,
 }
 
 impl Analysed {
     /// Ranked, cut to half and re-fitted, where these statistics allow it.
     fn fitted(&self, statistics: &Statistics, options: &Options) -> Option<proto::ModelProto> {
-        let (graph, analysis, chosen) = (&self.graph, &self.analysis, &self.chosen[..]);
+        let (graph, analysis, chosen) = (&self.network.graph, &self.network.axes, &self.targets[..]);
         let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options, true).ok()?;
         let sizes = budget::Sizes {
             batch: 1,
@@ -298,7 +300,7 @@ thread_local! {
     static ANALYSED: Analysed = {
         let graph = onnx_prune::graph::build(image()).expect("a fixture");
         let analysis = axes::analyse(&graph, axes::Options::default());
-        let chosen = sites::choose(image(), &graph, &analysis, &Options::default()).expect("a fixture");
+        let targets = sites::choose(image(), &graph, &analysis, &Options::default()).expect("a fixture");
         Analysed { graph, analysis, chosen }
     };
 }
@@ -383,13 +385,13 @@ fn table(content: &[u8]) {
         let Ok(prices) = table.prices(analysis, chosen) else {
             return;
         };
-        let curve = |c: &Chosen| {
-            let error = (0..=analysis.groups[c.group].units).map(|n| n as f64).collect();
-            let order = (0..analysis.groups[c.group].units).collect();
+        let curve = |c: &PruneTarget| {
+            let error = (0..=analysis.group(c.group).units).map(|n| n as f64).collect();
+            let order = (0..analysis.group(c.group).units).collect();
             onnx_prune::numerics::score::Ranking::Curve(Curve { order, error })
         };
         let rankings: Vec<_> = chosen.iter().map(curve).collect();
-        for target in [Target::Speedup(1.5), Target::Latency(0.5)] {
+        for target in [Demand::Speedup(1.5), Demand::Latency(0.5)] {
             let limits = [Limit::new(target, prices.clone())];
             if let Ok(found) = budget::within(&limits, analysis, chosen, &rankings, Align::exactly(1), "obs")
             {
@@ -470,7 +472,7 @@ fn numbers(content: &[u8]) {
     };
     ANALYSED.with(|it| {
         let path = folder().join("numbers");
-        let sites = it.chosen.iter().flat_map(|c| &c.sites);
+        let sites = it.targets.iter().flat_map(|c| &c.sites);
         let probes = sites.filter_map(|s| s.probe.as_ref());
         write(&path, &stored(probes, reconstruct & 2 == 0, &mut next));
         let found = match calibrate::file::load(&path) {

@@ -3,16 +3,18 @@
 use std::sync::OnceLock;
 
 use onnx_prune::axes::{self, Analysis};
-use onnx_prune::budget::{self, Align, Cost, Limit, Prices, Sizes, Target, shared};
+use onnx_prune::budget::{self, Align, Cost, Limit, Prices, Sizes, Demand, shared};
 use onnx_prune::data::DataOptions;
 use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::{self, Mask};
 use onnx_prune::measure::latency;
 use onnx_prune::numerics::Statistics;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::options::{Method, Options, Reconstruct};
+use onnx_prune::rank::Method;
+use onnx_prune::pipeline::Options;
+use onnx_prune::refit::Reconstruct;
 use onnx_prune::rewrite::{self, dequantise, lossless};
-use onnx_prune::sites::{self, Chosen};
+use onnx_prune::sites::{self, PruneTarget};
 use onnx_prune::verify::Interface;
 use onnx_prune::{calibrate, rank, refit, report};
 
@@ -232,7 +234,7 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
         seq: 8,
         ..DataOptions::default()
     };
-    let _ = calibrate::read_samples(&model, &data);
+    let _ = onnx_prune::data::read_samples(&model, &data);
 }
 
 fn sizes() -> Sizes {
@@ -272,10 +274,10 @@ fn sliced(
     if let Ok(text) = mask::file::json(analysis, mask) {
         assert!(text.contains("groups"), "a mask is written with its groups");
     }
-    if let Ok(masked) = rewrite::masked(model, graph, analysis, mask) {
+    if let Ok(masked) = rewrite::masked(&network, mask) {
         onnx::validate(&masked).expect("a masked model is sound");
     }
-    let small = rewrite::prune(model, graph, analysis, mask).ok()?;
+    let small = rewrite::prune(&network, mask).ok()?;
     onnx::validate(&small).expect("a pruned model is sound");
     graph::build(&small).expect("a pruned model has a graph");
     Some(small)
@@ -331,7 +333,7 @@ fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
 }
 
 /// The same budget in multiples of four neurons, and in parameters.
-fn aligned(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], ranked: &rank::Ranked) {
+fn aligned(cost: &Cost, analysis: &Analysis, chosen: &[PruneTarget], ranked: &rank::Ranked) {
     let curves: Vec<_> = (ranked.rankings.iter().cloned())
         .map(|ranking| {
             ranking.into_curve().map_or(
@@ -341,9 +343,9 @@ fn aligned(cost: &Cost, analysis: &Analysis, chosen: &[Chosen], ranked: &rank::R
         })
         .collect();
     let limits = [
-        Limit::new(Target::Flops(0.6), Prices::macs(cost, analysis, chosen)),
+        Limit::new(Demand::Flops(0.6), Prices::macs(cost, analysis, chosen)),
         Limit::new(
-            Target::Parameters(0.7),
+            Demand::Parameters(0.7),
             Prices::parameters(cost, analysis, chosen),
         ),
     ];

@@ -29,8 +29,8 @@ fn analysis(layers: &[(usize, usize)]) -> Analysis {
     analysis
 }
 
-fn all_open(analysis: &Analysis) -> BTreeMap<usize, usize> {
-    (0..analysis.groups.len()).map(|at| (at, 0)).collect()
+fn all_open(analysis: &Analysis) -> BTreeMap<GroupId, usize> {
+    analysis.indexed().map(|(at, _)| (at, 0)).collect()
 }
 
 struct Folder(tempfile::TempDir);
@@ -76,7 +76,7 @@ fn json_is_matched_by_name_and_the_rest_stays_whole() {
             {"name": "layer.0.attention", "units": 4, "kept": [0, 1, 2, 3], "damage": 0.5}]}"#,
     );
     let (mask, notes) = read_all(&path, &analysis).expect("read");
-    let expected = BTreeMap::from([(3, vec![true, false, false, false, false, true])]);
+    let expected = BTreeMap::from([(GroupId(3), vec![true, false, false, false, false, true])]);
     assert_eq!(mask.kept, expected);
     assert_eq!(notes, Vec::<String>::new());
 }
@@ -126,7 +126,7 @@ fn json_that_does_not_fit_is_refused_and_says_why() {
 fn arrays_are_read_by_layer_whatever_their_type() {
     let (folder, analysis) = (Folder::new(), analysis(&[(2, 3), (2, 3)]));
     let heads = |data| Tensor::new(vec![2, 2], data);
-    let expected = BTreeMap::from([(2, vec![false, true])]);
+    let expected = BTreeMap::from([(GroupId(2), vec![false, true])]);
     for data in [
         Data::Bool(vec![true, true, false, true]),
         Data::I64(vec![1, 1, 0, -3]),
@@ -147,8 +147,8 @@ fn arrays_are_read_by_layer_whatever_their_type() {
         ("other", Tensor::f32(vec![1], vec![1.0])),
     ]);
     let (mask, _) = read_all(&path, &analysis).expect("read");
-    assert_eq!(mask.kept.get(&1), Some(&vec![false, true, true]));
-    assert_eq!(mask.kept.get(&2), Some(&vec![false, true]));
+    assert_eq!(mask.kept.get(&GroupId(1)), Some(&vec![false, true, true]));
+    assert_eq!(mask.kept.get(&GroupId(2)), Some(&vec![false, true]));
     assert_eq!(mask.kept.len(), 2);
 }
 
@@ -190,8 +190,8 @@ fn layers_of_different_widths_are_padded_with_zeros() {
     let heads = Tensor::f32(vec![2, 4], vec![0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]);
     let path = folder.arrays(&[("head_mask", heads)]);
     let (mask, _) = read_all(&path, &analysis).expect("read");
-    assert_eq!(mask.kept.get(&0), Some(&vec![false, true]));
-    assert_eq!(mask.kept.get(&2), Some(&vec![true, true, false, true]));
+    assert_eq!(mask.kept.get(&GroupId(0)), Some(&vec![false, true]));
+    assert_eq!(mask.kept.get(&GroupId(2)), Some(&vec![true, true, false, true]));
     let notes = write(&folder.path("out.npz"), &analysis, &mask).expect("written");
     assert!(notes.iter().any(|n| n.contains("filled with 0")), "{notes:?}");
     let (again, _) = read_all(&folder.path("out.npz"), &analysis).expect("read");
@@ -205,13 +205,13 @@ fn what_may_not_be_pruned_is_said() {
         r#"{"schema": 1, "groups": [{"name": "layer.0.attention", "units": 2, "kept": []},
             {"name": "layer.0.mlp", "units": 3, "kept": [1]}]}"#,
     );
-    let (mask, notes) = read(&path, &analysis, &BTreeMap::from([(1, 1)])).expect("read");
-    assert_eq!(mask.kept, BTreeMap::from([(1, vec![false, true, false])]));
+    let (mask, notes) = read(&path, &analysis, &BTreeMap::from([(GroupId(1), 1)])).expect("read");
+    assert_eq!(mask.kept, BTreeMap::from([(GroupId(1), vec![false, true, false])]));
     assert!(
         notes.iter().any(|n| n.contains("'layer.0.attention'")),
         "{notes:?}"
     );
-    let error = read(&path, &analysis, &BTreeMap::from([(0, 1), (1, 1)])).expect_err("too few");
+    let error = read(&path, &analysis, &BTreeMap::from([(GroupId(0), 1), (GroupId(1), 1)])).expect_err("too few");
     let message = error.chain();
     assert!(
         message.contains("0 of the 2 heads of 'layer.0.attention'"),
@@ -243,7 +243,7 @@ fn the_form_follows_the_path() {
 fn a_form_that_cannot_hold_the_mask_is_an_error() {
     let (folder, mut analysis) = (Folder::new(), analysis(&[(2, 3)]));
     let both = Mask {
-        kept: BTreeMap::from([(0, vec![true, false]), (1, vec![true, false, true])]),
+        kept: BTreeMap::from([(GroupId(0), vec![true, false]), (GroupId(1), vec![true, false, true])]),
     };
     let error = write(&folder.path("head_mask.npy"), &analysis, &both).expect_err("neurons are lost");
     assert!(error.chain().contains("'layer.0.mlp'"), "{}", error.chain());
@@ -259,7 +259,7 @@ fn a_form_that_cannot_hold_the_mask_is_an_error() {
         both
     );
     let wrong = Mask {
-        kept: BTreeMap::from([(0, vec![true])]),
+        kept: BTreeMap::from([(GroupId(0), vec![true])]),
     };
     assert!(write(&folder.path("wrong.json"), &analysis, &wrong).is_err());
 }
@@ -298,7 +298,7 @@ proptest! {
                 bits >> 63 == 0
             }).collect();
             if flags.contains(&false) {
-                mask.kept.insert(at, flags);
+                mask.kept.insert(GroupId(at), flags);
             }
         }
         let folder = Folder::new();

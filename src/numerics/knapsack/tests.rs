@@ -111,59 +111,6 @@ proptest! {
         prop_assert!(exact <= thinned + 1e-9);
         prop_assert!(thinned <= exact + 0.1 * range, "{} against {}", thinned, exact);
     }
-
-    #[test]
-    fn top_scores_fill_the_budget(
-        sites in prop::collection::vec(
-            (prop::collection::vec(0.0..1.0, 0..8), 1_u64..20, 0_usize..3), 0..5),
-        fixed in 0_u64..30,
-        budget in 0_u64..300,
-    ) {
-        let sites: Vec<Ranked> = sites
-            .into_iter()
-            .map(|(scores, unit_cost, min_units)| Ranked { scores, unit_cost, min_units })
-            .collect();
-        let least: u64 = fixed + sites
-            .iter()
-            .map(|s| s.min_units.min(s.scores.len()) as u64 * s.unit_cost)
-            .sum::<u64>();
-        let Some(kept) = top_scores(&sites, fixed, budget) else {
-            prop_assert!(least > budget);
-            return Ok(());
-        };
-        let spent: u64 = fixed + sites
-            .iter()
-            .zip(&kept)
-            .map(|(s, kept)| s.unit_cost * kept.iter().filter(|&&keep| keep).count() as u64)
-            .sum::<u64>();
-        prop_assert!(spent <= budget);
-        for (site, kept) in sites.iter().zip(&kept) {
-            let count = kept.iter().filter(|&&keep| keep).count();
-            prop_assert!(count >= site.min_units.min(kept.len()));
-            if count < kept.len() {
-                prop_assert!(site.unit_cost > budget - spent);
-            }
-            // Within a site the better units stay.
-            for (a, _) in kept.iter().enumerate().filter(|(_, keep)| **keep) {
-                for (b, _) in kept.iter().enumerate().filter(|(_, keep)| !**keep) {
-                    prop_assert!(site.scores[a] >= site.scores[b]);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn one_ranking_over_all_sites() {
-    let site = |scores: &[f64]| Ranked {
-        scores: scores.to_vec(),
-        unit_cost: 10,
-        min_units: 1,
-    };
-    let sites = [site(&[0.1, 0.9, f64::NAN]), site(&[0.8, 0.2, 0.2])];
-    let kept = top_scores(&sites, 5, 46).unwrap();
-    assert_eq!(kept, [vec![false, true, false], vec![true, true, true]]);
-    assert_eq!(top_scores(&sites, 5, 24), None);
 }
 
 #[test]
