@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use common::say;
 use criterion::{Criterion, criterion_group, criterion_main};
-use onnx_prune::pipeline;
-use onnx_prune::pruner::Pruner;
+use onnx_prune::Pruner;
+use onnx_prune::budget::Goal;
+use onnx_prune::pipeline::{Planner, calibrate, rank, search};
 
 fn path(name: &str) -> Option<PathBuf> {
     env::var_os(name).map(PathBuf::from)
@@ -48,19 +49,19 @@ fn pruner() -> Pruner {
 /// samples, those of the passes that sums were made in, those of the sums.
 fn prune(pruner: &Pruner, output: &Path) -> [f64; 4] {
     let started = Instant::now();
-    let mut run = pruner.run().expect("a model");
-    run.calibrate().expect("sums");
-    run.judge().expect("rankings");
-    let allocation = run.allocate(0.6).expect("a mask");
-    let built = run.build(&allocation).expect("a smaller model");
-    let report = pipeline::finish(&mut run, output, &allocation, built).expect("a file");
+    let source = pruner.source().expect("a model");
+    let ranked = rank(calibrate(source).expect("sums")).expect("rankings");
+    let planner = Planner::of(&ranked).expect("a planner");
+    let found = search(&planner, &Goal::flops(0.6), &[output]).expect("a smaller model");
+    let finished = found.only(&ranked).expect("one model");
+    let report = finished.write(output).expect("a file");
     let seconds = started.elapsed().as_secs_f64() - report.engine_seconds.start_up;
     // The dense passes over all samples, those kept out of the sums among them.
     [
         seconds,
-        run.dense_seconds(),
-        run.timings.engine_seconds,
-        run.timings.statistics_seconds,
+        report.calibration.map_or(0.0, |c| c.dense_seconds),
+        ranked.calibrated.timings.engine_seconds,
+        ranked.calibrated.timings.statistics_seconds,
     ]
     .map(|s| s.max(f64::MIN_POSITIVE))
 }

@@ -22,17 +22,17 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
+use onnx_prune::budget::Goal;
 use onnx_prune::data::{batches, input_specs};
 use onnx_prune::engine::{
-    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
+    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, EngineSeconds, Session, SessionOptions,
 };
 use onnx_prune::mask::Mask;
 use onnx_prune::numerics::SiteStatistics;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::pipeline::Run;
-use onnx_prune::pruner::Pruner;
+use onnx_prune::pipeline::{Planner, Ranked, Source, calibrate, rank, search};
 use onnx_prune::tensor::Feeds;
-use onnx_prune::{Error, Result};
+use onnx_prune::{Error, Pruner, Result};
 
 /// Relative differences of sums that are called the same: both devices compute in
 /// float32, in other orders.
@@ -98,7 +98,7 @@ pub fn check(args: &Args, out: &mut String) -> Result<()> {
     let pruner = pruner(args);
     let on_host = stages(&pruner, host, args.flops)?;
     let on_device = stages(&pruner, Box::new(Summing(device)), args.flops)?;
-    place(&on_device.run, out)?;
+    place(on_device.ranked.source(), out)?;
     times(&on_host, &on_device, args, out);
     compare(&on_host, &on_device, out)
 }
@@ -170,50 +170,66 @@ impl Engine for Summing {
     }
 }
 
+/// What a stage takes: its name, its seconds, those within the engine, and those of
+/// preparing its sessions.
+type Seconds = (&'static str, f64, f64, f64);
+
 /// A run that went through all stages.
 struct Done<'a> {
-    run: Run<'a>,
+    ranked: Ranked<'a>,
     mask: Mask,
     pruned: proto::ModelProto,
-    /// The name of each stage, its seconds, those within the engine, and those of
-    /// preparing its sessions.
-    stages: Vec<(&'static str, f64, f64, f64)>,
+    stages: Vec<Seconds>,
 }
 
 fn stages<'a>(pruner: &'a Pruner, engine: Box<dyn Engine>, flops: f64) -> Result<Done<'a>> {
-    let mut run = pruner.run()?;
-    run.engine = Metered::new(engine);
-    let mut stages = Vec::new();
-    timed(&mut run, "calibration", &mut stages, Run::calibrate)?;
-    timed(&mut run, "ranking, damage", &mut stages, Run::judge)?;
-    let allocation = run.allocate(flops)?;
-    let built = timed(&mut run, "re-fitting, slicing", &mut stages, |r| {
-        r.build(&allocation)
-    })?;
+    let source = pruner.source()?.with_engine(engine);
+    let mut clock = Clock::new(source.engine.seconds());
+    let calibrated = calibrate(source)?;
+    clock.lap("calibration", calibrated.source.engine.seconds());
+    let ranked = rank(calibrated)?;
+    clock.lap("ranking, damage", ranked.source().engine.seconds());
+    let found = search(
+        &Planner::of(&ranked)?,
+        &Goal::flops(flops),
+        &[Path::new("none.onnx")],
+    )?;
+    clock.lap("re-fitting, slicing", ranked.source().engine.seconds());
+    let finished = found.only(&ranked)?;
+    let (mask, pruned) = (finished.plan.allocation.mask.clone(), finished.pruned.model);
     Ok(Done {
-        run,
-        mask: allocation.mask,
-        pruned: built.model,
-        stages,
+        ranked,
+        mask,
+        pruned,
+        stages: clock.stages,
     })
 }
 
-fn timed<'a, T>(
-    run: &mut Run<'a>,
-    name: &'static str,
-    stages: &mut Vec<(&'static str, f64, f64, f64)>,
-    stage: impl FnOnce(&mut Run<'a>) -> Result<T>,
-) -> Result<T> {
-    let (before, started) = (run.engine.seconds(), Instant::now());
-    let done = stage(run)?;
-    let after = run.engine.seconds();
-    stages.push((
-        name,
-        started.elapsed().as_secs_f64(),
-        after.running - before.running,
-        after.start_up - before.start_up,
-    ));
-    Ok(done)
+/// The seconds from stage to stage.
+struct Clock {
+    before: EngineSeconds,
+    started: Instant,
+    stages: Vec<Seconds>,
+}
+
+impl Clock {
+    fn new(before: EngineSeconds) -> Self {
+        Clock {
+            before,
+            started: Instant::now(),
+            stages: Vec::new(),
+        }
+    }
+
+    fn lap(&mut self, name: &'static str, engine: EngineSeconds) {
+        self.stages.push((
+            name,
+            self.started.elapsed().as_secs_f64(),
+            engine.running - self.before.running,
+            engine.start_up - self.before.start_up,
+        ));
+        (self.before, self.started) = (engine, Instant::now());
+    }
 }
 
 /// What runs.
@@ -246,11 +262,11 @@ fn graphics_card() -> Option<String> {
 }
 
 /// Which provider runs how many nodes of the dense model.
-fn place(run: &Run, out: &mut String) -> Result<()> {
-    let model = &run.loaded.model;
-    let batch = batches(&run.samples, &input_specs(model)?, 16)?.next();
+fn place(source: &Source, out: &mut String) -> Result<()> {
+    let model = source.dense();
+    let batch = batches(&source.samples, &input_specs(model)?, 16)?.next();
     let batch = batch.ok_or_else(|| Error::input("there are no samples"))??;
-    let placed = run.engine.placement(model, &batch.feeds)?.unwrap_or_default();
+    let placed = source.engine.placement(model, &batch.feeds)?.unwrap_or_default();
     let placed: Vec<String> = placed.iter().map(|(p, n)| format!("{n} on {p}")).collect();
     let _ = writeln!(out, "nodes      {}", placed.join(", "));
     Ok(())
@@ -258,7 +274,7 @@ fn place(run: &Run, out: &mut String) -> Result<()> {
 
 fn times(host: &Done, device: &Done, args: &Args, out: &mut String) {
     let shown = |d: Device| d.to_string();
-    let (samples, device_name) = (host.run.samples.samples.len(), shown(args.device));
+    let (samples, device_name) = (host.ranked.source().samples.samples.len(), shown(args.device));
     let _ = writeln!(
         out,
         "\nseconds, {samples} samples (in the engine; preparing its sessions)"
@@ -318,8 +334,8 @@ fn of_weights(a: &proto::ModelProto, b: &proto::ModelProto) -> Result<f64> {
 
 /// Whether both came to the same.
 fn compare(host: &Done, device: &Done, out: &mut String) -> Result<()> {
-    let (a, b) = (&device.run, &host.run);
-    let positions = a.weights.iter().map(|(site, own)| match b.weights.get(site) {
+    let (a, b) = (&device.ranked.calibrated, &host.ranked.calibrated);
+    let positions = a.positions.iter().map(|(site, own)| match b.positions.get(site) {
         Some(other) => f64::from(
             (own.first - other.first)
                 .abs()

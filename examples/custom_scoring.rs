@@ -6,17 +6,17 @@
 //! Units that hardly vary cost nothing, because the bias takes up their mean.
 //!
 //! Another engine is plugged in at the same place: anything that implements
-//! `onnx_prune::engine::Engine` goes into `run.engine`, as
-//! `Metered::new(Box::new(engine))`, before `run.calibrate()`.
+//! `onnx_prune::engine::Engine` goes to `pruner.source()?.with_engine(...)`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use onnx_prune::budget::Goal;
 use onnx_prune::numerics::score::Ranking;
-use onnx_prune::options::{Method, Reconstruct};
-use onnx_prune::pipeline::{self, Run};
-use onnx_prune::pruner::Pruner;
-use onnx_prune::{Error, Result};
+use onnx_prune::pipeline::{Planner, Ranked, calibrate, rank, search};
+use onnx_prune::rank::Method;
+use onnx_prune::refit::Reconstruct;
+use onnx_prune::{Error, Pruner, Result};
 
 fn main() -> ExitCode {
     match run() {
@@ -39,14 +39,13 @@ fn run() -> Result<()> {
         .reconstruct(Reconstruct::Local)
         .sample_count(96);
 
-    // The stages of `pipeline::prune`, one by one.
-    let mut run = pruner.run()?;
-    run.calibrate()?;
-    run.judge()?;
-    run.ranked.rankings = scores(&run)?;
-    let allocation = run.allocate(0.5)?;
-    let built = run.build(&allocation)?;
-    let report = pipeline::finish(&mut run, output.as_ref(), &allocation, built)?;
+    // The stages of a run, one by one: each takes what the one before it gives.
+    let ranked = rank(calibrate(pruner.source()?)?)?;
+    let rankings = scores(&ranked)?;
+    let ranked = ranked.with_rankings(rankings);
+    let output = Path::new(&output);
+    let found = search(&Planner::of(&ranked)?, &Goal::flops(0.5), &[output])?;
+    let report = found.only(&ranked)?.write(output)?;
 
     println!(
         "{:.1}% of the work of the blocks is left",
@@ -59,18 +58,19 @@ fn run() -> Result<()> {
 }
 
 /// One score per unit; groups are compared, so each is taken by its own mean.
-fn scores(run: &Run) -> Result<Vec<Ranking>> {
+fn scores(ranked: &Ranked) -> Result<Vec<Ranking>> {
     let mut rankings = Vec::new();
-    for chosen in &run.chosen {
+    for target in ranked.targets() {
         // A group has one sink in most models: the layer that contracts its axis.
-        let site = &chosen.sites[0];
-        let statistics = run
+        let site = &target.sites[0];
+        let statistics = ranked
+            .calibrated
             .statistics
             .sites
             .get(&site.name)
             .ok_or_else(|| Error::input(format!("no statistics of '{}'", site.name)))?;
         let weight = match &site.weight {
-            Some(weight) => weight.read(&run.loaded.model, &run.loaded.graph)?,
+            Some(weight) => weight.read(ranked.network())?,
             None => {
                 return Err(Error::input(format!(
                     "the weight of '{}' is quantised",
@@ -84,7 +84,7 @@ fn scores(run: &Run) -> Result<Vec<Ranking>> {
             covariance[(*row, *row)] / tokens * energy
         };
         // A head is several rows of its sink's weight, a neuron is one.
-        let units = chosen.units.rows.iter();
+        let units = target.units.rows.iter();
         let raw: Vec<f64> = units.map(|rows| rows.iter().map(of_row).sum()).collect();
         let mean = raw.iter().sum::<f64>() / raw.len().max(1) as f64;
         rankings.push(Ranking::Scores(

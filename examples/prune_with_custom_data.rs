@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use onnx_prune::data::Samples;
 use onnx_prune::progress::Bars;
-use onnx_prune::pruner::Pruner;
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{Result, report};
+use onnx_prune::{Pruner, Result, report};
 
 fn main() -> ExitCode {
     match run() {

@@ -20,16 +20,18 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use onnx_prune::budget::{Demand, Goal};
 use onnx_prune::data::{DataOptions, Samples, batches, input_specs, read_samples};
 use onnx_prune::engine::{self, Engine, EngineChoice, EngineInfo, EngineOptions, Session, SessionOptions};
 use onnx_prune::io::npz;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::options::{Method, Options};
+use onnx_prune::pipeline::{self, Options, Planner, Source};
 use onnx_prune::progress::Quiet;
+use onnx_prune::rank::{Method, RankOptions};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::verify::{self, Comparison};
-use onnx_prune::{Error, Result, ResultExt, pipeline};
+use onnx_prune::{Error, Result, ResultExt};
 
 /// Accuracy, agreement, divergence, size and time of every method at several
 /// budgets.
@@ -66,7 +68,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_values_t = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3])]
     budgets: Vec<f64>,
     /// Methods; all when not given.
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',')]
     methods: Vec<Method>,
     /// How many draws of calibration inputs, with the seeds 0, 1, ...
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -81,7 +83,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 128)]
     seq: usize,
     /// Which engine.
-    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    #[arg(long, default_value_t = EngineChoice::Auto)]
     engine: EngineChoice,
     /// Threads; all cores when not given.
     #[arg(long, value_name = "N")]
@@ -105,8 +107,12 @@ fn run(args: &Args) -> Result<()> {
     if args.draws == 0 || args.budgets.is_empty() {
         return Err(Error::input("nothing to do: --draws is 0 or --budgets is empty"));
     }
+    let all: Vec<Method> = Method::WORDS
+        .iter()
+        .filter_map(|word| word.parse().ok())
+        .collect();
     let methods = match args.methods.as_slice() {
-        [] => Method::value_variants(),
+        [] => &all[..],
         given => given,
     };
     let dense = onnx::load(&args.model)?;
@@ -135,15 +141,16 @@ fn run(args: &Args) -> Result<()> {
         for seed in 0..args.draws {
             let options = args.options(seed, *method, 1.0);
             let started = Instant::now();
-            let mut pruning = pipeline::Run::start(&args.model, &options, &Quiet, &cancelled)?;
+            let source = Source::read(&args.model, &options, &Quiet, &cancelled)?;
+            let ranked = pipeline::rank(pipeline::calibrate(source)?)?;
+            let planner = Planner::of(&ranked)?;
             // All budgets share the calibration: each is charged the whole of it.
             let calibration = started.elapsed().as_secs_f64();
             for row in &mut rows {
                 let started = Instant::now();
-                let report = pruning.allocate(row.budget).and_then(|allocation| {
-                    let built = pruning.build(&allocation)?;
-                    pipeline::finish(&mut pruning, &pruned, &allocation, built)
-                });
+                let goal = Goal::flops(row.budget);
+                let found = pipeline::search(&planner, &goal, &[&pruned]);
+                let report = found.and_then(|found| found.only(&ranked)?.write(&pruned));
                 let seconds = calibration + started.elapsed().as_secs_f64();
                 row.runs.push(match report {
                     Ok(report) => {
@@ -180,8 +187,11 @@ fn run(args: &Args) -> Result<()> {
 impl Args {
     fn options(&self, seed: u64, method: Method, flops: f64) -> Options {
         Options {
-            method,
-            flops,
+            rank: RankOptions {
+                method,
+                ..Options::default().rank
+            },
+            demands: vec![Demand::Flops(flops)],
             data: DataOptions {
                 data: self.data.clone(),
                 tokenizer: self.tokenizer.clone(),

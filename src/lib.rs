@@ -1,18 +1,18 @@
 //! Prune a trained transformer in an ONNX file: no labels, no gradients, no
 //! training framework.
 //!
-//! From a program, [`pruner::Pruner`] has the options of the command line:
+//! From a program, [`Pruner`] has the options of the command line:
 //!
 //! ```
 //! # fn main() -> onnx_prune::Result<()> {
-//! use onnx_prune::pruner::Pruner;
+//! use onnx_prune::Pruner;
 //!
 //! # let folder = std::env::temp_dir().join(format!("onnx-prune-doc-{}", std::process::id()));
 //! # std::fs::create_dir_all(&folder).map_err(|e| onnx_prune::Error::io("cannot create", &folder, e))?;
 //! # let (input, output) = ("fixtures/digits-vit/model.onnx", folder.join("small.onnx"));
 //! let report = Pruner::new(input)
 //!     .data(["fixtures/digits-vit/calibration.npz"])
-//! #   .sample_count(48).no_timing().engine(onnx_prune::engine::EngineChoice::Tract, Default::default())
+//! #   .sample_count(48).no_timing().engine(onnx_prune::engine::EngineChoice::Tract)
 //!     .flops(0.5)
 //!     .prune(&output)?;
 //! assert!(report.budget.got <= 0.5);

@@ -332,7 +332,10 @@ mod tests {
         let kept = by_scores(&limits, &budgets, &allowed, &rankings).unwrap();
         // One is set; three more of the first fit, of the second none.
         assert_eq!(kept, [3, 1]);
-        assert_eq!(super::super::scores::best(&[9.0, 1.0, 8.0, f64::NAN], 2), [true, false, true, false]);
+        assert_eq!(
+            super::super::scores::best(&[9.0, 1.0, 8.0, f64::NAN], 2),
+            [true, false, true, false]
+        );
     }
 
     proptest::proptest! {

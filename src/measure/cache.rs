@@ -119,6 +119,7 @@ mod tests {
         let table = Table {
             whole: Spread::of(&[1.0]),
             parts: BTreeMap::from([("g".to_string(), Part::new(vec![(0, 0.0), (4, 0.25)]))]),
+            channels: Vec::new(),
         };
         let mut cache = Cache::open(&path);
         assert_eq!(cache.get(&key(1)), None);

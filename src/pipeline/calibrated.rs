@@ -45,7 +45,7 @@ pub struct Calibrated<'a> {
     /// the statistics are without them, where they are not from a file.
     pub(super) guarded: bool,
     /// What the dense model has after its residual additions, for re-fitting in order.
-    pub(super) recording: Recording,
+    pub(crate) recording: Recording,
     pub(super) journal: Journal,
 }
 

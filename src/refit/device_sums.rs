@@ -219,12 +219,12 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::Pruner;
     use crate::data::{Batch, batches, input_specs};
     use crate::engine::{self, Device, EngineChoice, EngineInfo, EngineOptions};
-    use crate::Pruner;
     use crate::pipeline::{self, Calibrated};
-    use crate::refit::Layers;
     use crate::rank::Stream;
+    use crate::refit::Layers;
     use crate::refit::dense::Dense;
     use crate::refit::schedule::FitLayer;
     use crate::refit::sums::{Runs, Sums, sums, values};
@@ -261,12 +261,7 @@ mod tests {
     }
 
     /// The values of all stops, a little changed.
-    fn streams(
-        engine: &dyn Engine,
-        run: &Calibrated,
-        halts: &[Vec<FitLayer>],
-        batches: &[Batch],
-    ) -> Stream {
+    fn streams(engine: &dyn Engine, run: &Calibrated, halts: &[Vec<FitLayer>], batches: &[Batch]) -> Stream {
         let network = run.source.network();
         let graph = &network.graph;
         let values: Vec<_> = halts.iter().flatten().flat_map(FitLayer::reads).collect();

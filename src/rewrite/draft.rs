@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::Result;
 use crate::axes::{Analysis, FactorId, Int, Poly};
 use crate::graph::sweep::{Swept, sweep};
 use crate::graph::{Graph, NodeId, ValueId};
@@ -10,7 +11,6 @@ use crate::mask::Kept;
 use crate::network::Network;
 use crate::onnx::{self, proto};
 use crate::tensor::Tensor;
-use crate::Result;
 
 /// Where slicing has put everything.
 #[derive(Debug, Clone, Default)]

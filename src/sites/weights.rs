@@ -4,8 +4,8 @@
 use faer::Mat;
 
 use crate::axes::Sink;
-use crate::graph::operators::addition;
 use crate::graph::NodeId;
+use crate::graph::operators::addition;
 use crate::network::{Network, Reader};
 use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result, ResultExt};

@@ -9,30 +9,32 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::network::Network;
-use onnx_prune::axes::{self, Analysis};
-use onnx_prune::budget::{self, Align, Limit, Demand};
+use onnx_prune::axes;
+use onnx_prune::budget::{self, Align, Demand, Limit, Prices};
 use onnx_prune::calibrate::{self, SiteProbe};
 use onnx_prune::data::DataOptions;
 use onnx_prune::engine::{EngineChoice, EngineOptions};
-use onnx_prune::graph::Graph;
 use onnx_prune::io::npz;
 use onnx_prune::measure::latency;
+use onnx_prune::network::Network;
 use onnx_prune::numerics::Statistics;
 use onnx_prune::numerics::score::Curve;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::rank::Method;
 use onnx_prune::pipeline::Options;
-use onnx_prune::refit::Reconstruct;
 use onnx_prune::progress::Quiet;
-use onnx_prune::sites::{self, PruneTarget};
-use onnx_prune::{mask, pipeline, rank, refit};
+use onnx_prune::rank::{Method, RankOptions};
+use onnx_prune::refit::{Reconstruct, RefitOptions};
+use onnx_prune::sites::{self, PruneTarget, Selection};
+use onnx_prune::{mask, measure, pipeline, rank, refit};
 use serde_json::json;
 
 #[path = "mutate.rs"]
 mod mutate;
+#[path = "within.rs"]
+mod within;
 
 pub use mutate::mutated;
+pub use within::within;
 
 /// A target: the bytes of one case go in.
 pub type Body = fn(&[u8]);
@@ -92,7 +94,7 @@ fn calibrated(model: &Path) {
     };
     let output = folder().join("statistics");
     let never = AtomicBool::new(false);
-    let ended = pipeline::calibrate(model, &output, &options, &Quiet, &never);
+    let ended = pipeline::collect(model, &output, &options, &Quiet, &never);
     assert!(ended.is_err(), "there is no engine");
 }
 
@@ -271,37 +273,47 @@ struct Analysed {
 
 impl Analysed {
     /// Ranked, cut to half and re-fitted, where these statistics allow it.
-    fn fitted(&self, statistics: &Statistics, options: &Options) -> Option<proto::ModelProto> {
-        let (graph, analysis, chosen) = (&self.network.graph, &self.network.axes, &self.targets[..]);
-        let ranked = rank::rank(image(), graph, analysis, chosen, statistics, options, true).ok()?;
+    fn fitted(
+        &self,
+        statistics: &Statistics,
+        rank: &RankOptions,
+        how: Reconstruct,
+    ) -> Option<proto::ModelProto> {
+        let (network, targets) = (&self.network, &self.targets[..]);
+        let ranked = rank::rank(network, targets, statistics, rank, true).ok()?;
         let sizes = budget::Sizes {
             batch: 1,
             seq: 1,
             named: Default::default(),
         };
-        let cost = budget::Cost::new(graph, analysis, &sizes);
-        let method = options.method.name();
-        let got = budget::allocate(&cost, analysis, chosen, &ranked.rankings, 0.5, method).ok()?;
-        got.mask.check(analysis).expect("a mask that fits the model");
+        let cost = budget::Cost::new(network, &sizes);
+        let limits = [Limit::new(Demand::Flops(0.5), Prices::macs(&cost, targets))];
+        let got = within(&limits, network, targets, &ranked.rankings, Align::exactly(1));
+        let (mask, _) = got.ok()?;
+        mask.check(&network.axes).expect("a mask that fits the model");
         let local = refit::Local {
-            model: image(),
-            graph,
-            analysis,
-            chosen,
-            mask: &got.mask,
-            options,
+            network,
+            targets,
+            mask: &mask,
+            options: RefitOptions {
+                reconstruct: how,
+                ..Options::default().refitting()
+            },
         };
         let fits: Vec<_> = local.fits(statistics).ok()?.into_iter().flatten().collect();
-        refit::apply(image(), graph, &fits).ok()
+        let mut fitted = network.clone();
+        for fit in &fits {
+            fit.put(&mut fitted).ok()?;
+        }
+        Some(fitted.proto)
     }
 }
 
 thread_local! {
     static ANALYSED: Analysed = {
-        let graph = onnx_prune::graph::build(image()).expect("a fixture");
-        let analysis = axes::analyse(&graph, axes::Options::default());
-        let targets = sites::choose(image(), &graph, &analysis, &Options::default()).expect("a fixture");
-        Analysed { graph, analysis, chosen }
+        let network = Network::of(image().clone(), axes::Options::default()).expect("a fixture");
+        let targets = sites::choose(&network, &Selection::default()).expect("a fixture");
+        Analysed { network, targets }
     };
 }
 
@@ -330,11 +342,12 @@ pub fn masks(bytes: &[u8]) {
     }
     match name {
         "s" => statistics(&path),
-        "latency.json" => drop(latency::Cache::open(&path)),
+        "latency.json" => drop(measure::Cache::open(&path)),
         "table.json" => table(content),
         "numbers" => numbers(content),
-        _ => ANALYSED.with(|Analysed { analysis, .. }| {
-            let open = (0..analysis.groups.len()).map(|g| (g, 0)).collect();
+        _ => ANALYSED.with(|Analysed { network, .. }| {
+            let analysis = &network.axes;
+            let open = analysis.indexed().map(|(g, _)| (g, 0)).collect();
             if let Ok((found, _)) = mask::file::read(&path, analysis, &open) {
                 found
                     .check(analysis)
@@ -381,21 +394,21 @@ fn table(content: &[u8]) {
     let Ok(table) = serde_json::from_slice::<latency::Table>(content) else {
         return;
     };
-    ANALYSED.with(|Analysed { analysis, chosen, .. }| {
-        let Ok(prices) = table.prices(analysis, chosen) else {
+    ANALYSED.with(|Analysed { network, targets }| {
+        let Ok(prices) = table.prices(network, targets) else {
             return;
         };
-        let curve = |c: &PruneTarget| {
-            let error = (0..=analysis.group(c.group).units).map(|n| n as f64).collect();
-            let order = (0..analysis.group(c.group).units).collect();
+        let curve = |target: &PruneTarget| {
+            let units = target.units.len();
+            let error = (0..=units).map(|n| n as f64).collect();
+            let order = (0..units).collect();
             onnx_prune::numerics::score::Ranking::Curve(Curve { order, error })
         };
-        let rankings: Vec<_> = chosen.iter().map(curve).collect();
-        for target in [Demand::Speedup(1.5), Demand::Latency(0.5)] {
-            let limits = [Limit::new(target, prices.clone())];
-            if let Ok(found) = budget::within(&limits, analysis, chosen, &rankings, Align::exactly(1), "obs")
-            {
-                found.mask.check(analysis).expect("a mask that fits the model");
+        let rankings: Vec<_> = targets.iter().map(curve).collect();
+        for demand in [Demand::Speedup(1.5), Demand::Latency(0.5)] {
+            let limits = [Limit::new(demand, prices.clone())];
+            if let Ok((mask, _)) = within(&limits, network, targets, &rankings, Align::exactly(1)) {
+                mask.check(&network.axes).expect("a mask that fits the model");
             }
         }
     });
@@ -449,12 +462,12 @@ fn numbers(content: &[u8]) {
     let [method, reconstruct, values @ ..] = content else {
         return;
     };
-    let options = Options {
+    let mut options = RankOptions {
         method: [Method::Obs, Method::Wanda, Method::Kcm][usize::from(method % 3)],
-        reconstruct: [Reconstruct::Local, Reconstruct::Rescale][usize::from(reconstruct % 2)],
-        kcm_iterations: 8,
-        ..Options::default()
+        ..Options::default().rank
     };
+    options.kcm.max_iterations = 8;
+    let how = [Reconstruct::Local, Reconstruct::Rescale][usize::from(reconstruct % 2)];
     let number = |byte: u8| match byte {
         0 | 1 => 0.0,
         2 => -1e300,
@@ -480,7 +493,7 @@ fn numbers(content: &[u8]) {
             // Products of the largest numbers are none.
             Err(_) => return,
         };
-        let Some(fitted) = it.fitted(&found, &options) else {
+        let Some(fitted) = it.fitted(&found, &options, how) else {
             return;
         };
         for tensor in fitted.graph.iter().flat_map(|g| &g.initializer) {

@@ -2,21 +2,24 @@
 
 use std::sync::OnceLock;
 
-use onnx_prune::axes::{self, Analysis};
-use onnx_prune::budget::{self, Align, Cost, Limit, Prices, Sizes, Demand, shared};
+use onnx_prune::axes::{self, Analysis, GroupId};
+use onnx_prune::budget::{Align, Cost, Demand, Limit, Prices, Sizes, shared};
 use onnx_prune::data::DataOptions;
-use onnx_prune::graph::{self, Graph};
+use onnx_prune::graph;
 use onnx_prune::mask::{self, Mask};
-use onnx_prune::measure::latency;
+use onnx_prune::network::Network;
 use onnx_prune::numerics::Statistics;
+use onnx_prune::numerics::score::Ranking;
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::rank::Method;
 use onnx_prune::pipeline::Options;
-use onnx_prune::refit::Reconstruct;
-use onnx_prune::rewrite::{self, dequantise, lossless};
-use onnx_prune::sites::{self, PruneTarget};
+use onnx_prune::rank::{Method, RankOptions};
+use onnx_prune::refit::{Reconstruct, RefitOptions};
+use onnx_prune::rewrite::{self, dequantise, lossless, segment};
+use onnx_prune::sites::{self, PruneTarget, Selection};
 use onnx_prune::verify::Interface;
-use onnx_prune::{calibrate, rank, refit, report};
+use onnx_prune::{rank, refit, report};
+
+use super::within;
 
 use proto::attribute_proto::AttributeType;
 use proto::tensor_shape_proto::dimension::Value;
@@ -197,35 +200,31 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
     let Ok(model) = onnx::inline_functions(model) else {
         return;
     };
-    let Ok(graph) = graph::build(&model) else { return };
     let options = axes::Options {
         change_interface: seed & 16 != 0,
         uniform_kv: seed & 32 != 0,
         ..axes::Options::default()
     };
-    let analysis = axes::analyse(&graph, options);
-    let cost = Cost::new(&graph, &analysis, &sizes());
-    let _ = report::inspect::inspect("it", &graph, &analysis, &cost, Vec::new()).text();
+    let Ok(network) = Network::of(model, options) else {
+        return;
+    };
+    let (model, analysis) = (&network.proto, &network.axes);
+    let cost = Cost::new(&network, &sizes());
+    let _ = report::inspect::inspect("it", &network, &cost, Vec::new()).text();
     for third in 0..2 {
-        sliced(&model, &graph, &analysis, &a_mask(&analysis, third, seed));
+        sliced(&network, &a_mask(analysis, third, seed));
     }
-    chosen(&model, &graph, &analysis);
-    quantised(&model, options, seed);
-    if let Ok((cheaper, _)) = lossless::apply(&model) {
+    chosen(&network);
+    quantised(model, options, seed);
+    if let Ok((cheaper, _)) = lossless::apply(model) {
         onnx::validate(&cheaper).expect("a cheaper model is sound");
-        let graph = graph::build(&cheaper).expect("a cheaper model has a graph");
-        let other = axes::analyse(&graph, options);
-        let same: Option<Vec<usize>> = (analysis.groups.iter())
-            .map(|group| {
-                other
-                    .groups
-                    .iter()
-                    .position(|o| o.name == group.name && o.units == group.units)
-            })
+        let other = Network::of(cheaper, options).expect("a cheaper model has a graph");
+        let same: Option<Vec<GroupId>> = (analysis.groups.iter())
+            .map(|group| other.axes.find_group(&group.name, group.kind, group.units))
             .collect();
         if let Some(same) = same {
-            let cost = cost.after(&graph, &other, &same, &sizes());
-            let mask = a_mask(&analysis, 0, seed);
+            let cost = cost.after(&other, &same, &sizes());
+            let mask = a_mask(analysis, 0, seed);
             let _ = (cost.macs(&mask), cost.parameters(&mask));
         }
     }
@@ -234,7 +233,7 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
         seq: 8,
         ..DataOptions::default()
     };
-    let _ = onnx_prune::data::read_samples(&model, &data);
+    let _ = onnx_prune::data::read_samples(model, &data);
 }
 
 fn sizes() -> Sizes {
@@ -248,8 +247,8 @@ fn sizes() -> Sizes {
 /// Two thirds of each group, and in the second mask nothing of one.
 fn a_mask(analysis: &Analysis, third: usize, seed: u8) -> Mask {
     let mut mask = Mask::default();
-    for (at, group) in analysis.groups.iter().enumerate() {
-        let empty = third == 1 && at == usize::from(seed & 7);
+    for (at, group) in analysis.indexed() {
+        let empty = third == 1 && at.0 == usize::from(seed & 7);
         mask.kept.insert(
             at,
             (0..group.units).map(|unit| !empty && unit % 3 != third).collect(),
@@ -259,25 +258,20 @@ fn a_mask(analysis: &Analysis, third: usize, seed: u8) -> Mask {
 }
 
 /// The smaller model, where the mask can be carried out; it must be sound.
-fn sliced(
-    model: &proto::ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    mask: &Mask,
-) -> Option<proto::ModelProto> {
-    let cost = Cost::new(graph, analysis, &sizes());
+fn sliced(network: &Network, mask: &Mask) -> Option<proto::ModelProto> {
+    let cost = Cost::new(network, &sizes());
     let _ = (cost.macs(mask), cost.parameters(mask));
     let _ = (
-        rewrite::interface_changes(graph, analysis, mask),
-        Interface::new(graph, analysis, mask),
+        rewrite::interface_changes(network, mask),
+        Interface::new(network, mask),
     );
-    if let Ok(text) = mask::file::json(analysis, mask) {
+    if let Ok(text) = mask::file::json(&network.axes, mask) {
         assert!(text.contains("groups"), "a mask is written with its groups");
     }
-    if let Ok(masked) = rewrite::masked(&network, mask) {
+    if let Ok(masked) = rewrite::masked(network, mask) {
         onnx::validate(&masked).expect("a masked model is sound");
     }
-    let small = rewrite::prune(&network, mask).ok()?;
+    let small = rewrite::prune(network, mask).ok()?;
     onnx::validate(&small).expect("a pruned model is sound");
     graph::build(&small).expect("a pruned model has a graph");
     Some(small)
@@ -285,71 +279,59 @@ fn sliced(
 
 /// What follows the choice of groups and needs no engine: ranking by the weights,
 /// budgets, re-fitting with statistics that are missing, cuts that are timed.
-fn chosen(model: &proto::ModelProto, graph: &Graph, analysis: &Analysis) {
-    let options = Options {
-        method: Method::Magnitude,
-        reconstruct: Reconstruct::Local,
-        ..Options::default()
-    };
-    let Ok(chosen) = sites::choose(model, graph, analysis, &options) else {
+fn chosen(network: &Network) {
+    let Ok(targets) = sites::choose(network, &Selection::default()) else {
         return;
     };
-    if let Ok(Some(own)) = sites::own_biases(model, graph, &chosen) {
+    if let Ok(Some(own)) = sites::own_biases(network, &targets) {
         onnx::validate(&own).expect("a model with biases of its own is sound");
     }
-    for c in &chosen {
-        let _ = latency::cut(model, graph, analysis, c.group);
+    for target in &targets {
+        let _ = segment::group::cut(&network.proto, network, target.group);
     }
     let file = shared::File {
         name: "it",
-        model,
-        graph,
-        analysis,
-        chosen: &chosen,
+        network,
+        targets: &targets,
     };
     let _ = shared::tie(&[file, file]);
     let none = Statistics::default();
-    let Ok(ranked) = rank::rank(model, graph, analysis, &chosen, &none, &options, true) else {
+    let options = RankOptions {
+        method: Method::Magnitude,
+        ..Options::default().rank
+    };
+    let Ok(ranked) = rank::rank(network, &targets, &none, &options, true) else {
         return;
     };
-    let cost = Cost::new(graph, analysis, &sizes());
-    let within = budget::allocate(&cost, analysis, &chosen, &ranked.rankings, 0.5, "magnitude");
-    let Ok(allocation) = within else { return };
+    let cost = Cost::new(network, &sizes());
+    let limits = [Limit::new(Demand::Flops(0.5), Prices::macs(&cost, &targets))];
+    let found = within(&limits, network, &targets, &ranked.rankings, Align::exactly(1));
+    let Ok((mask, picked)) = found else { return };
     assert!(
-        allocation.budget.got <= 0.5,
+        matches!(picked.got[0].got, Demand::Flops(got) if got <= 0.5),
         "a budget that is not met is an error"
     );
-    let _ = sliced(model, graph, analysis, &allocation.mask);
+    let _ = sliced(network, &mask);
     let local = refit::Local {
-        model,
-        graph,
-        analysis,
-        chosen: &chosen,
-        mask: &allocation.mask,
-        options: &options,
+        network,
+        targets: &targets,
+        mask: &mask,
+        options: RefitOptions {
+            reconstruct: Reconstruct::Local,
+            ..Options::default().refitting()
+        },
     };
     let _ = local.fits(&none);
-    aligned(&cost, analysis, &chosen, &ranked);
+    aligned(&cost, network, &targets, &ranked.rankings);
 }
 
 /// The same budget in multiples of four neurons, and in parameters.
-fn aligned(cost: &Cost, analysis: &Analysis, chosen: &[PruneTarget], ranked: &rank::Ranked) {
-    let curves: Vec<_> = (ranked.rankings.iter().cloned())
-        .map(|ranking| {
-            ranking.into_curve().map_or(
-                onnx_prune::numerics::score::Ranking::Whole,
-                onnx_prune::numerics::score::Ranking::Curve,
-            )
-        })
-        .collect();
+fn aligned(cost: &Cost, network: &Network, targets: &[PruneTarget], rankings: &[Ranking]) {
     let limits = [
-        Limit::new(Demand::Flops(0.6), Prices::macs(cost, analysis, chosen)),
-        Limit::new(
-            Demand::Parameters(0.7),
-            Prices::parameters(cost, analysis, chosen),
-        ),
+        Limit::new(Demand::Flops(0.6), Prices::macs(cost, targets)),
+        Limit::new(Demand::Parameters(0.7), Prices::parameters(cost, targets)),
     ];
-    let _ = budget::within(&limits, analysis, chosen, &curves, Align::exactly(4), "obs");
+    let _ = within(&limits, network, targets, rankings, Align::exactly(4));
 }
 
 /// Quantised weights as floats and back, whole and pruned.
@@ -363,11 +345,12 @@ fn quantised(model: &proto::ModelProto, options: axes::Options, seed: u8) {
     if let Ok(back) = closed.close(&opened) {
         onnx::validate(&back).expect("a closed model is sound");
     }
-    let Ok(graph) = graph::build(&opened) else { return };
-    let analysis = axes::analyse(&graph, options);
-    chosen(&opened, &graph, &analysis);
+    let Ok(network) = Network::of(opened, options) else {
+        return;
+    };
+    chosen(&network);
     for third in 0..2 {
-        if let Some(small) = sliced(&opened, &graph, &analysis, &a_mask(&analysis, third, seed))
+        if let Some(small) = sliced(&network, &a_mask(&network.axes, third, seed))
             && let Ok(back) = closed.close(&small)
         {
             onnx::validate(&back).expect("a pruned and closed model is sound");

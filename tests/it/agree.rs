@@ -1,6 +1,5 @@
 //! Both engines compute the same, or the built-in one says that it cannot.
 
-
 use std::path::{Path, PathBuf};
 
 use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions, SessionOptions};

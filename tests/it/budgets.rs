@@ -1,22 +1,21 @@
 //! Budgets are kept: in the file that is written, one at a time and together.
 
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use onnx_prune::sites::Selection;
-use onnx_prune::network::Network;
-use onnx_prune::axes::{self, Analysis};
-use onnx_prune::budget::{Cost, Limit, Measure, Prices, Sizes, Demand, Within, levels, within};
-use onnx_prune::graph::{self, Graph};
+use onnx_prune::axes::{self};
+use onnx_prune::budget::{Align, Cost, Demand, Limit, Measure, Picked, Prices, Sizes, levels};
 use onnx_prune::mask::Mask;
+use onnx_prune::network::Network;
 use onnx_prune::numerics::score::Curve;
 use onnx_prune::numerics::score::Ranking;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::onnx::{self, External, SaveOptions};
-use onnx_prune::pipeline::Options;
 use onnx_prune::rewrite;
+use onnx_prune::sites::Selection;
 use onnx_prune::sites::{self, PruneTarget};
+
+use crate::corpus::within;
 
 struct Case {
     name: String,
@@ -46,7 +45,6 @@ fn load(path: &Path) -> Option<Case> {
     let file = onnx::load(path).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
     let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
     let targets = sites::choose(&network, &Selection::default()).ok()?;
     Some(Case {
         name: path.display().to_string(),
@@ -87,15 +85,9 @@ impl Case {
         rewrite::prune(&self.network, mask).unwrap()
     }
 
-    fn allocate(&self, limits: &[Limit], align: usize) -> onnx_prune::Result<Within> {
-        within(
-            limits,
-            &self.network.axes,
-            &self.targets,
-            &self.rankings(),
-            align,
-            "obs",
-        )
+    fn allocate(&self, limits: &[Limit], align: usize) -> onnx_prune::Result<(Mask, Picked)> {
+        let (network, targets) = (&self.network, &self.targets);
+        within(limits, network, targets, &self.rankings(), Align::exactly(align))
     }
 }
 
@@ -198,10 +190,7 @@ fn several_budgets_hold_together() {
             let prunable = (bytes.full - bytes.base) as f64;
             let target = bytes.base + (size * prunable) as u64;
             let mut limits = vec![
-                Limit::new(
-                    Demand::Flops(flops),
-                    Prices::macs(&cost, &case.targets),
-                ),
+                Limit::new(Demand::Flops(flops), Prices::macs(&cost, &case.targets)),
                 Limit::new(
                     Demand::Parameters(params),
                     Prices::parameters(&cost, &case.targets),
@@ -210,11 +199,11 @@ fn several_budgets_hold_together() {
             ];
             // What is written decides: asked again for as much less as it is over.
             let (found, model) = loop {
-                let found = match case.allocate(&limits, align) {
+                let (mask, found) = match case.allocate(&limits, align) {
                     Ok(found) => found,
                     Err(error) => panic!("{}: {}", case.name, error.chain()),
                 };
-                let model = case.pruned(&found.mask);
+                let model = case.pruned(&mask);
                 match written(&model).saturating_sub(target) {
                     0 => break (found, model),
                     over => limits[2].tighten(over),
@@ -248,7 +237,8 @@ fn several_budgets_hold_together() {
 fn what_cannot_be_reached_says_what_can() {
     for case in cases().into_iter().take(3) {
         let cost = case.cost();
-        let written = onnx::written_size(&case.network.proto, Path::new("m.onnx"), &SaveOptions::default()).unwrap();
+        let written =
+            onnx::written_size(&case.network.proto, Path::new("m.onnx"), &SaveOptions::default()).unwrap();
         let bytes = Prices::bytes(&cost, &case.targets, written);
         let error = case
             .allocate(&[Limit::new(Demand::Size(1000), bytes.clone())], 1)

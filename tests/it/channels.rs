@@ -1,25 +1,25 @@
 //! Channels inside heads: another basis changes nothing, and fewer channels give what
 //! the model with these channels at zero computes, in every zoo case that has some.
 
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::network::Network;
-use onnx_prune::channels::{ChannelKind, Narrower};
+use onnx_prune::calibrate::Watched;
+use onnx_prune::channels::{Calibration, ChannelKind, ChannelOptions, Narrowed, Narrower};
 use onnx_prune::data::{DataOptions, Samples};
 use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::mask::Narrowing;
+use onnx_prune::network::Network;
 use onnx_prune::numerics::Statistics;
 use onnx_prune::pipeline::Options;
-use onnx_prune::progress::Quiet;
 use onnx_prune::rank::positions::Weights;
-use onnx_prune::rank::probe::Subject;
-use onnx_prune::sites::{self, PruneTarget};
+use onnx_prune::sites::{self, PruneTarget, Selection};
 use onnx_prune::tensor::Feeds;
-use onnx_prune::{axes, calibrate, graph, onnx, verify};
+use onnx_prune::{axes, calibrate, onnx, verify};
 use serde_json::Value;
+
+use crate::common::quiet;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -29,7 +29,7 @@ struct Case {
     targets: Vec<PruneTarget>,
     samples: Samples,
     statistics: Statistics,
-    options: Options,
+    damp: f64,
 }
 
 impl Case {
@@ -37,74 +37,71 @@ impl Case {
     fn load(path: &Path, engine: &dyn Engine) -> Option<Self> {
         let file = onnx::load(path).unwrap();
         let model = onnx::inline_functions(&file.proto).unwrap();
-        let graph = graph::build(&model).unwrap();
-        let options = Options::default();
-        let analysis = axes::analyse(&graph, options.axes);
-        let targets = sites::choose(&model, &graph, &analysis, &options).ok()?;
+        let network = Network::of(model, axes::Options::default()).unwrap();
+        let targets = sites::choose(&network, &Selection::default()).ok()?;
         let data = DataOptions {
             samples: 12,
             seq: 12,
             ..DataOptions::default()
         };
-        let samples = onnx_prune::data::read_samples(&model, &data).ok()?;
-        let probes = chosen
-            .iter()
-            .flat_map(|c| &c.sites)
-            .filter_map(|s| s.probe.clone());
-        let probes: Vec<_> = probes.collect();
-        let (even, rows) = (Weights::new(), onnx_prune::data::ROWS);
-        let sums = calibrate::collect(engine, &model, &probes, &even, &samples, rows, &Quiet, &NEVER);
+        let samples = onnx_prune::data::read_samples(&network.proto, &data).ok()?;
+        let probes: Vec<_> = (targets.iter().flat_map(|t| &t.sites))
+            .filter_map(|s| s.probe.clone())
+            .collect();
+        let watched = Watched {
+            probes: &probes,
+            weights: &Weights::new(),
+        };
+        let rows = onnx_prune::data::ROWS;
+        let sums = calibrate::collect(quiet(engine), &network.proto, watched, &samples, rows);
         let statistics = sums.ok()?.0;
         Some(Self {
             network,
             targets,
             samples,
             statistics,
-            options,
+            damp: Options::default().rank.damp,
         })
     }
 
-    fn subject<'a>(&'a self, engine: &'a dyn Engine) -> Subject<'a> {
-        Subject {
-            engine,
-            model: &self.network.proto,
-            graph: &self.network.graph,
-            analysis: &self.network.axes,
+    fn known<'a>(&'a self, positions: &'a Weights) -> Calibration<'a> {
+        Calibration {
+            network: &self.network,
+            targets: &self.targets,
+            statistics: &self.statistics,
+            positions,
         }
     }
 
     fn narrower(&self, engine: &dyn Engine) -> Option<Narrower> {
-        let samples = &self.samples;
-        Narrower::find(
-            self.subject(engine),
-            &self.targets,
-            &self.statistics,
-            &Weights::new(),
-            samples,
-            samples,
-            &self.options,
-            false,
-            &NEVER,
-        )
-        .unwrap()
+        let options = ChannelOptions {
+            axes: axes::Options::default(),
+            damp: self.damp,
+            cuda: false,
+        };
+        let even = Weights::new();
+        let known = self.known(&even);
+        Narrower::find(quiet(engine), known, [&self.samples; 2], options).unwrap()
+    }
+
+    fn narrowed(&self, engine: &dyn Engine, narrower: &Narrower, kept: Vec<(usize, usize)>) -> Narrowed {
+        let (narrowing, selection) = (Narrowing { kept }, Selection::default());
+        let even = Weights::new();
+        let known = self.known(&even);
+        narrower
+            .apply(quiet(engine), known, &narrowing, &self.samples, &selection)
+            .unwrap()
     }
 
     /// The model after a narrowing; its equality with channels of zero is checked.
     fn apply(&self, engine: &dyn Engine, narrower: &Narrower, kept: Vec<(usize, usize)>) -> Applied {
-        let narrowed = narrower
-            .apply(
-                self.subject(engine),
-                &self.targets,
-                &self.statistics,
-                &Narrowing { kept },
-                &self.samples,
-                &self.options,
-                &NEVER,
-            )
-            .unwrap();
+        let narrowed = self.narrowed(engine, narrower, kept);
         let session = SessionOptions::default();
         let compared = verify::compare(
-            engine.session(&narrowed.model, &session).unwrap().as_mut(),
+            engine
+                .session(&narrowed.network.proto, &session)
+                .unwrap()
+                .as_mut(),
             engine.session(&self.network.proto, &session).unwrap().as_mut(),
             &self.network.proto,
             &self.samples,
@@ -113,7 +110,7 @@ impl Case {
         );
         Applied {
             worst: compared.unwrap().worst(),
-            parameters: parameters(&narrowed.model),
+            parameters: parameters(&narrowed.network.proto),
             equality: narrowed.equality.worst(),
         }
     }
@@ -133,7 +130,9 @@ fn parameters(model: &onnx::proto::ModelProto) -> usize {
 
 #[test]
 fn another_basis_changes_nothing_and_fewer_channels_are_channels_of_zero() {
-    let Some(engine) = crate::common::engine() else { return };
+    let Some(engine) = crate::common::engine() else {
+        return;
+    };
     let engine = engine.as_ref();
     let mut found = Vec::new();
     for path in crate::common::cases() {
@@ -144,7 +143,9 @@ fn another_basis_changes_nothing_and_fewer_channels_are_channels_of_zero() {
         let Some(narrower) = case.narrower(engine) else {
             continue;
         };
-        let half = case.network.graph
+        let half = case
+            .network
+            .graph
             .values
             .iter()
             .any(|v| v.constant.is_some() && v.elem.is_some_and(|e| e.is_float() && e.size() < 4));
@@ -176,7 +177,7 @@ fn another_basis_changes_nothing_and_fewer_channels_are_channels_of_zero() {
             );
         }
         let told = narrower.told(
-            &case.network.axes,
+            &case.network,
             &case.targets,
             &Narrowing {
                 kept: all(&|t| t.levels[0]),
@@ -211,26 +212,19 @@ fn projected(
     narrower: &Narrower,
     kept: (usize, usize),
 ) -> Vec<[Vec<f32>; 2]> {
-    let narrowed = narrower
-        .apply(
-            case.subject(engine),
-            &case.targets,
-            &case.statistics,
-            &Narrowing { kept: vec![kept] },
-            &case.samples,
-            &case.options,
-            &NEVER,
-        )
-        .unwrap();
+    let narrowed = case.narrowed(engine, narrower, vec![kept]);
     let turn = &narrower.blocks()[kept.0];
     let sink = &case.network.axes.group(case.targets[turn.at].group).sinks[0];
-    let output = case.network.graph.value(case.network.graph.node(sink.node).outputs[0].unwrap());
+    let output = case
+        .network
+        .graph
+        .value(case.network.graph.node(sink.node).outputs[0].unwrap());
     let options = SessionOptions {
         optimise: true,
         outputs: Some(vec![output.name.clone()]),
     };
     let mut dense = engine.session(&case.network.proto, &options).unwrap();
-    let mut less = engine.session(&narrowed.model, &options).unwrap();
+    let mut less = engine.session(&narrowed.network.proto, &options).unwrap();
     let specs = onnx_prune::data::input_specs(&case.network.proto).unwrap();
     let batches = onnx_prune::data::batches(&case.samples, &specs, onnx_prune::data::ROWS).unwrap();
     let mut rows = Vec::new();
@@ -258,17 +252,19 @@ fn spread(rows: &[Vec<f64>]) -> f64 {
 
 #[test]
 fn the_error_that_is_told_is_that_of_the_output_projection() {
-    let Some(engine) = crate::common::engine() else { return };
+    let Some(engine) = crate::common::engine() else {
+        return;
+    };
     let engine = engine.as_ref();
     let path = crate::common::fixture("digits-vit/model.onnx");
     let mut case = Case::load(&path, engine).unwrap();
     // Weights that are fitted exactly tell the error exactly.
-    case.options.damp = 1e-9;
+    case.damp = 1e-9;
     let narrower = case.narrower(engine).unwrap();
     let mut checked = Vec::new();
     for (at, turn) in narrower.blocks().iter().enumerate() {
         let kept = (at, (turn.error.len() - 1) / 2);
-        let told = narrower.told(&case.network.axes, &case.targets, &Narrowing { kept: vec![kept] });
+        let told = narrower.told(&case.network, &case.targets, &Narrowing { kept: vec![kept] });
         let rows = projected(&case, engine, &narrower, kept);
         let change: Vec<Vec<f64>> = rows
             .iter()

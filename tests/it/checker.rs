@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use onnx_prune::network::Network;
+use onnx_prune::axes::{self, GroupId};
 use onnx_prune::engine::{self, EngineChoice, EngineOptions};
 use onnx_prune::mask::Mask;
-use onnx_prune::{axes, graph, onnx, rewrite, verify};
+use onnx_prune::network::Network;
+use onnx_prune::{onnx, rewrite, verify};
 
 fn zoos() -> Vec<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -19,14 +20,9 @@ fn zoos() -> Vec<PathBuf> {
 }
 
 /// Each group loses a third of its units; every second mask empties a group.
-fn mask(analysis: &axes::Analysis, empty: Option<usize>) -> Mask {
+fn mask(analysis: &axes::Analysis, empty: Option<GroupId>) -> Mask {
     let mut mask = Mask::default();
-    for (at, group) in analysis
-        .groups
-        .iter()
-        .enumerate()
-        .filter(|(_, g)| g.kind.is_default())
-    {
+    for (at, group) in analysis.indexed().filter(|(_, g)| g.kind.is_default()) {
         mask.kept.insert(
             at,
             (0..group.units)
@@ -65,14 +61,14 @@ fn pruned_models_are_valid_and_keep_their_kernels() {
             }
             let model = onnx::inline_functions(&onnx::load(&case.join("model.onnx")).unwrap().proto).unwrap();
             let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-            let (graph, analysis) = (&network.graph, &network.axes);
+            let analysis = &network.axes;
             if analysis.groups.is_empty() {
                 continue;
             }
-            let empty =
-                (0..analysis.groups.len()).find(|g| rewrite::can_empty(&network, *g));
+            let mut ids = analysis.indexed().map(|(id, _)| id);
+            let empty = ids.find(|id| rewrite::can_empty(&network, *id));
             for (round, empty) in [None, empty].into_iter().enumerate() {
-                let pruned = rewrite::prune(&model, &graph, &analysis, &mask(&analysis, empty)).unwrap();
+                let pruned = rewrite::prune(&network, &mask(analysis, empty)).unwrap();
                 let file = folder.path().join(format!("{name}-{round}.onnx"));
                 onnx::save(&pruned, &file, &onnx::SaveOptions::default()).unwrap();
                 files.push(file);

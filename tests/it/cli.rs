@@ -1,7 +1,6 @@
 //! The command line end to end, on the trained models in `fixtures/`, with the
 //! built-in engine.
 
-
 use std::path::Path;
 use std::process::{Command, Output};
 

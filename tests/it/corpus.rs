@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
 
+pub use bodies::within;
+
 /// No case is as large as this takes, by far; a hang is.
 const LONG: Duration = Duration::from_secs(20);
 

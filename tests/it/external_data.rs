@@ -1,6 +1,5 @@
 //! Side files: read from where they may be, written whole or not at all.
 
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
 //! Local functions become ordinary nodes; unsound models are refused by name.
 
-
-use attribute_proto::AttributeType;
 use crate::models::*;
+use attribute_proto::AttributeType;
 use onnx_prune::onnx::proto::*;
 use onnx_prune::onnx::*;
 

@@ -1,15 +1,14 @@
 //! Feed-forward blocks whose gate is cut out in unusual ways: one group of
 //! neurons is found, and sliced equals masked in ONNX Runtime.
 
-
-use onnx_prune::network::Network;
 use onnx_prune::axes::{self, Kind};
 use onnx_prune::engine::SessionOptions;
 use onnx_prune::mask::Mask;
+use onnx_prune::network::Network;
 use onnx_prune::onnx::proto::attribute_proto::AttributeType;
 use onnx_prune::onnx::proto::{AttributeProto, ModelProto, NodeProto, TensorProto};
+use onnx_prune::rewrite;
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, rewrite};
 
 use crate::models::{attribute, node, weights};
 
@@ -60,14 +59,17 @@ fn block(
 
 fn check(case: &str, model: &ModelProto) {
     let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
+    let analysis = &network.axes;
     let found: Vec<(Kind, usize)> = analysis.groups.iter().map(|g| (g.kind, g.units)).collect();
     assert_eq!(found, [(Kind::Neurons, NEURONS)], "{case}: {:?}", analysis.frozen);
     let mut mask = Mask::default();
-    mask.kept.insert(0, vec![true, false, true, true, false, false]);
+    mask.kept
+        .insert(axes::GroupId(0), vec![true, false, true, true, false, false]);
     let sliced = rewrite::prune(&network, &mask).unwrap();
     let masked = rewrite::masked(&network, &mask).unwrap();
-    let Some(engine) = crate::common::engine() else { return };
+    let Some(engine) = crate::common::engine() else {
+        return;
+    };
     let inputs: Vec<f32> = (0..12u8).map(|i| f32::from(i) * 0.3 - 1.5).collect();
     let feeds: Feeds = [("x".to_string(), Tensor::f32(vec![3, 4], inputs))]
         .into_iter()

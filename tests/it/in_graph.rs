@@ -4,25 +4,26 @@
 //! Only a device with a memory of its own has the sums made there; here the engines
 //! on the CPU are told to.
 
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use faer::Mat;
-use onnx_prune::calibrate::{SiteProbe, collect};
+use onnx_prune::Pruner;
+use onnx_prune::budget::Goal;
+use onnx_prune::calibrate::{SiteProbe, Watched, collect};
 use onnx_prune::data::PositionWeights;
 use onnx_prune::engine::{
-    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
+    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Session, SessionOptions,
 };
 use onnx_prune::numerics::Statistics;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::pipeline::Run;
-use onnx_prune::progress::Quiet;
-use onnx_prune::Pruner;
+use onnx_prune::pipeline::{Planner, Source, calibrate, rank, search};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{Error, Result, onnx};
+
+use crate::common::quiet;
 
 /// An engine that has sums made by nodes, and counts the runs that make some.
 struct Reducing {
@@ -88,11 +89,14 @@ fn reducing(engine: EngineChoice) -> Option<(Reducing, Arc<AtomicUsize>)> {
 }
 
 fn pruner(model: &Path, engine: EngineChoice) -> Pruner {
-    Pruner::new(model).engine(engine, Device::Cpu).threads(1)
+    Pruner::new(model)
+        .engine(engine)
+        .device(Device::Cpu)
+        .threads(1usize)
 }
 
-fn probes(run: &Run) -> Vec<SiteProbe> {
-    let sites = run.chosen.iter().flat_map(|c| &c.sites);
+fn probes(source: &Source) -> Vec<SiteProbe> {
+    let sites = source.targets.iter().flat_map(|c| &c.sites);
     sites.filter_map(|s| s.probe.clone()).collect()
 }
 
@@ -138,16 +142,16 @@ fn some_weights(probes: &[SiteProbe]) -> BTreeMap<String, PositionWeights> {
 }
 
 /// Collects on the host and in the graph; the difference and the runs in the graph.
-fn both(run: &Run, engine: EngineChoice, rows: usize) -> Result<(f64, usize)> {
-    let probes = probes(run);
+fn both(source: &Source, engine: EngineChoice, rows: usize) -> Result<(f64, usize)> {
+    let probes = probes(source);
     let weights = some_weights(&probes);
     let (own, runs) = reducing(engine).ok_or_else(|| Error::engine("it is not there"))?;
     let collected = |engine: &dyn Engine| {
-        let (model, samples) = (&run.loaded.model, &run.samples);
-        let cancelled = AtomicBool::new(false);
-        collect(
-            engine, model, &probes, &weights, samples, rows, &Quiet, &cancelled,
-        )
+        let watched = Watched {
+            probes: &probes,
+            weights: &weights,
+        };
+        collect(quiet(engine), source.dense(), watched, &source.samples, rows)
     };
     let host = collected(own.inner.as_ref())?.0;
     let graph = collected(&own)?.0;
@@ -169,8 +173,8 @@ fn zoo(engine: EngineChoice, cases: &[PathBuf]) {
         let name = crate::common::name(case);
         let pruner = pruner(&case.join("model.onnx"), engine).sample_count(24);
         // What cannot be pruned, or not run by this engine, is tested elsewhere.
-        let Ok(run) = pruner.run() else { continue };
-        let Ok((difference, runs)) = both(&run, engine, 4) else {
+        let Ok(source) = pruner.source() else { continue };
+        let Ok((difference, runs)) = both(&source, engine, 4) else {
             continue;
         };
         compared += 1;
@@ -208,8 +212,8 @@ fn padded_texts_of_many_lengths_give_the_same_sums() {
             .data([crate::common::fixture("text-language/calibration.txt")])
             .tokenizer(crate::common::fixture("text-language/tokenizer.json"))
             .sample_count(96);
-        let run = pruner.run().expect("a model and texts");
-        let (difference, runs) = both(&run, engine, 4).expect("runs");
+        let source = pruner.source().expect("a model and texts");
+        let (difference, runs) = both(&source, engine, 4).expect("runs");
         assert!(difference <= 1e-5, "{engine}: {difference:e}");
         assert!(runs >= 4, "{engine}: {runs}");
     }
@@ -237,16 +241,19 @@ fn what_follows_from_them_is_the_same() {
             .sample_count(96);
         let own = Mutex::new(Some(own));
         let pruned = |reduce: bool| {
-            let mut run = pruner.run().expect("a model");
+            let mut source = pruner.source().expect("a model");
             if reduce {
                 let engine = own.lock().ok().and_then(|mut o| o.take()).expect("once");
-                run.engine = Metered::new(Box::new(engine));
+                source = source.with_engine(Box::new(engine));
             }
-            run.calibrate().expect("sums");
-            run.judge().expect("rankings");
-            let allocation = run.allocate(0.5).expect("a mask");
-            let built = run.build(&allocation).expect("a smaller model");
-            (allocation.mask.kept, weights(&built.model))
+            let ranked = rank(calibrate(source).expect("sums")).expect("rankings");
+            let planner = Planner::of(&ranked).expect("a planner");
+            let found = search(&planner, &Goal::flops(0.5), &[Path::new("none.onnx")]).expect("a mask");
+            let kept = found.plans[0].allocation.mask.kept.clone();
+            (
+                kept,
+                weights(&found.only(&ranked).expect("a smaller model").pruned.model),
+            )
         };
         let ((kept, graph), (expected, host)) = (pruned(true), pruned(false));
         assert_eq!(kept, expected, "{engine}");
@@ -268,26 +275,20 @@ fn what_is_no_number_is_told_with_the_site_and_the_sample() {
     let pruner = pruner(&crate::common::fixture("digits-vit/model.onnx"), engine)
         .data([crate::common::fixture("digits-vit/calibration.npz")])
         .sample_count(64);
-    let run = pruner.run().expect("a model");
-    let probes = probes(&run);
-    let mut samples = run.samples.clone();
+    let source = pruner.source().expect("a model");
+    let probes = probes(&source);
+    let mut samples = source.samples.clone();
     let even = BTreeMap::new();
     // In the third batch.
     for tensor in samples.samples[21].feeds.values_mut() {
         *tensor = Tensor::f32(tensor.shape.clone(), vec![f32::NAN; tensor.len()]);
     }
     let told = |engine: &dyn Engine| {
-        let cancelled = AtomicBool::new(false);
-        let found = collect(
-            engine,
-            &run.loaded.model,
-            &probes,
-            &even,
-            &samples,
-            8,
-            &Quiet,
-            &cancelled,
-        );
+        let watched = Watched {
+            probes: &probes,
+            weights: &even,
+        };
+        let found = collect(quiet(engine), source.dense(), watched, &samples, 8);
         found.map(|_| ()).map_err(|e| e.chain())
     };
     let host = told(own.inner.as_ref()).expect_err("NaN");

@@ -819,7 +819,7 @@ fn tokenizers_are_checked() {
     // Of another model: its ids do not fit.
     let said = error(&bert("batch", "sequence", 5), &with(16));
     assert!(said.contains("id 6") && said.contains("5 rows"), "{said}");
-    let images = crate::model(vec![value("pixel_values", Elem::F32, &["b", "3", "8", "8"])]);
+    let images = self::model(vec![value("pixel_values", Elem::F32, &["b", "3", "8", "8"])]);
     assert!(error(&images, &with(16)).contains("models with token ids"));
     for bad in [
         "",

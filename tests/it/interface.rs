@@ -1,15 +1,15 @@
 //! What a run may be told to prune besides heads and neurons: caches in the
 //! interface, query heads within key/value groups.
 
-
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::axes::{self, Kind};
+use onnx_prune::budget::Demand;
 use onnx_prune::engine::{self, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::pipeline::Options;
-use onnx_prune::sites::UnitKind;
 use onnx_prune::progress::Quiet;
+use onnx_prune::sites::{Selection, UnitKind};
 use onnx_prune::tensor::Feeds;
 use onnx_prune::{onnx, pipeline};
 
@@ -17,7 +17,7 @@ use crate::common::{cases, feeds, name, take};
 
 fn options(change_interface: bool) -> Options {
     let mut options = Options {
-        flops: 0.6,
+        demands: vec![Demand::Flops(0.6)],
         axes: axes::Options {
             change_interface,
             ..axes::Options::default()
@@ -81,14 +81,14 @@ fn caches_shrink_only_when_asked() {
         let before = cache_heads(&model);
         let cancelled = AtomicBool::new(false);
         let kept = folder.path().join("kept.onnx");
-        let report = pipeline::prune(&model, &kept, &options(false), &Quiet, &cancelled)
+        let report = pipeline::prune(&model, &kept, &[], &options(false), &Quiet, &cancelled)
             .unwrap_or_else(|e| panic!("{}: {}", name(&case), e.chain()));
         assert!(report.equality.unwrap().passed);
         assert_eq!(cache_heads(&kept), before, "{}", name(&case));
         run(&kept, &feeds(&case, 0));
 
         let small = folder.path().join("small.onnx");
-        let report = pipeline::prune(&model, &small, &options(true), &Quiet, &cancelled)
+        let report = pipeline::prune(&model, &small, &[], &options(true), &Quiet, &cancelled)
             .unwrap_or_else(|e| panic!("{}: {}", name(&case), e.chain()));
         assert!(report.equality.unwrap().passed, "{}", name(&case));
         assert!(report.budget.got <= 0.6 + 1e-9);
@@ -128,12 +128,15 @@ fn query_heads_go_evenly_and_their_groups_stay() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("small.onnx");
     let queries = Options {
-        targets: vec![UnitKind::Queries],
-        min_units: 1,
+        selection: Selection {
+            targets: vec![UnitKind::Queries],
+            min_units: 1,
+            ..Selection::default()
+        },
         ..options(false)
     };
     let cancelled = AtomicBool::new(false);
-    let report = pipeline::prune(&model, &out, &queries, &Quiet, &cancelled)
+    let report = pipeline::prune(&model, &out, &[], &queries, &Quiet, &cancelled)
         .unwrap_or_else(|e| panic!("{}", e.chain()));
     assert!(report.equality.unwrap().passed && report.budget.got <= 0.6);
     assert!(!report.groups.is_empty());
@@ -148,9 +151,12 @@ fn query_heads_go_evenly_and_their_groups_stay() {
     run(&out, &feeds(&case, 0));
 
     let both = Options {
-        targets: vec![UnitKind::Heads, UnitKind::Queries],
+        selection: Selection {
+            targets: vec![UnitKind::Heads, UnitKind::Queries],
+            ..Selection::default()
+        },
         ..options(false)
     };
-    let error = pipeline::prune(&model, &out, &both, &Quiet, &cancelled).unwrap_err();
+    let error = pipeline::prune(&model, &out, &[], &both, &Quiet, &cancelled).unwrap_err();
     assert!(error.to_string().contains("cannot both be pruned"), "{error}");
 }

@@ -1,21 +1,18 @@
 //! Cuts for latency tables: each computes what its part of the model computes,
 //! and a table can be measured and used.
 
-
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
-use onnx_prune::network::Network;
-use onnx_prune::budget::{Limit, Demand};
+use onnx_prune::budget::{Demand, Limit};
 use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::mask::Mask;
 use onnx_prune::measure::latency;
-use onnx_prune::pipeline::Options;
-use onnx_prune::progress::Quiet;
+use onnx_prune::network::Network;
+use onnx_prune::sites::{self, Selection};
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{axes, graph, onnx, rewrite, sites};
+use onnx_prune::{axes, onnx, rewrite};
 
-use crate::common::{cases, engine, feeds};
+use crate::common::{cases, engine, feeds, quiet};
 
 fn run(
     engine: &dyn Engine,
@@ -47,10 +44,9 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<usize, String> {
     let file = onnx::load(&path.join("model.onnx")).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
     let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
     let inputs = feeds(path, 1);
     let mut checked = 0;
-    for (at, group) in analysis.groups.iter().enumerate() {
+    for (at, group) in network.axes.indexed() {
         if !group.kind.is_default() {
             continue;
         }
@@ -58,8 +54,8 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<usize, String> {
             let mut mask = Mask::default();
             mask.kept.insert(at, (0..group.units).map(|u| u < kept).collect());
             let pruned = rewrite::prune(&network, &mask).map_err(|e| e.chain())?;
-            let cut = onnx_prune::rewrite::segment::group::cut(&pruned, &graph, &analysis, at)
-                .map_err(|e| e.chain())?;
+            let cut =
+                onnx_prune::rewrite::segment::group::cut(&pruned, &network, at).map_err(|e| e.chain())?;
             let wanted: Vec<String> = cut
                 .inputs
                 .iter()
@@ -132,21 +128,17 @@ fn a_table_buys_a_speed_up() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let file = onnx::load(&root.join("fixtures/text-language/model.onnx")).unwrap();
     let network = Network::of(file.proto.clone(), axes::Options::default()).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
-    let chosen = sites::choose(&file.proto, &graph, &analysis, &Options::default()).unwrap();
+    let chosen = sites::choose(&network, &Selection::default()).unwrap();
     let inputs = onnx_prune::data::exact_batch(&file.proto, 32, 48, &[]).unwrap();
     assert_eq!((inputs.batch, inputs.seq), (32, Some(48)));
     let options = latency::Options { runs: 9, align: 16 };
     let table = latency::measure(
-        engine.as_ref(),
-        &file.proto,
-        &graph,
-        &analysis,
+        quiet(engine.as_ref()),
+        &network,
         &chosen,
+        None,
         &inputs.feeds,
         options,
-        &Quiet,
-        &AtomicBool::new(false),
     )
     .unwrap();
     println!("{}", serde_json::to_string_pretty(&table).unwrap());
@@ -155,7 +147,7 @@ fn a_table_buys_a_speed_up() {
         assert!(part.points.windows(2).all(|p| p[0].1 <= p[1].1));
         assert!(part.points.last().unwrap().1 > 0.0);
     }
-    let prices = table.prices(&analysis, &chosen).unwrap();
+    let prices = table.prices(&network, &chosen).unwrap();
     assert!(prices.base < prices.full);
     let limit = Limit::new(Demand::Speedup(1.2), prices);
     assert!(limit.most < limit.prices.full);

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use onnx_prune::Pruner;
 use onnx_prune::axes::{self, Kind, Op, OwnRule};
+use onnx_prune::budget::Goal;
 use onnx_prune::data::Samples;
 use onnx_prune::engine::{
-    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Metered, Session, SessionOptions,
+    self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, Session, SessionOptions,
 };
 use onnx_prune::io::npz;
 use onnx_prune::onnx::{self, proto};
+use onnx_prune::pipeline::{Planner, calibrate, rank, search};
 use onnx_prune::rank::Method;
-use onnx_prune::Pruner;
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{Result, graph, pipeline};
+use onnx_prune::{Result, graph};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
@@ -24,8 +26,9 @@ fn fixture(path: &str) -> PathBuf {
 fn pruner() -> Pruner {
     Pruner::new(fixture("digits-vit/model.onnx"))
         .method(Method::Wanda)
-        .engine(EngineChoice::Tract, Device::Cpu)
-        .threads(1)
+        .engine(EngineChoice::Tract)
+        .device(Device::Cpu)
+        .threads(1usize)
         .flops(0.5)
         .no_timing()
         .dry_run()
@@ -119,21 +122,21 @@ fn another_engine_runs_all_models() {
     let pruner = pruner()
         .data([fixture("digits-vit/calibration.npz")])
         .sample_count(32);
-    let mut run = pruner.run().unwrap();
     let options = EngineOptions {
         engine: EngineChoice::Tract,
         threads: Some(1),
         ..EngineOptions::default()
     };
-    run.engine = Metered::new(Box::new(Counting {
+    let engine = Counting {
         inner: engine::choose(&options).unwrap(),
         sessions: Arc::clone(&sessions),
-    }));
-    run.calibrate().unwrap();
-    run.judge().unwrap();
-    let allocation = run.allocate(0.5).unwrap();
-    let built = run.build(&allocation).unwrap();
-    let report = pipeline::finish(&mut run, "none.onnx".as_ref(), &allocation, built).unwrap();
+    };
+    let source = pruner.source().unwrap().with_engine(Box::new(engine));
+    let ranked = rank(calibrate(source).unwrap()).unwrap();
+    let planner = Planner::of(&ranked).unwrap();
+    let output = Path::new("none.onnx");
+    let found = search(&planner, &Goal::flops(0.5), &[output]).unwrap();
+    let report = found.only(&ranked).unwrap().write(output).unwrap();
     assert!(report.equality.unwrap().passed);
     // Calibration, sliced against masked, held-out samples.
     assert!(sessions.load(Ordering::Relaxed) >= 5);

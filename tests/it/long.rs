@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use onnx_prune::sites::Selection;
-use onnx_prune::network::Network;
 use onnx_prune::calibrate::{self, Kept};
 use onnx_prune::data::Samples;
-use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::engine::{self, Ctx, Engine, EngineChoice, EngineOptions};
 use onnx_prune::io::npz;
+use onnx_prune::network::Network;
 use onnx_prune::numerics::Statistics;
-use onnx_prune::pipeline::Options;
 use onnx_prune::progress::{Progress, Quiet};
+use onnx_prune::sites::Selection;
 use onnx_prune::tensor::Tensor;
-use onnx_prune::{Error, Result, axes, graph, onnx, sites};
+use onnx_prune::{Error, Result, axes, onnx, sites};
 
 fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -221,7 +220,6 @@ impl Fixture {
         };
         let model = onnx::load(&fixture("text-language/model.onnx")).unwrap().proto;
         let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-        let (graph, analysis) = (&network.graph, &network.axes);
         let chosen = sites::choose(&network, &Selection::default()).unwrap();
         let probes = chosen
             .iter()
@@ -243,17 +241,21 @@ impl Fixture {
     fn run(&self, kept: Kept, progress: &dyn Progress, cancelled: &AtomicBool) -> Result<Statistics> {
         calibrate::collect_kept(
             kept,
-            self.engine.as_ref(),
+            Ctx {
+                engine: self.engine.as_ref(),
+                progress,
+                cancelled,
+            },
             &self.model,
-            &self.probes,
-            &Default::default(),
+            calibrate::Watched {
+                probes: &self.probes,
+                weights: &Default::default(),
+            },
             &onnx_prune::data::DataOptions {
                 given: Some(Arc::new(self.samples.clone())),
                 ..onnx_prune::data::DataOptions::default()
             },
             4,
-            progress,
-            cancelled,
         )
         .map(|found| found.statistics)
     }

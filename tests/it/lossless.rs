@@ -1,21 +1,19 @@
 //! The lossless passes change nothing but the cost: every case of the zoo on
 //! its stored inputs (the second set has padding), in ONNX Runtime.
 
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use onnx_prune::network::Network;
 use onnx_prune::axes::{self, Analysis};
 use onnx_prune::budget::{Cost, Sizes};
 use onnx_prune::engine::{Engine, SessionOptions};
-use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::Mask;
 use onnx_prune::measure::paired;
+use onnx_prune::network::Network;
+use onnx_prune::onnx;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::rewrite::{self, lossless};
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{calibrate, onnx};
 
 use crate::common::{cases, engine, feeds, name};
 
@@ -68,10 +66,8 @@ fn model(path: &Path) -> ModelProto {
     onnx::inline_functions(&file.proto).unwrap()
 }
 
-fn analysed(model: &ModelProto) -> (Graph, Analysis) {
-    let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
-    (graph, analysis)
+fn analysed(model: &ModelProto) -> Network {
+    Network::of(model.clone(), axes::Options::default()).unwrap()
 }
 
 fn run(
@@ -134,19 +130,13 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<(), String> {
     }
     let half = |groups: &Analysis| {
         let mut mask = Mask::default();
-        for (at, group) in groups
-            .groups
-            .iter()
-            .enumerate()
-            .filter(|(_, g)| g.kind.is_default())
-        {
+        for (at, group) in groups.indexed().filter(|(_, g)| g.kind.is_default()) {
             mask.kept
                 .insert(at, (0..group.units).map(|u| u % 2 == 0).collect());
         }
         mask
     };
-    let (graph, analysis) = analysed(&cheap);
-    let (dense_graph, dense_analysis) = analysed(&dense);
+    let (network, before) = (analysed(&cheap), analysed(&dense));
     let groups = |a: &Analysis| -> Vec<_> {
         let mut all: Vec<_> = a
             .groups
@@ -156,26 +146,26 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<(), String> {
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     };
-    if groups(&analysis) != groups(&dense_analysis) {
+    if groups(&network.axes) != groups(&before.axes) {
         return Err(format!(
             "the groups differ: {:?} were {:?}",
-            groups(&analysis),
-            groups(&dense_analysis)
+            groups(&network.axes),
+            groups(&before.axes)
         ));
     }
-    let macs = |graph: &Graph, analysis: &Analysis| {
+    let macs = |network: &Network| {
         let sizes = Sizes {
             batch: 1,
             seq: 32,
             named: BTreeMap::new(),
         };
-        Cost::new(graph, analysis, &sizes).macs(&Mask::default())
+        Cost::new(network, &sizes).macs(&Mask::default())
     };
-    let (before, after) = (macs(&dense_graph, &dense_analysis), macs(&graph, &analysis));
+    let (before, after) = (macs(&before), macs(&network));
     if (after < before) != (expected > 0) {
         return Err(format!("{before} multiply-accumulates before, {after} after"));
     }
-    let mask = half(&analysis);
+    let mask = half(&network.axes);
     let pruned = rewrite::prune(&network, &mask).map_err(|e| e.chain())?;
     let masked = rewrite::masked(&network, &mask).map_err(|e| e.chain())?;
     for set in 0..2 {
@@ -305,9 +295,9 @@ fn saved_on_a_given_model() {
     }
     for (batch, seq) in [(1, 32), (8, 128)] {
         let macs = |model: &ModelProto| {
-            let (graph, analysis) = analysed(model);
+            let network = analysed(model);
             let named = BTreeMap::new();
-            Cost::new(&graph, &analysis, &Sizes { batch, seq, named }).macs(&Mask::default())
+            Cost::new(&network, &Sizes { batch, seq, named }).macs(&Mask::default())
         };
         let inputs = onnx_prune::data::exact_batch(&dense, batch, seq, &[]).unwrap();
         let timing = paired::paired(engine.as_ref(), &cheap, Some(&dense), &inputs.feeds, 40).unwrap();

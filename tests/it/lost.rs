@@ -3,7 +3,6 @@
 
 #![cfg(unix)]
 
-
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
@@ -432,7 +431,7 @@ fn killed_at_any_moment() {
         let model = onnx::load(&place.at("in.onnx")).unwrap().proto;
         axes::analyse(&graph::build(&model).unwrap(), axes::Options::default())
     };
-    let open = (0..analysis.groups.len()).map(|g| (g, 0)).collect();
+    let open = analysis.indexed().map(|(g, _)| (g, 0)).collect();
 
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(50);
     let (mut killed, mut replaced) = (0, 0);

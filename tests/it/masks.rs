@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use onnx_prune::axes::{self, Analysis, Kind};
+use onnx_prune::axes::{self, Analysis, GroupId, Kind};
 use onnx_prune::io::npz;
 use onnx_prune::mask::{Mask, file};
 use onnx_prune::tensor::{Data, Tensor};
@@ -34,13 +34,13 @@ fn zoo(name: &str) -> Option<PathBuf> {
     None
 }
 
-fn of(analysis: &Analysis, kind: Kind) -> Vec<usize> {
-    let groups = analysis.groups.iter().enumerate();
+fn of(analysis: &Analysis, kind: Kind) -> Vec<GroupId> {
+    let groups = analysis.indexed();
     groups.filter(|(_, g)| g.kind == kind).map(|(at, _)| at).collect()
 }
 
-fn open(analysis: &Analysis) -> BTreeMap<usize, usize> {
-    (0..analysis.groups.len()).map(|at| (at, 0)).collect()
+fn open(analysis: &Analysis) -> BTreeMap<GroupId, usize> {
+    analysis.indexed().map(|(at, _)| (at, 0)).collect()
 }
 
 /// Writes one array and reads it as a mask.
@@ -58,7 +58,7 @@ fn layers_are_the_groups_in_the_order_of_the_graph() {
     let heads = of(&analysis, Kind::Heads);
     assert_eq!(heads.len(), 3);
     for (row, group) in heads.iter().enumerate() {
-        let name = &analysis.groups[*group].name;
+        let name = &analysis.group(*group).name;
         assert!(name.contains(&format!(".{row}")), "row {row} is {name}");
     }
     let (mask, _) = from_array(
@@ -79,14 +79,9 @@ fn masks_of_real_models_go_through_every_form() {
     for name in ["text-language", "digits-vit"] {
         let analysis = analysis(&fixture(name));
         let mut mask = Mask::default();
-        for (at, group) in analysis
-            .groups
-            .iter()
-            .enumerate()
-            .filter(|(_, g)| g.kind.is_default())
-        {
+        for (at, group) in analysis.indexed().filter(|(_, g)| g.kind.is_default()) {
             mask.kept
-                .insert(at, (0..group.units).map(|u| (u + at) % 3 != 0).collect());
+                .insert(at, (0..group.units).map(|u| (u + at.0) % 3 != 0).collect());
         }
         let folder = tempfile::tempdir().unwrap();
         for form in ["mask.json", "mask.npz", ""] {
@@ -104,7 +99,7 @@ fn rows_for_each_use_of_a_shared_layer_must_agree() {
     // One set of weights, used by three layers.
     let analysis = analysis(&fixture("zoo/albert-ts17-eager"));
     let heads = of(&analysis, Kind::Heads);
-    assert_eq!((heads.len(), analysis.groups[heads[0]].sinks.len()), (1, 3));
+    assert_eq!((heads.len(), analysis.group(heads[0]).sinks.len()), (1, 3));
     let expected = BTreeMap::from([(heads[0], vec![true, false, true, true])]);
     let row: &[u8] = &[1, 0, 1, 1];
     for rows in [&[row][..], &[row, row, row]] {
@@ -129,7 +124,7 @@ fn query_heads_keep_their_key_value_head() {
         let analysis = analysis(&path);
         let heads = of(&analysis, Kind::Heads);
         assert_eq!(heads.len(), 2, "{name}");
-        assert!(heads.iter().all(|h| analysis.groups[*h].units == 2), "{name}");
+        assert!(heads.iter().all(|h| analysis.group(*h).units == 2), "{name}");
         let expected = BTreeMap::from([(heads[0], vec![false, true])]);
 
         let by_query: [&[u8]; 2] = [&[0, 0, 0, 0, 1, 0], &[0, 0, 1, 1, 1, 1]];

@@ -3,23 +3,21 @@
 //! Each case is pruned as it should be, which passes; then one constant or one
 //! attribute at a time is replaced by what a defect would have left there.
 
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
-use onnx_prune::sites::Selection;
-use onnx_prune::network::Network;
 use onnx_prune::axes::{self, Analysis};
 use onnx_prune::data::{DataOptions, Samples};
 use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
-use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::{Kept, Mask};
+use onnx_prune::network::Network;
 use onnx_prune::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
-use onnx_prune::pipeline::Options;
+use onnx_prune::sites::Selection;
 use onnx_prune::sites::{self, PruneTarget};
 use onnx_prune::tensor::Elem;
-use onnx_prune::{calibrate, onnx, rewrite, verify};
+use onnx_prune::{onnx, rewrite, verify};
+
+use crate::common::quiet;
 
 /// Mutants of one kind that are tried per case, spread over all there are.
 const MOST: usize = 6;
@@ -84,7 +82,6 @@ fn mask(chosen: &[PruneTarget], analysis: &Analysis, from: usize) -> Mask {
 fn case(name: &str) -> Case {
     let model = varied(onnx::inline_functions(&onnx::load(&path(name)).unwrap().proto).unwrap());
     let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
     let targets = sites::choose(&network, &Selection::default()).unwrap();
     let options = DataOptions {
         samples: 3,
@@ -92,7 +89,7 @@ fn case(name: &str) -> Case {
         ..DataOptions::default()
     };
     let samples = onnx_prune::data::read_samples(&model, &options).unwrap();
-    let mask = mask(&chosen, &analysis, 1);
+    let mask = mask(&targets, &network.axes, 1);
     let sliced = rewrite::prune(&network, &mask).unwrap();
     Case {
         name: name.into(),
@@ -107,16 +104,14 @@ fn case(name: &str) -> Case {
 impl Case {
     /// What verification says to `sliced`: `None` when it passes.
     fn objection(&self, engine: &dyn Engine, sliced: &ModelProto) -> Option<String> {
+        let watched: Vec<_> = self.targets.iter().map(|t| t.group).collect();
         let found = verify::sliced_equals_masked(
-            engine,
-            &self.network.proto,
-            &self.network.graph,
-            &self.network.axes,
-            &self.targets,
+            quiet(engine),
+            &self.network,
+            &watched,
             &self.mask,
             sliced,
             &self.samples,
-            &AtomicBool::new(false),
         );
         match found.and_then(|equality| equality.require()) {
             Ok(()) => None,
@@ -208,7 +203,8 @@ fn stale(case: &Case) -> Vec<Mutant> {
     let mut mutants = Vec::new();
     for (at, new, old) in pairs(case) {
         for (input, (now, before)) in new.input.iter().zip(&old.input).enumerate() {
-            let (Some(is), Some(was)) = (integers(&case.sliced, now), integers(&case.network.proto, before)) else {
+            let (Some(is), Some(was)) = (integers(&case.sliced, now), integers(&case.network.proto, before))
+            else {
                 continue;
             };
             let (is, was) = (onnx::tensor(is).unwrap(), onnx::tensor(was).unwrap());

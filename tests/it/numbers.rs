@@ -1,7 +1,6 @@
 //! Numbers that are none, and data of which there is next to nothing: a sound
 //! result or an error that names the place.
 
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -7,11 +7,10 @@ mod program;
 mod table;
 
 
-use onnx_prune::network::Network;
-use onnx_prune::axes::{self, Analysis, Kind};
+use onnx_prune::axes::{self, Analysis, GroupId, Kind};
 use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions, SessionOptions};
-use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::Mask;
+use onnx_prune::network::Network;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{onnx, rewrite};
@@ -89,30 +88,27 @@ fn feeds() -> Feeds {
 
 /// Sliced against masked for a mask of each group, one of all together, and without
 /// each group that may lose all units.
-fn slices(
-    engine: &dyn Engine,
-    model: &ModelProto,
-    graph: &Graph,
-    analysis: &Analysis,
-    dense: &Tensor,
-) -> Result<(), String> {
-    let of = |at: usize| -> Vec<bool> { (0..analysis.groups[at].units).map(|u| u % 2 == at % 2).collect() };
-    let mut masks: Vec<Mask> = (0..analysis.groups.len())
+fn slices(engine: &dyn Engine, network: &Network, dense: &Tensor) -> Result<(), String> {
+    let analysis = &network.axes;
+    let of =
+        |at: GroupId| -> Vec<bool> { (0..analysis.group(at).units).map(|u| u % 2 == at.0 % 2).collect() };
+    let ids = || analysis.indexed().map(|(id, _)| id);
+    let mut masks: Vec<Mask> = ids()
         .map(|at| Mask {
             kept: [(at, of(at))].into(),
         })
         .collect();
-    let default = (0..analysis.groups.len()).filter(|at| analysis.groups[*at].kind.is_default());
+    let default = ids().filter(|at| analysis.group(*at).kind.is_default());
     masks.push(Mask {
         kept: default.map(|at| (at, of(at))).collect(),
     });
-    let empty = (0..analysis.groups.len()).filter(|at| rewrite::can_empty(&network, *at));
+    let empty = ids().filter(|at| rewrite::can_empty(network, *at));
     masks.extend(empty.map(|at| Mask {
-        kept: [(at, vec![false; analysis.groups[at].units])].into(),
+        kept: [(at, vec![false; analysis.group(at).units])].into(),
     }));
     for mask in masks.iter().filter(|m| !m.kept.is_empty()) {
-        let pruned = rewrite::prune(&network, mask).map_err(|e| e.chain())?;
-        let masked = rewrite::masked(&network, mask).map_err(|e| e.chain())?;
+        let pruned = rewrite::prune(network, mask).map_err(|e| e.chain())?;
+        let masked = rewrite::masked(network, mask).map_err(|e| e.chain())?;
         let a = run(engine, &pruned, &feeds()).map_err(|e| format!("sliced: {e}"))?;
         let b = run(engine, &masked, &feeds()).map_err(|e| format!("masked: {e}"))?;
         let scale = b.to_f32().iter().fold(1e-6f32, |m, x| m.max(x.abs()));
@@ -155,14 +151,14 @@ fn operators_are_followed_in_all_operator_sets() {
                 continue;
             }
             let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-            let (graph, analysis) = (&network.graph, &network.axes);
-            if found(&analysis) != expected(wanted) {
+            let analysis = &network.axes;
+            if found(analysis) != expected(wanted) {
                 let why: Vec<_> = analysis
                     .frozen
                     .iter()
                     .map(|f| format!("{} {}", f.units, f.why))
                     .collect();
-                problem(format!("found {:?}, frozen {why:?}", found(&analysis)));
+                problem(format!("found {:?}, frozen {why:?}", found(analysis)));
                 continue;
             }
             if NOT_RUN.iter().any(|op| program.contains(op)) {
@@ -177,7 +173,7 @@ fn operators_are_followed_in_all_operator_sets() {
                     .map(|dense| (engine, dense))
             });
             match able {
-                Some((engine, dense)) => match slices(engine.as_ref(), &model, &graph, &analysis, &dense) {
+                Some((engine, dense)) => match slices(engine.as_ref(), &network, &dense) {
                     Ok(()) => ran += 1,
                     Err(text) => problem(text),
                 },

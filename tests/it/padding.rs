@@ -1,18 +1,16 @@
 //! Texts of different lengths share a batch where that changes nothing.
 
-
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
-use onnx_prune::sites::Selection;
-use onnx_prune::network::Network;
 use onnx_prune::calibrate::{self, SiteProbe, try_padding};
 use onnx_prune::data::{DataOptions, Padding, Samples, batches, input_specs, read_samples};
 use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::network::Network;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::pipeline::Options;
-use onnx_prune::progress::Quiet;
-use onnx_prune::{axes, graph, onnx, sites};
+use onnx_prune::sites::Selection;
+use onnx_prune::{axes, onnx, sites};
+
+use crate::common::quiet;
 
 fn tract() -> Box<dyn Engine> {
     let options = EngineOptions {
@@ -81,7 +79,8 @@ fn padding_that_changes_nothing_is_found_and_batches_are_fewer() {
         let own = batch.token_mask.clone().unwrap_or_else(|| vec![true; real.len()]);
         assert_eq!(real, own.iter().map(|r| i64::from(*r)).collect::<Vec<_>>());
     }
-    let tokens = |all: &[calibrate::Batch]| all.iter().map(calibrate::Batch::real_tokens).sum::<u64>();
+    let tokens =
+        |all: &[onnx_prune::data::Batch]| all.iter().map(onnx_prune::data::Batch::real_tokens).sum::<u64>();
     assert_eq!(tokens(&apart), tokens(&together));
 }
 
@@ -90,7 +89,6 @@ fn statistics_are_those_of_the_texts_alone() {
     let (model, mut samples) = language();
     let engine = tract();
     let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
     let chosen = sites::choose(&network, &Selection::default()).expect("groups");
     let probes: Vec<SiteProbe> = chosen
         .into_iter()
@@ -99,20 +97,13 @@ fn statistics_are_those_of_the_texts_alone() {
         .collect();
     assert!(probes.len() >= 4);
     let collect = |samples: &Samples| {
-        let never = AtomicBool::new(false);
-        let none = BTreeMap::new();
-        calibrate::collect(
-            engine.as_ref(),
-            &model,
-            &probes,
-            &none,
-            samples,
-            8,
-            &Quiet,
-            &never,
-        )
-        .expect("statistics")
-        .0
+        let watched = calibrate::Watched {
+            probes: &probes,
+            weights: &BTreeMap::new(),
+        };
+        calibrate::collect(quiet(engine.as_ref()), &model, watched, samples, 8)
+            .expect("statistics")
+            .0
     };
     let apart = collect(&samples);
     try_padding(engine.as_ref(), &model, &mut samples).expect("a run");

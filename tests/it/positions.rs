@@ -1,20 +1,14 @@
 //! What positions count: measured for neurons, taken over by the heads before them.
 
-
-use std::sync::atomic::AtomicBool;
-
-use onnx_prune::sites::Selection;
-use onnx_prune::network::Network;
-use onnx_prune::axes::{self, Kind};
+use onnx_prune::axes::Kind;
 use onnx_prune::data::{DataOptions, PositionWeights};
+use onnx_prune::network::Network;
+use onnx_prune::onnx;
 use onnx_prune::pipeline::Options;
-use onnx_prune::progress::Quiet;
 use onnx_prune::rank::positions::{self, Weights};
-use onnx_prune::rank::probe::{Probe, Subject};
+use onnx_prune::rank::probe::Probe;
+use onnx_prune::sites::Selection;
 use onnx_prune::sites::{self, PruneTarget};
-use onnx_prune::{calibrate, graph, onnx};
-
-static NEVER: AtomicBool = AtomicBool::new(false);
 
 #[test]
 fn heads_take_the_positions_of_the_neurons_after_them() {
@@ -24,7 +18,6 @@ fn heads_take_the_positions_of_the_neurons_after_them() {
     let path = crate::common::fixture("text-language/model.onnx");
     let model = onnx::load(&path).unwrap().proto;
     let network = Network::of(model.clone(), Options::default().axes).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
     let chosen = sites::choose(&network, &Selection::default()).unwrap();
     let data = DataOptions {
         data: vec![crate::common::fixture("text-language/calibration.txt")],
@@ -33,24 +26,19 @@ fn heads_take_the_positions_of_the_neurons_after_them() {
         ..DataOptions::default()
     };
     let samples = onnx_prune::data::read_samples(&model, &data).unwrap();
-    let subject = Subject {
-        engine: engine.as_ref(),
-        model: &model,
-        graph: &graph,
-        analysis: &analysis,
-    };
+    let ctx = crate::common::quiet(engine.as_ref());
     let measure = |chosen: &[PruneTarget]| -> Weights {
-        let mut probe = Probe::new(subject, &samples, &graph.outputs, &NEVER).unwrap();
-        positions::measure(subject, &mut probe, chosen, &Quiet).unwrap()
+        let mut probe = Probe::new(ctx, &network, &samples, &network.graph.outputs).unwrap();
+        positions::measure(&mut probe, chosen).unwrap()
     };
-    let kind = |c: &PruneTarget| analysis.group(c.group).kind;
+    let kind = |c: &PruneTarget| network.group(c.group).kind;
     let site = |c: &PruneTarget| c.sites[0].name.clone();
     let only = |of: Kind| -> Vec<PruneTarget> { chosen.iter().filter(|c| kind(c) == of).cloned().collect() };
     let neurons = only(Kind::Neurons);
 
     let weights = measure(&chosen);
     // Heads cost no run of their own, and change nothing for the neurons.
-    assert_eq!(positions::changes(&analysis, &chosen), 3 * neurons.len());
+    assert_eq!(positions::changes(&chosen), 3 * neurons.len());
     let alone = measure(&neurons);
     assert!(neurons.iter().all(|c| weights[&site(c)] == alone[&site(c)]));
     assert!(weights.values().any(|w| *w != PositionWeights::EVEN));

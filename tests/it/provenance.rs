@@ -1,25 +1,31 @@
 //! What a pruned model says about itself is enough to make it again.
 
-
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use onnx_prune::budget::Demand;
 use onnx_prune::data::DataOptions;
 use onnx_prune::engine::{EngineChoice, EngineOptions};
 use onnx_prune::onnx::{self, provenance};
-use onnx_prune::rank::Method;
-use onnx_prune::pipeline::Options;
-use onnx_prune::refit::Reconstruct;
 use onnx_prune::pipeline;
+use onnx_prune::pipeline::Options;
 use onnx_prune::progress::Quiet;
+use onnx_prune::rank::{Method, RankOptions};
+use onnx_prune::refit::{Reconstruct, RefitOptions};
 
 use crate::common::fixture;
 
 fn options() -> Options {
     Options {
-        method: Method::Wanda,
-        reconstruct: Reconstruct::Local,
-        flops: 0.5,
+        rank: RankOptions {
+            method: Method::Wanda,
+            ..Options::default().rank
+        },
+        refit: RefitOptions {
+            reconstruct: Reconstruct::Local,
+            ..Options::default().refit
+        },
+        demands: vec![Demand::Flops(0.5)],
         data: DataOptions {
             data: vec![fixture("digits-vit/calibration.npz")],
             samples: 48,
@@ -36,7 +42,7 @@ fn options() -> Options {
 }
 
 fn prune(input: &Path, output: &Path, options: &Options) -> onnx_prune::Result<onnx_prune::report::Report> {
-    pipeline::prune(input, output, options, &Quiet, &AtomicBool::new(false))
+    pipeline::prune(input, output, &[], options, &Quiet, &AtomicBool::new(false))
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Quantised weights go through a run and come out quantised.
 
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use onnx_prune::budget::Demand;
 use onnx_prune::engine::{Engine, EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::pipeline::Options;
-use onnx_prune::refit::Reconstruct;
 use onnx_prune::progress::Quiet;
+use onnx_prune::refit::{Reconstruct, RefitOptions};
 use onnx_prune::rewrite::dequantise;
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{onnx, pipeline};
@@ -83,8 +83,11 @@ fn prune(path: &Path, reconstruct: Reconstruct) -> (onnx_prune::report::Report, 
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("small.onnx");
     let mut options = Options {
-        flops: 0.6,
-        reconstruct,
+        demands: vec![Demand::Flops(0.6)],
+        refit: RefitOptions {
+            reconstruct,
+            ..Options::default().refit
+        },
         lossless: false,
         timing: false,
         engine: EngineOptions {
@@ -98,6 +101,7 @@ fn prune(path: &Path, reconstruct: Reconstruct) -> (onnx_prune::report::Report, 
     let report = pipeline::prune(
         &path.join("model.onnx"),
         &out,
+        &[],
         &options,
         &Quiet,
         &AtomicBool::new(false),

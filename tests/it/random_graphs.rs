@@ -1,14 +1,13 @@
 //! Sliced equals masked on random small graphs: blocks of many shapes, put
 //! together at random, random masks of every group that is found.
 
-
-use onnx_prune::network::Network;
 use onnx_prune::axes::{self, Kind};
 use onnx_prune::engine::{self, Engine, EngineOptions, SessionOptions};
 use onnx_prune::mask::Mask;
+use onnx_prune::network::Network;
 use onnx_prune::onnx::{self, proto};
+use onnx_prune::rewrite;
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, rewrite};
 use proto::attribute_proto::AttributeType;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -245,7 +244,7 @@ fn sliced_equals_masked_on_random_graphs() {
         let (model, hidden, expected) = random_model(seed);
         onnx::validate(&model).unwrap();
         let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-        let (graph, analysis) = (&network.graph, &network.axes);
+        let analysis = &network.axes;
         let of = |kind: Kind| analysis.groups.iter().filter(|g| g.kind == kind).count();
         assert_eq!(
             [of(Kind::Heads), of(Kind::Neurons)],
@@ -258,12 +257,7 @@ fn sliced_equals_masked_on_random_graphs() {
         let feeds: Feeds = [("x".to_string(), Tensor::f32(vec![2, 3, hidden], values))].into();
         for round in 0..3 {
             let mut mask = Mask::default();
-            for (at, group) in analysis
-                .groups
-                .iter()
-                .enumerate()
-                .filter(|(_, g)| g.kind.is_default())
-            {
+            for (at, group) in analysis.indexed().filter(|(_, g)| g.kind.is_default()) {
                 let empty = round == 2 && rewrite::can_empty(&network, at);
                 let sure = rng.random_range(0..group.units);
                 let kept = (0..group.units)

@@ -1,15 +1,15 @@
 //! The HTML report: everything that it promises is there, it needs nothing else,
 //! and names from a model cannot break it.
 
-
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use onnx_prune::budget::Demand;
 use onnx_prune::data::DataOptions;
 use onnx_prune::engine::{EngineChoice, EngineOptions};
-use onnx_prune::rank::Method;
 use onnx_prune::pipeline::Options;
 use onnx_prune::progress::Quiet;
+use onnx_prune::rank::Method;
 use onnx_prune::report::{Report, html};
 use onnx_prune::{onnx, pipeline};
 
@@ -17,7 +17,7 @@ use crate::common::fixture;
 
 fn options(flops: f64) -> Options {
     Options {
-        flops,
+        demands: vec![Demand::Flops(flops)],
         probe: Some(16),
         data: DataOptions {
             data: vec![fixture("digits-vit/calibration.npz")],
@@ -37,7 +37,7 @@ fn options(flops: f64) -> Options {
 fn prune(input: &Path, options: &Options) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("small.onnx");
-    pipeline::prune(input, &out, options, &Quiet, &AtomicBool::new(false)).unwrap()
+    pipeline::prune(input, &out, &[], options, &Quiet, &AtomicBool::new(false)).unwrap()
 }
 
 /// The page is one file: nothing in it makes a reader fetch or run anything.
@@ -121,7 +121,7 @@ fn removed_sublayers_are_seen() {
 #[test]
 fn methods_without_curves_have_a_report_too() {
     let mut options = options(0.5);
-    options.method = Method::Magnitude;
+    options.rank.method = Method::Magnitude;
     let page = html::page(&[prune(&fixture("digits-vit/model.onnx"), &options)]);
     stands_alone(&page);
     assert!(!page.contains("What each group could lose") && page.contains("Ranked by magnitude"));
@@ -132,9 +132,8 @@ fn a_sweep_has_a_front_and_a_part_for_each_budget() {
     let folder = tempfile::tempdir().unwrap();
     let reports = pipeline::sweep(
         &fixture("digits-vit/model.onnx"),
-        &folder.path().join("small.onnx"),
+        (&folder.path().join("small.onnx"), &[]),
         &[0.6, 0.3],
-        &[],
         &options(0.6),
         &Quiet,
         &AtomicBool::new(false),

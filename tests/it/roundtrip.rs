@@ -1,11 +1,10 @@
 //! What is read is what is written: bytes, messages, tensors.
 
-
 use std::path::Path;
 
+use crate::models::*;
 use bytes::Bytes;
 use half::{bf16, f16};
-use crate::models::*;
 use onnx_prune::onnx::proto::*;
 use onnx_prune::onnx::*;
 use onnx_prune::tensor::{Data, Tensor};

@@ -3,18 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use onnx_prune::network::Network;
-use onnx_prune::axes::{self, Analysis, Kind};
+use onnx_prune::axes::{self, Kind};
 use onnx_prune::budget::shared::{self, Class, File, Member};
-use onnx_prune::budget::{self, Cost, Sizes};
-use onnx_prune::graph::{self, Graph};
+use onnx_prune::budget::{self, Align, Budget, Cost, Demand, Limit, Prices, Sizes};
+use onnx_prune::mask::Mask;
+use onnx_prune::network::Network;
 use onnx_prune::numerics::score::Curve;
 use onnx_prune::numerics::score::Ranking;
 use onnx_prune::numerics::{SiteStatistics, Statistics};
 use onnx_prune::onnx::{self, proto};
-use onnx_prune::pipeline::Options;
-use onnx_prune::sites::UnitKind;
-use onnx_prune::sites::{self, PruneTarget};
+use onnx_prune::sites::{self, PruneTarget, Selection, UnitKind};
 use onnx_prune::tensor::{Data, Tensor};
 
 struct Loaded {
@@ -25,13 +23,12 @@ struct Loaded {
 
 impl Loaded {
     fn of(name: &str, model: proto::ModelProto) -> Self {
-        Self::with(name, model, &Options::default())
+        Self::with(name, model, &Selection::default())
     }
 
-    fn with(name: &str, model: proto::ModelProto, options: &Options) -> Self {
-        let network = Network::of(model.clone(), axes::Options::default()).unwrap();
-        let (graph, analysis) = (&network.graph, &network.axes);
-        let targets = sites::choose(&model, &graph, &analysis, options).unwrap();
+    fn with(name: &str, model: proto::ModelProto, selection: &Selection) -> Self {
+        let network = Network::of(model, axes::Options::default()).unwrap();
+        let targets = sites::choose(&network, selection).unwrap();
         Loaded {
             name: name.to_owned(),
             network,
@@ -42,10 +39,8 @@ impl Loaded {
     fn file(&self) -> File<'_> {
         File {
             name: &self.name,
-            model: &self.network.proto,
-            graph: &self.network.graph,
-            analysis: &self.network.axes,
-            chosen: &self.targets,
+            network: &self.network,
+            targets: &self.targets,
         }
     }
 
@@ -83,8 +78,8 @@ fn tie(files: &[&Loaded]) -> onnx_prune::Result<Vec<Class>> {
     shared::tie(&files)
 }
 
-fn member(file: usize, chosen: usize) -> Member {
-    Member { file, chosen }
+fn member(file: usize, target: usize) -> Member {
+    Member { file, target }
 }
 
 /// Every chosen group is in exactly one class.
@@ -92,7 +87,7 @@ fn check_partition(files: &[&Loaded], classes: &[Class]) {
     let all: Vec<Member> = classes.iter().flat_map(|c| c.members.iter().copied()).collect();
     let distinct: BTreeSet<Member> = all.iter().copied().collect();
     assert_eq!(all.len(), distinct.len());
-    assert_eq!(all.len(), files.iter().map(|f| f.chosen.len()).sum::<usize>());
+    assert_eq!(all.len(), files.iter().map(|f| f.targets.len()).sum::<usize>());
 }
 
 #[test]
@@ -117,10 +112,10 @@ fn one_file_alone_has_a_class_per_group() {
 
 #[test]
 fn what_one_file_leaves_alone_is_not_tied() {
-    let neurons = Options {
+    let neurons = Selection {
         targets: vec![UnitKind::Neurons],
         min_units: 3,
-        ..Options::default()
+        ..Selection::default()
     };
     let a = Loaded::of("a.onnx", text());
     let b = Loaded::with("b.onnx", text(), &neurons);
@@ -128,7 +123,7 @@ fn what_one_file_leaves_alone_is_not_tied() {
     check_partition(&[&a, &b], &classes);
     for class in &classes {
         let first = class.members[0];
-        let kind = a.network.axes.group(a.targets[first.chosen].group).kind;
+        let kind = a.network.axes.group(a.targets[first.target].group).kind;
         assert_eq!(class.is_tied(), kind == Kind::Neurons);
         assert_eq!(class.least, if class.is_tied() { 3 } else { 0 });
     }
@@ -280,24 +275,58 @@ fn curves(file: &Loaded, scale: f64) -> Vec<Ranking> {
     file.targets.iter().enumerate().map(of).collect()
 }
 
+/// The masks of several files from one knapsack, and what they cost together.
+fn allocate(
+    files: &[File<'_>],
+    costs: &[Cost<'_>],
+    rankings: &[Vec<Ranking>],
+    asked: f64,
+) -> onnx_prune::Result<(Vec<Mask>, Budget)> {
+    let classes = shared::tie(files)?;
+    let rankings: Vec<&[Ranking]> = rankings.iter().map(Vec::as_slice).collect();
+    let items = shared::items(files, &classes, &rankings)?;
+    let own: Vec<Prices> = (costs.iter().zip(files))
+        .map(|(cost, file)| Prices::macs(cost, file.targets))
+        .collect();
+    let members = classes
+        .iter()
+        .map(|c| c.members.iter().map(|m| (m.file, m.target)).collect());
+    let prices = Prices::joint(&own, &members.collect::<Vec<_>>()).unwrap();
+    let limits = [Limit::new(Demand::Flops(asked), prices)];
+    let picked = budget::allocate(
+        &limits,
+        &items,
+        &shared::tied(files, &classes),
+        Align::exactly(1),
+        "obs",
+    )?;
+    let mut masks = vec![Mask::default(); files.len()];
+    for ((class, item), kept) in classes.iter().zip(&items).zip(&picked.kept) {
+        for member in class.members.iter().filter(|_| *kept < item.units) {
+            let group = files[member.file].targets[member.target].group;
+            masks[member.file].kept.insert(group, item.flags(*kept));
+        }
+    }
+    let each: Vec<_> = (costs.iter().zip(files).zip(&masks))
+        .map(|((cost, file), mask)| (cost, file.targets, mask))
+        .collect();
+    let budget = Budget::of(&each);
+    Ok((masks, budget))
+}
+
 #[test]
 fn one_knapsack_over_copies_is_that_of_one_file() {
     let (a, b) = (Loaded::of("a.onnx", text()), Loaded::of("b.onnx", text()));
     let files = [a.file(), b.file()];
-    let classes = shared::tie(&files).unwrap();
     let costs = [a.cost(), b.cost()];
     let rankings = [curves(&a, 1.0), curves(&b, 3.0)];
     for asked in [0.9, 0.6, 0.35] {
-        let joint = shared::allocate(&files, &costs, &classes, &rankings, asked, "obs").unwrap();
-        let alone = budget::allocate(&a.cost(), &a.network.axes, &a.targets, &rankings[0], asked, "obs").unwrap();
-        assert_eq!(joint.files[0].mask, alone.mask);
-        assert_eq!(joint.files[1].mask, alone.mask);
-        assert!(joint.budget.got <= asked && joint.budget.got > asked - 0.05);
-        assert_eq!(joint.budget.whole_after, 2 * alone.budget.whole_after);
-        assert_eq!(joint.files[0].damage, alone.damage);
-        for (x, y) in joint.files[0].damage.iter().zip(&joint.files[1].damage) {
-            assert!((3.0 * x - y).abs() < 1e-9);
-        }
+        let (masks, budget) = allocate(&files, &costs, &rankings, asked).unwrap();
+        let (alone, whole) = allocate(&files[..1], &costs[..1], &rankings[..1], asked).unwrap();
+        assert_eq!(masks[0], alone[0]);
+        assert_eq!(masks[1], alone[0]);
+        assert!(budget.got <= asked && budget.got > asked - 0.05);
+        assert_eq!(budget.whole_after, 2 * whole.whole_after);
     }
 }
 
@@ -314,10 +343,11 @@ fn files_without_anything_in_common_share_one_budget() {
     // What is removed from the digits costs next to nothing: they pay.
     let rankings = [curves(&text, 1.0), curves(&digits, 1e-6)];
     let costs = [text.cost(), digits.cost()];
-    let joint = shared::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap();
-    assert!(joint.budget.got <= 0.5);
-    assert!(joint.files[1].budget.got < 0.3 && joint.files[0].budget.got > 0.7);
-    let error = shared::allocate(&files, &costs, &classes, &rankings[..1], 0.5, "obs").unwrap_err();
+    let (masks, budget) = allocate(&files, &costs, &rankings, 0.5).unwrap();
+    assert!(budget.got <= 0.5);
+    let own = |at: usize| Budget::of(&[(&costs[at], files[at].targets, &masks[at])]).got;
+    assert!(own(1) < 0.3 && own(0) > 0.7);
+    let error = allocate(&files, &costs, &rankings[..1], 0.5).unwrap_err();
     assert_eq!(error.exit_code(), 2);
 }
 
@@ -325,11 +355,10 @@ fn files_without_anything_in_common_share_one_budget() {
 fn tied_groups_that_are_ranked_differently_are_an_error() {
     let (a, b) = (Loaded::of("a.onnx", text()), Loaded::of("b.onnx", text()));
     let files = [a.file(), b.file()];
-    let classes = shared::tie(&files).unwrap();
     let mut rankings = [curves(&a, 1.0), curves(&b, 1.0)];
     rankings[1][0] = Ranking::Scores(vec![1.0; b.targets[0].units.len()]);
     let costs = [a.cost(), b.cost()];
-    let error = shared::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap_err();
+    let error = allocate(&files, &costs, &rankings, 0.5).unwrap_err();
     assert!(
         error.chain().contains("of b.onnx is ranked in another way"),
         "{}",
@@ -337,8 +366,8 @@ fn tied_groups_that_are_ranked_differently_are_an_error() {
     );
     // A group that one file keeps whole stays whole in all.
     rankings[1][0] = Ranking::Whole;
-    let joint = shared::allocate(&files, &costs, &classes, &rankings, 0.5, "obs").unwrap();
-    for (file, loaded) in joint.files.iter().zip([&a, &b]) {
-        assert!(!file.mask.kept.contains_key(&loaded.targets[0].group));
+    let (masks, _) = allocate(&files, &costs, &rankings, 0.5).unwrap();
+    for (mask, loaded) in masks.iter().zip([&a, &b]) {
+        assert!(!mask.kept.contains_key(&loaded.targets[0].group));
     }
 }

@@ -1,19 +1,18 @@
 //! Lossless passes, constant units and latency budgets in whole runs, in the
 //! built-in engine.
 
-
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::network::Network;
 use onnx_prune::axes::{self, Kind};
 use onnx_prune::budget::Demand;
 use onnx_prune::engine::{EngineChoice, EngineOptions};
-use onnx_prune::rank::Method;
+use onnx_prune::network::Network;
 use onnx_prune::pipeline::Options;
 use onnx_prune::progress::Quiet;
+use onnx_prune::rank::{Method, RankOptions};
 use onnx_prune::report::Report;
 use onnx_prune::tensor::Tensor;
-use onnx_prune::{Error, graph, onnx, pipeline};
+use onnx_prune::{Error, onnx, pipeline};
 
 use crate::common::fixture;
 
@@ -35,7 +34,7 @@ fn digits() -> Options {
 fn prune(model: &std::path::Path, options: &Options) -> Result<Report, Error> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("small.onnx");
-    let report = pipeline::prune(model, &out, options, &Quiet, &AtomicBool::new(false));
+    let report = pipeline::prune(model, &out, &[], options, &Quiet, &AtomicBool::new(false));
     assert_eq!(out.exists(), report.is_ok());
     report
 }
@@ -44,7 +43,7 @@ fn prune(model: &std::path::Path, options: &Options) -> Result<Report, Error> {
 fn what_costs_nothing_comes_first_and_counts() {
     let model = fixture("digits-vit/model.onnx");
     let with = Options {
-        flops: 1.0,
+        demands: vec![Demand::Flops(1.0)],
         ..digits()
     };
     let report = prune(&model, &with).unwrap();
@@ -68,7 +67,7 @@ fn what_costs_nothing_comes_first_and_counts() {
     // The same budget leaves more units where the passes pay a part of it.
     let at = |lossless: bool| {
         let options = Options {
-            flops: 0.6,
+            demands: vec![Demand::Flops(0.6)],
             lossless,
             ..digits()
         };
@@ -110,7 +109,7 @@ fn constant_units_are_folded_when_asked() {
     onnx::save(&file.proto, &changed, &onnx::SaveOptions::for_model(&file)).unwrap();
 
     let mut options = Options {
-        flops: 1.0,
+        demands: vec![Demand::Flops(1.0)],
         fold_constant: true,
         ..digits()
     };
@@ -132,8 +131,11 @@ fn a_speed_up_is_measured_and_met() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("latency.json");
     let mut options = Options {
-        limits: vec![Demand::Speedup(1.3)],
-        method: Method::Magnitude,
+        demands: vec![Demand::Speedup(1.3)],
+        rank: RankOptions {
+            method: Method::Magnitude,
+            ..Options::default().rank
+        },
         latency_cache: Some(cache.clone()),
         ..digits()
     };
@@ -155,7 +157,7 @@ fn a_speed_up_is_measured_and_met() {
 
     // No mask makes it a thousand times as fast: the least is told, nothing is
     // written.
-    options.limits = vec![Demand::Speedup(1000.0)];
+    options.demands = vec![Demand::Speedup(1000.0)];
     let error = prune(&model, &options).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use faer::Mat;
 use onnx_prune::calibrate::file::{self, Stored};
-use onnx_prune::calibrate::{SiteProbe, Timings, collect};
+use onnx_prune::calibrate::{SiteProbe, Timings, Watched, collect};
 use onnx_prune::data::{Origin, Padding, Sample, Samples};
-use onnx_prune::engine::{Engine, EngineInfo, Session, SessionOptions};
+use onnx_prune::engine::{Ctx, Engine, EngineInfo, Session, SessionOptions};
 use onnx_prune::numerics::{SiteStatistics, Statistics};
 use onnx_prune::onnx::proto;
-use onnx_prune::progress::{Progress, Quiet};
+use onnx_prune::progress::Progress;
 use onnx_prune::tensor::{Elem, Feeds, Tensor};
 use onnx_prune::{Error, Result};
+
+use crate::common::quiet;
 
 // ---------------------------------------------------------------- sums
 
@@ -449,16 +451,16 @@ fn run(
     rows: usize,
 ) -> Result<(Statistics, Timings)> {
     let engine = Fake::new(f32::NAN);
-    let cancelled = AtomicBool::new(false);
+    let weights = BTreeMap::new();
     collect(
-        &engine,
+        quiet(&engine),
         &model(dims),
-        probes,
-        &BTreeMap::new(),
+        Watched {
+            probes,
+            weights: &weights,
+        },
         samples,
         rows,
-        &Quiet,
-        &cancelled,
     )
 }
 
@@ -568,18 +570,12 @@ fn sites_with_one_input_share_it() {
         probe("gate", "bsn", 2),
         probe("flat", "flat", 1),
     ];
-    let cancelled = AtomicBool::new(false);
-    let (statistics, _) = collect(
-        &engine,
-        &model(OPEN),
-        &probes,
-        &BTreeMap::new(),
-        &samples(10, None),
-        4,
-        &Quiet,
-        &cancelled,
-    )
-    .unwrap();
+    let weights = BTreeMap::new();
+    let watched = Watched {
+        probes: &probes,
+        weights: &weights,
+    };
+    let (statistics, _) = collect(quiet(&engine), &model(OPEN), watched, &samples(10, None), 4).unwrap();
     assert_eq!(*engine.outputs.lock().unwrap(), ["bsn", "flat"]);
     assert_eq!(engine.runs.load(Ordering::Relaxed), 1);
     assert_eq!(statistics.sites["up"], statistics.sites["gate"]);
@@ -648,31 +644,22 @@ fn progress_counts_samples_and_stops_on_demand() {
     }
     let (engine, probes, data) = (Fake::new(0.0), [probe("x", "bsn", 2)], samples(25, Some(9)));
     let (count, cancelled) = (Count::default(), AtomicBool::new(false));
-    collect(
-        &engine,
-        &model([Some(4), Some(9)]),
-        &probes,
-        &BTreeMap::new(),
-        &data,
-        1,
-        &count,
-        &cancelled,
-    )
-    .unwrap();
+    let weights = BTreeMap::new();
+    let watched = Watched {
+        probes: &probes,
+        weights: &weights,
+    };
+    let ctx = Ctx {
+        engine: &engine,
+        progress: &count,
+        cancelled: &cancelled,
+    };
+    collect(ctx, &model([Some(4), Some(9)]), watched, &data, 1).unwrap();
     assert_eq!(count.total.load(Ordering::Relaxed), 25);
     assert_eq!(count.done.load(Ordering::Relaxed), 25);
     assert_eq!(count.finished.load(Ordering::Relaxed), 1);
     cancelled.store(true, Ordering::Relaxed);
-    let stopped = collect(
-        &engine,
-        &model(OPEN),
-        &probes,
-        &BTreeMap::new(),
-        &data,
-        1,
-        &count,
-        &cancelled,
-    );
+    let stopped = collect(ctx, &model(OPEN), watched, &data, 1);
     assert!(matches!(stopped, Err(Error::Interrupted)));
     assert_eq!(count.finished.load(Ordering::Relaxed), 2);
 }

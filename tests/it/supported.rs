@@ -1,16 +1,16 @@
 //! SUPPORTED.md says what this test finds: every case of the zoo is analysed,
 //! pruned and run. `UPDATE_SUPPORTED=1` writes the file anew.
 
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use onnx_prune::axes::{self, Analysis, Kind};
+use onnx_prune::axes::{self, Analysis, GroupId, Kind};
 use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::mask::Mask;
+use onnx_prune::network::Network;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, onnx, rewrite, verify};
+use onnx_prune::{onnx, rewrite, verify};
 
 use crate::common::{engine, feeds, take};
 
@@ -66,7 +66,7 @@ fn sizes(analysis: &Analysis, which: impl Fn(Kind) -> bool) -> String {
 /// Every third unit of every default group goes.
 fn mask(analysis: &Analysis) -> Mask {
     let mut mask = Mask::default();
-    for (at, group) in analysis.groups.iter().enumerate() {
+    for (at, group) in analysis.indexed() {
         if group.kind.is_default() {
             mask.kept
                 .insert(at, (0..group.units).map(|u| u % 3 != 1).collect());
@@ -81,16 +81,16 @@ fn row(engine: &dyn Engine, case: &Path) -> String {
         serde_json::from_str(&std::fs::read_to_string(case.join("meta.json")).unwrap()).unwrap();
     let file = onnx::load(&case.join("model.onnx")).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
-    let graph = graph::build(&model).unwrap();
     let options = axes::Options {
         change_interface: meta["prunable"]["cache_in_interface"].as_bool() == Some(true),
         ..axes::Options::default()
     };
-    let analysis = axes::analyse(&graph, options);
-    let mask = mask(&analysis);
+    let network = Network::of(model, options).unwrap();
+    let (graph, analysis) = (&network.graph, &network.axes);
+    let mask = mask(analysis);
     let sliced = rewrite::prune(&network, &mask).unwrap();
     let masked = rewrite::masked(&network, &mask).unwrap();
-    let kept = mask.by_factor(&analysis);
+    let kept = mask.by_factor(analysis);
     let cut = |name: &str, tensor: Tensor| -> Tensor {
         let Some(id) = graph.find(name) else { return tensor };
         let mut tensor = tensor;
@@ -124,14 +124,13 @@ fn row(engine: &dyn Engine, case: &Path) -> String {
         () if has(&["qdq", "dynquant"]) && worst <= 5e-2 => "to 5e-2",
         () => "no",
     };
-    let default: Vec<usize> = (0..analysis.groups.len())
-        .filter(|g| analysis.groups[*g].kind.is_default())
+    let default: Vec<GroupId> = (analysis.indexed().filter(|(_, g)| g.kind.is_default()))
+        .map(|(id, _)| id)
         .collect();
-    let empty = default
-        .iter()
-        .filter(|g| rewrite::can_empty(&network, **g))
+    let empty = (default.iter())
+        .filter(|id| rewrite::can_empty(&network, **id))
         .count();
-    let kernels = match verify::kernels(engine, &model, &sliced).unwrap() {
+    let kernels = match verify::kernels(engine, &network.proto, &sliced).unwrap() {
         Some(kernels) if kernels.more.is_empty() => "kept".to_string(),
         Some(kernels) => format!("more {}", kernels.more.join(", ")),
         None => "not checked".into(),
@@ -140,9 +139,9 @@ fn row(engine: &dyn Engine, case: &Path) -> String {
         "| {name} | {}, {} | {} | {} | {} | {equal} | {empty} of {} | {kernels} |",
         meta["exporter"].as_str().unwrap(),
         meta["opset"],
-        sizes(&analysis, |k| k == Kind::Heads),
-        sizes(&analysis, |k| k == Kind::Neurons),
-        sizes(&analysis, |k| !k.is_default()),
+        sizes(analysis, |k| k == Kind::Heads),
+        sizes(analysis, |k| k == Kind::Neurons),
+        sizes(analysis, |k| !k.is_default()),
         default.len()
     )
 }

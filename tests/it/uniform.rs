@@ -1,22 +1,24 @@
 //! `--uniform-kv`: every layer keeps the same number of key/value heads, each its
 //! own best ones.
 
-
 use std::sync::atomic::AtomicBool;
 
-use onnx_prune::network::Network;
 use onnx_prune::axes::{self, Kind};
-use onnx_prune::budget::{self, Cost, Limit, Prices, Sizes, Demand};
+use onnx_prune::budget::{self, Align, Cost, Demand, Limit, Prices, Sizes};
 use onnx_prune::engine::{EngineChoice, EngineOptions, SessionOptions};
 use onnx_prune::mask::{self, Mask};
+use onnx_prune::network::Network;
 use onnx_prune::numerics::score::Curve;
 use onnx_prune::numerics::score::Ranking;
 use onnx_prune::onnx::proto::ModelProto;
-use onnx_prune::rank::Method;
 use onnx_prune::pipeline::Options;
 use onnx_prune::progress::Quiet;
+use onnx_prune::rank::{Method, RankOptions};
+use onnx_prune::sites::PruneTarget;
 use onnx_prune::tensor::{Feeds, Tensor};
-use onnx_prune::{graph, onnx, pipeline, rewrite, sites};
+use onnx_prune::{onnx, pipeline, rewrite, sites};
+
+use crate::corpus::within;
 
 const UNIFORM: axes::Options = axes::Options {
     change_interface: true,
@@ -26,8 +28,11 @@ const UNIFORM: axes::Options = axes::Options {
 
 fn options(flops: f64, method: Method) -> Options {
     let mut options = Options {
-        flops,
-        method,
+        demands: vec![Demand::Flops(flops)],
+        rank: RankOptions {
+            method,
+            ..Options::default().rank
+        },
         axes: UNIFORM,
         engine: EngineOptions {
             engine: EngineChoice::Ort,
@@ -48,13 +53,9 @@ struct Case {
 fn load(name: &str, options: &Options) -> Case {
     let file = onnx::load(&crate::common::fixture(name).join("model.onnx")).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
-    let network = Network::of(model.clone(), options.axes).unwrap();
-    let (graph, analysis) = (&network.graph, &network.axes);
-    let targets = sites::choose(&model, &graph, &analysis, options).unwrap();
-    Case {
-        network,
-        targets,
-    }
+    let network = Network::of(model, options.axes).unwrap();
+    let targets = sites::choose(&network, &options.selection).unwrap();
+    Case { network, targets }
 }
 
 impl Case {
@@ -65,7 +66,7 @@ impl Case {
     /// Layers that want other heads: the first goes from the front, the next from
     /// the back, and it hurts more in each.
     fn rankings(&self) -> Vec<Ranking> {
-        let of = |(at, c): (usize, &sites::PruneTarget)| {
+        let of = |(at, c): (usize, &PruneTarget)| {
             let units = c.units.len();
             let mut order: Vec<usize> = (0..units).collect();
             if at % 4 >= 2 {
@@ -125,15 +126,11 @@ fn layers_keep_the_same_number_of_different_heads() {
     for asked in [0.9, 0.8, 0.7, 0.6, 0.5] {
         let prices = Prices::macs(&cost, &case.targets);
         let limits = [Limit::new(Demand::Flops(asked), prices)];
-        let (analysis, chosen) = (&case.network.axes, &case.targets);
-        let found = [
-            budget::allocate(&cost, analysis, chosen, &rankings, asked, "obs")
-                .unwrap()
-                .mask,
-            budget::within(&limits, analysis, chosen, &rankings, 1, "obs")
-                .unwrap()
-                .mask,
-        ];
+        let (network, targets) = (&case.network, &case.targets);
+        let found = [1, 2].map(|align| {
+            let align = Align::exactly(align);
+            within(&limits, network, targets, &rankings, align).unwrap().0
+        });
         for mask in found {
             assert!(even(&case.counts(&mask)), "{asked}: {mask:?}");
             budget::check_even(&case.network.axes, &mask).unwrap();
@@ -177,12 +174,14 @@ fn without_it_the_layers_differ() {
 fn what_one_layer_keeps_whole_all_keep_whole() {
     let mut options = options(0.6, Method::Obs);
     let case = load("zoo/qwen3past-dyn18", &options);
-    let first = case.network.axes
+    let first = case
+        .network
+        .axes
         .groups
         .iter()
         .find(|g| g.kind == Kind::Heads)
         .unwrap();
-    options.exclude = vec![format!("^{}$", first.name).parse().unwrap()];
+    options.selection.exclude = vec![format!("^{}$", first.name).parse().unwrap()];
     let case = load("zoo/qwen3past-dyn18", &options);
     let sizes = Sizes {
         batch: 1,
@@ -190,10 +189,13 @@ fn what_one_layer_keeps_whole_all_keep_whole() {
         named: Default::default(),
     };
     let cost = Cost::new(&case.network, &sizes);
-    let found = budget::allocate(&cost, &case.network.axes, &case.targets, &case.rankings(), 0.7, "obs").unwrap();
-    assert!(case.counts(&found.mask).iter().all(|c| *c == 2));
-    budget::check_even(&case.network.axes, &found.mask).unwrap();
-    assert!(found.budget.got <= 0.7);
+    let limits = [Limit::new(Demand::Flops(0.7), Prices::macs(&cost, &case.targets))];
+    let align = Align::exactly(1);
+    let found = within(&limits, &case.network, &case.targets, &case.rankings(), align);
+    let (mask, picked) = found.unwrap();
+    assert!(case.counts(&mask).iter().all(|c| *c == 2));
+    budget::check_even(&case.network.axes, &mask).unwrap();
+    assert!(picked.got[0].got.value() <= 0.7);
 }
 
 #[test]
@@ -207,7 +209,7 @@ fn whole_runs_keep_the_number() {
     for (method, flops) in [(Method::Obs, 0.5), (Method::Magnitude, 0.5), (Method::Wanda, 0.5)] {
         let options = options(flops, method);
         let out = folder.path().join("small.onnx");
-        let report = pipeline::prune(&model, &out, &options, &Quiet, &cancelled)
+        let report = pipeline::prune(&model, &out, &[], &options, &Quiet, &cancelled)
             .unwrap_or_else(|e| panic!("{method:?}: {}", e.chain()));
         assert!(report.equality.unwrap().passed && report.budget.got <= flops);
         let heads = report.groups.iter().filter(|g| g.kind == Kind::Heads);
@@ -237,7 +239,7 @@ fn a_mask_with_other_numbers_is_an_error() {
     };
     let model = crate::common::fixture("zoo/qwen3past-dyn18").join("model.onnx");
     let out = folder.path().join("small.onnx");
-    let error = pipeline::prune(&model, &out, &options, &Quiet, &AtomicBool::new(false)).unwrap_err();
+    let error = pipeline::prune(&model, &out, &[], &options, &Quiet, &AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("--uniform-kv"), "{error}");
     assert!(!out.exists());
 }

@@ -1,13 +1,12 @@
 //! Sliced equals masked: every zoo case, random masks of every group, in
 //! ONNX Runtime.
 
-
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Analysis};
 use onnx_prune::engine::{Engine, SessionOptions};
-use onnx_prune::graph::{self, Graph};
 use onnx_prune::mask::Mask;
+use onnx_prune::network::Network;
 use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{onnx, rewrite};
@@ -65,7 +64,7 @@ fn difference(a: &[Tensor], b: &[Tensor]) -> f32 {
 /// A mask of one flavour over all groups that `inspect` lists as default.
 fn mask(analysis: &Analysis, flavour: usize, zero: &[bool], rng: &mut impl RngExt) -> Mask {
     let mut mask = Mask::default();
-    for (at, group) in analysis.groups.iter().enumerate() {
+    for (at, group) in analysis.indexed() {
         if !group.kind.is_default() {
             continue;
         }
@@ -84,7 +83,7 @@ fn mask(analysis: &Analysis, flavour: usize, zero: &[bool], rng: &mut impl RngEx
             }
             // Every second group that may be empty is.
             _ => {
-                let empty = zero[at] && at.is_multiple_of(2) == flavour.is_multiple_of(2);
+                let empty = zero[at.0] && at.0.is_multiple_of(2) == flavour.is_multiple_of(2);
                 let sure = rng.random_range(0..group.units);
                 (0..group.units)
                     .map(|u| !empty && (u == sure || rng.random_bool(0.7)))
@@ -99,9 +98,7 @@ fn mask(analysis: &Analysis, flavour: usize, zero: &[bool], rng: &mut impl RngEx
 struct Case {
     name: String,
     path: PathBuf,
-    model: ModelProto,
-    graph: Graph,
-    analysis: Analysis,
+    network: Network,
     elem: f32,
 }
 
@@ -111,15 +108,12 @@ fn load(path: &Path) -> Option<Case> {
     let meta: serde_json::Value = serde_json::from_str(&text).unwrap();
     let file = onnx::load(&path.join("model.onnx")).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
-    let graph = graph::build(&model).unwrap();
     let cache = meta["prunable"]["cache_in_interface"].as_bool() == Some(true);
-    let analysis = axes::analyse(
-        &graph,
-        axes::Options {
-            change_interface: cache,
-            ..Default::default()
-        },
-    );
+    let options = axes::Options {
+        change_interface: cache,
+        ..Default::default()
+    };
+    let network = Network::of(model, options).unwrap();
     let elem = if name.contains("fp16") || name.contains("bf16") {
         CLOSE_F16
     } else {
@@ -128,9 +122,7 @@ fn load(path: &Path) -> Option<Case> {
     Some(Case {
         name,
         path: path.to_path_buf(),
-        model,
-        graph,
-        analysis,
+        network,
         elem,
     })
 }
@@ -140,7 +132,9 @@ fn fitted(case: &Case, mask: &Mask, feeds: &Feeds) -> Feeds {
     let kept = mask.by_factor(&case.network.axes);
     let mut out = feeds.clone();
     for (name, tensor) in &mut out {
-        let Some(id) = case.network.graph.find(name) else { continue };
+        let Some(id) = case.network.graph.find(name) else {
+            continue;
+        };
         let Some(dims) = &case.network.axes.facts(id).dims else {
             continue;
         };
@@ -206,8 +200,8 @@ fn sliced_equals_masked() {
 fn check(engine: &dyn Engine, case: &Case) -> Result<(), String> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
     let groups = &case.network.axes.groups;
-    let zero: Vec<bool> = (0..groups.len())
-        .map(|g| rewrite::can_empty(&case.network, g))
+    let zero: Vec<bool> = (case.network.axes.indexed())
+        .map(|(g, _)| rewrite::can_empty(&case.network, g))
         .collect();
     let expected: Vec<_> = groups
         .iter()
@@ -225,10 +219,8 @@ fn check(engine: &dyn Engine, case: &Case) -> Result<(), String> {
     for flavour in 0..4 {
         let mask = mask(&case.network.axes, flavour, &zero, &mut rng);
         let one = || -> Result<f32, String> {
-            let sliced =
-                rewrite::prune(&case.network, &mask).map_err(|e| e.chain())?;
-            let masked =
-                rewrite::masked(&case.network, &mask).map_err(|e| e.chain())?;
+            let sliced = rewrite::prune(&case.network, &mask).map_err(|e| e.chain())?;
+            let masked = rewrite::masked(&case.network, &mask).map_err(|e| e.chain())?;
             if let Ok(folder) = std::env::var("KEEP") {
                 std::fs::write(
                     format!("{folder}/{}-{flavour}.onnx", case.name),

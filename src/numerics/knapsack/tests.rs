@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::budget::{Ranked, top_scores};
 
 /// The least damage by trying everything.
 fn exhaustive(sites: &[Vec<Choice>], budget: u64) -> Option<f64> {

@@ -3,10 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::atomic::AtomicBool;
 
-use onnx_prune::engine::{self, Engine, EngineChoice, EngineOptions};
+use onnx_prune::engine::{self, Ctx, Engine, EngineChoice, EngineOptions};
 use onnx_prune::io::npz;
+use onnx_prune::network::Network;
+use onnx_prune::onnx::proto::ModelProto;
+use onnx_prune::progress::Quiet;
 use onnx_prune::tensor::{Feeds, Tensor};
+use onnx_prune::{axes, onnx};
 
 /// A file of the fixtures.
 pub fn fixture(path: &str) -> PathBuf {
@@ -98,4 +103,20 @@ pub fn take(tensor: &Tensor, axis: usize, indices: &[usize]) -> Tensor {
     let mut shape = tensor.shape.clone();
     shape[axis] = indices.len();
     Tensor::f32(shape, out)
+}
+
+/// An engine for stages, without a word of progress.
+pub fn quiet(engine: &dyn Engine) -> Ctx<'_> {
+    static NEVER: AtomicBool = AtomicBool::new(false);
+    Ctx {
+        engine,
+        progress: &Quiet,
+        cancelled: &NEVER,
+    }
+}
+
+/// A model with functions inlined, as a network.
+pub fn network(model: &ModelProto) -> Network {
+    let model = onnx::inline_functions(model).unwrap();
+    Network::of(model, axes::Options::default()).unwrap()
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use onnx_prune::engine::{Device, EngineChoice, EngineOptions, SessionOptions, choose};
 
-use crate::zoo::{self, built_in, onnx_runtime};
+use super::zoo::{self, built_in, onnx_runtime};
 
 const MARK: &str = "ENGINES_ISOLATED";
 

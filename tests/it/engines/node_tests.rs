@@ -10,7 +10,7 @@ use onnx_prune::onnx::proto::{ModelProto, TensorProto};
 use onnx_prune::tensor::{Data, Elem, Feeds, Tensor};
 use prost::Message;
 
-use crate::zoo::{built_in, difference, onnx_runtime};
+use super::zoo::{built_in, difference, onnx_runtime};
 
 /// One operator in float32, computed in two ways.
 const FLOAT32: f64 = 1e-4;

@@ -6,7 +6,7 @@ use onnx_prune::onnx::proto::{
 };
 use onnx_prune::tensor::{Data, Elem, Feeds, Tensor};
 
-use crate::zoo::{built_in, onnx_runtime};
+use super::zoo::{built_in, onnx_runtime};
 
 fn value(name: &str, elem: Elem) -> ValueInfoProto {
     let tensor = type_proto::Tensor {

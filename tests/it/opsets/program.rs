@@ -22,8 +22,6 @@ use onnx_prune::tensor::{Data, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::models;
-
 struct Maker {
     rng: ChaCha8Rng,
     count: usize,
