@@ -146,7 +146,7 @@ fn tell_all(args: &Prune, reports: &[Report]) -> Result<()> {
         report::html::write(path, reports)?;
     }
     say(args, |style| match args.talk.verbose {
-        0 => report::terminal::table(reports),
+        0 => report::terminal::table(reports, style),
         _ => reports
             .iter()
             .map(|r| report::terminal::summary(r, style, true) + "\n")

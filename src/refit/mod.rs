@@ -64,4 +64,4 @@ pub use how::{Reconstruct, RefitOptions};
 pub use local::Local;
 pub use recording::Recording;
 pub use schedule::{Layers, wanted};
-pub use sequential::{Passes, sequential};
+pub use sequential::{InOrder, Passes, sequential};

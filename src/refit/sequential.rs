@@ -61,7 +61,7 @@ pub fn sequential(
     priors: Vec<Vec<Fit>>,
     passes: Passes,
     others: bool,
-) -> Result<Vec<Fit>> {
+) -> Result<InOrder> {
     let network = layers.network;
     let (graph, progress) = (&network.graph, ctx.progress);
     let mut fits = Fits {
@@ -79,6 +79,7 @@ pub fn sequential(
         batches: &batches,
         recording: passes.recording,
     };
+    let mut kept_local = Vec::new();
     progress.start("re-fitting", halts.len() as u64);
     let mut pruned = Stream::start(graph, &batches);
     let mut cut = Cut::start(graph);
@@ -127,17 +128,22 @@ pub fn sequential(
         let first = &halt[0];
         // Before anything is pruned the local fit is the best there is.
         let mut better = None;
-        if at > 0
-            && let Some(mut dense) = dense.fetch(&values(&halt))?
-        {
-            if first.fit.is_some() || drift(first, &mut dense, &pruned)? >= DRIFT {
+        if at > 0 {
+            let mut made = None;
+            if let Some(mut dense) = dense.fetch(&values(&halt))?
+                && (first.fit.is_some() || drift(first, &mut dense, &pruned)? >= DRIFT)
+            {
                 let runs = Runs {
                     graph,
                     batches: &batches,
                     pruned: &pruned,
                 };
-                better = sums(ctx.engine, &halt, runs, &mut dense, passes.is_ridge_holdout)?;
+                made = sums(ctx.engine, &halt, runs, &mut dense, passes.is_ridge_holdout)?;
             }
+            if made.is_none() && first.fit.is_some() {
+                kept_local.extend(halt.iter().flat_map(|s| &s.part.sites).map(|s| s.name.clone()));
+            }
+            better = made;
         }
         let mut new = match better {
             None => Vec::new(),
@@ -159,7 +165,19 @@ pub fn sequential(
         }
     }
     progress.finish();
-    Ok(fits.local.into_iter().flatten().chain(fits.others).collect())
+    Ok(InOrder {
+        fits: fits.local.into_iter().flatten().chain(fits.others).collect(),
+        kept_local,
+    })
+}
+
+/// What re-fitting in order gives.
+pub struct InOrder {
+    /// The fits of all layers.
+    pub fits: Vec<Fit>,
+    /// Pruned sites that keep their local fit, because what arrives at them and what they
+    /// are to give have no rows in common.
+    pub kept_local: Vec<String>,
 }
 
 /// The fits so far.

@@ -1,6 +1,6 @@
 //! What the sequential fits of layers that read the same rows sum over the batches.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef};
@@ -122,6 +122,10 @@ pub(super) fn sums(
         .then(|| OnDevice::new(engine, [n, stop.rows.len(), width], made));
     let most = device.as_ref().map_or(BLOCK, |_| ON_DEVICE);
     let name = |v: ValueId| graph.value(v).name.as_str();
+    let axis = match graph.node(stop.sink.node).op.as_str() {
+        "Conv" => Some(1),
+        _ => None,
+    };
     let activation = stop.sink.activation;
     // Every n-th batch, where that is enough.
     let tokens: u64 = batches.iter().map(|b| b.real_tokens()).sum();
@@ -148,20 +152,22 @@ pub(super) fn sums(
         };
         let new = floats(new, name(activation))?;
         // What the dense model has and what the pruned one has already.
-        let whole_rows = |tensors: &'_ BTreeMap<ValueId, Tensor>, value: ValueId| {
-            tensors.get(&value).is_some_and(|t| t.len() == strides.count * d)
-        };
         let pair = match stop.residual {
             None => None,
             Some(r) => {
                 let own = r.sum.unwrap_or(r.other);
-                if !whole_rows(&dense, own) || !whole_rows(pruned, r.other) {
+                let here = Layout {
+                    axis,
+                    rows: &strides,
+                    columns: d,
+                };
+                let (Some(a), Some(b)) = (
+                    here.of(dense.get(&own), name(own))?,
+                    here.of(pruned.get(&r.other), name(r.other))?,
+                ) else {
                     return Ok(None);
-                }
-                Some((
-                    floats(&dense[&own], name(own))?,
-                    floats(&pruned[&r.other], name(r.other))?,
-                ))
+                };
+                Some((a, b))
             }
         };
         let rows = Rows::new(&strides.leading, batch);
@@ -223,6 +229,39 @@ pub(super) fn sums(
         }
     });
     Ok(Some(Sums { fit, guard }))
+}
+
+/// How the residual stream of a batch lies.
+struct Layout<'r> {
+    /// The axis of its columns; the last one without.
+    axis: Option<usize>,
+    /// The rows of the activation, which are its rows.
+    rows: &'r Strides,
+    columns: usize,
+}
+
+impl Layout<'_> {
+    /// The stream, one row after the other; `None` where it lies otherwise.
+    fn of<'t>(&self, tensor: Option<&'t Tensor>, name: &str) -> Result<Option<Cow<'t, [f32]>>> {
+        let Some(tensor) = tensor else {
+            return Ok(None);
+        };
+        let last = tensor.shape.len().saturating_sub(1);
+        let axis = self.axis.unwrap_or(last);
+        let Some(strides) = Strides::new(&tensor.shape, &[axis]) else {
+            return Ok(None);
+        };
+        if (strides.count, strides.width()) != (self.rows.count, self.columns) {
+            return Ok(None);
+        }
+        let values = floats(tensor, name)?;
+        if axis == last {
+            return Ok(Some(values));
+        }
+        let mut ordered = Vec::with_capacity(values.len());
+        (0..strides.count).for_each(|row| strides.read(&values, row, &mut ordered));
+        Ok(Some(ordered.into()))
+    }
 }
 
 impl Block {

@@ -3,6 +3,7 @@
 use super::layers::{Layer, kept_of, layers};
 use super::style::{Ink, Style};
 use super::{GroupReport, Report};
+use crate::Warning;
 use crate::axes::Kind;
 
 /// Most layers that get a line each; of more, each gets a column.
@@ -26,9 +27,21 @@ pub fn summary(report: &Report, style: Style, verbose: bool) -> String {
     page.line(String::new());
     page.measured(report, verbose);
     for note in &report.notes {
-        page.line(format!("  {} {note}", style.paint(Ink::Warning, "note:")));
+        page.line(format!("  {} {note}", style.paint(Ink::Dim, "note:")));
+    }
+    if !report.warnings.is_empty() {
+        page.line(warnings(&report.warnings, style));
     }
     page.out
+}
+
+/// What a run could not do, one line each; these are its last words.
+pub fn warnings(warnings: &[Warning], style: Style) -> String {
+    let lines = warnings.iter().map(|warning| {
+        let name = format!("warning[{}]:", warning.name);
+        format!("  {} {}", style.paint(Ink::Warning, &name), warning.text)
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 struct Page {
@@ -300,7 +313,8 @@ pub(super) fn human(value: u64) -> String {
 }
 
 /// One line per report: what was asked, what was got, what it costs.
-pub fn table(reports: &[Report]) -> String {
+/// What could not be done comes last, and once where it is the same for all.
+pub fn table(reports: &[Report], style: Style) -> String {
     let mut out =
         String::from("  FLOPs asked     got    parameters         bytes  divergence  same answer  file\n");
     for r in reports {
@@ -321,6 +335,16 @@ pub fn table(reports: &[Report]) -> String {
             agreement,
             r.output.as_deref().unwrap_or("(not written)")
         );
+    }
+    let mut told: Vec<Warning> = Vec::new();
+    for warning in reports.iter().flat_map(|r| &r.warnings) {
+        if !told.contains(warning) {
+            told.push(warning.clone());
+        }
+    }
+    if !told.is_empty() {
+        out += &warnings(&told, style);
+        out.push('\n');
     }
     out
 }

@@ -125,6 +125,7 @@ fn sections(r: &Report) -> Markup {
         (charts::damage(r))
         (charts::fits(r))
         (tables::frozen(r))
+        (tables::warnings(r))
         (tables::notes(r))
         (tables::again(r))
     }

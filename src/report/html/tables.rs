@@ -221,6 +221,20 @@ pub(super) fn notes(r: &Report) -> Markup {
     }
 }
 
+/// What the run could not do, and what that costs.
+pub(super) fn warnings(r: &Report) -> Markup {
+    html! {
+        @if !r.warnings.is_empty() {
+            section {
+                h2 { "What could not be done" }
+                @for warning in &r.warnings {
+                    p.note { strong { (warning.name) } ": " (warning.text) }
+                }
+            }
+        }
+    }
+}
+
 /// How to repeat the run.
 pub(super) fn again(r: &Report) -> Markup {
     let total: f64 = r.seconds.iter().map(|(_, s)| s).sum();
