@@ -28,74 +28,69 @@
 //! (`prune_with_custom_data`), teach the analysis an operator (`operator_rule`) and
 //! rank units by another score (`custom_scoring`).
 //!
-//! # How it is built
+//! # The line
+//!
+//! Each stage takes the value of the one before it and gives its own; nothing else is
+//! shared. [`Pruner::prune`] runs them all, [`pipeline`] has them one by one.
 //!
 //! ```text
-//!  model.onnx ──> onnx ──> graph ──> axes ── groups that shrink together
-//!                                              │
-//!     inputs ──> calibrate ── sums of x, x xᵀ ─┤
-//!                                              ▼
-//!                      score ──> damage ──> budget ── a mask
-//!                                              │
-//!                                              ▼
-//!          narrow ──> rewrite ──> rebuild ──> verify ──> small.onnx
-//!        (channels)  (sliced)  (new weights) (= masked)    report
+//! in.onnx ─> Source ─> Calibrated ─> Ranked ─> Plan ─> Pruned ─> out.onnx, report
+//!            read      calibrate     rank      search  build     write
 //! ```
 //!
-//! Data flows one way, one stage per module; a stage imports only what stands
-//! above it.
+//! `ARCHITECTURE.md` says what each module promises and what it may import.
 //!
-//! ```text
-//! onnx        bytes <-> ModelProto, external data
-//! graph       who produces and who consumes each value
-//! axes        which axes of which tensors must shrink together
-//! runtime     one trait, two engines: ONNX Runtime, tract
-//! calibrate   inputs -> instrumented runs -> statistics per site
-//! score       statistics + weights -> order of elimination, error curve
-//! solve       kept units + statistics -> re-fitted weights of one site
-//! damage      what an error at a site does to the outputs
-//! lossless    the same outputs for less work
-//! budget      cost model + allocation -> mask
-//! narrow      fewer channels inside heads
-//! latency     what each level of each group costs in time, measured
-//! rewrite     slice constants, mend shapes, drop dead sublayers
-//! rebuild     re-fitted weights go into the pruned model
-//! verify      sliced == masked, pruned against dense
-//! bench       latency of two models, in turns
-//! provenance  where a pruned model comes from, in its metadata
-//! report      terminal, JSON, HTML
-//! ```
+//! # What is stable
 //!
-//! [`pipeline::prune`] reads like this list.
+//! The modules that are listed here, the names at the root, the JSON reports (with their
+//! `schema` number) and the exit codes. What is hidden from this page is for tests.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod axes;
 pub mod budget;
+#[doc(hidden)]
 pub mod calibrate;
+#[doc(hidden)]
 pub mod channels;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 pub mod data;
 pub mod engine;
-pub mod error;
+mod error;
+#[doc(hidden)]
 pub mod graph;
+#[doc(hidden)]
 pub mod io;
+#[doc(hidden)]
 pub mod mask;
+#[doc(hidden)]
 pub mod measure;
 pub mod network;
+#[doc(hidden)]
 pub mod numerics;
 pub mod onnx;
 pub mod pipeline;
 pub mod progress;
 mod pruner;
+#[doc(hidden)]
 pub mod rank;
+#[doc(hidden)]
 pub mod refit;
 pub mod report;
+#[doc(hidden)]
 pub mod rewrite;
+#[doc(hidden)]
 pub mod sites;
 pub mod tensor;
+#[doc(hidden)]
 pub mod verify;
 mod words;
 
+pub use budget::{Demand, Goal};
 pub use error::{Error, Result, ResultExt, Warning};
 pub use pruner::{Pruner, Words};
+pub use rank::{Effort, Method};
+pub use refit::Reconstruct;
+pub use sites::UnitKind;

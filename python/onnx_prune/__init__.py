@@ -16,6 +16,7 @@ from ._errors import (
     FileError,
     InputError,
     NothingPrunableError,
+    StrictError,
     UnmetError,
 )
 from ._program import find_program
@@ -30,6 +31,7 @@ from ._report import (
     PruneReport,
     Size,
     Spread,
+    Warning,
 )
 
 __all__ = [
@@ -48,7 +50,9 @@ __all__ = [
     "PruneReport",
     "Size",
     "Spread",
+    "StrictError",
     "UnmetError",
+    "Warning",
     "bench",
     "compare",
     "find_program",

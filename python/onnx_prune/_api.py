@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, Optional, Union
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from . import _report
 from ._data import Data, Path, as_paths
 from ._errors import Error
+from ._options import FLAGS, PruneOptions
 from ._program import Progress, run
 
-Method = Literal["obs", "kcm", "wanda", "magnitude"]
-Reconstruct = Literal["auto", "none", "local", "sequential", "rescale"]
-Target = Literal["heads", "neurons", "queries"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Engine = Literal["auto", "ort", "tract"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -36,101 +37,52 @@ class _Line:
     def flags(self, **options: bool) -> None:
         self.words += [f"--{name.replace('_', '-')}" for name, on in options.items() if on]
 
-    def each(self, name: str, values: Union[str, Sequence[str], None]) -> None:
-        for value in [values] if isinstance(values, str) else values or []:
-            self.words.append(f"--{name}={value}")
+    def options(self, given: Mapping[str, Any]) -> None:
+        """The options of the command line by their names; what is ``None`` is left out."""
+        for name, value in given.items():
+            if name not in FLAGS:
+                raise TypeError(f"there is no option '{name}'")
+            flag, takes = FLAGS[name]
+            if value is None:
+                continue
+            if takes in ("switch", "unless"):
+                if bool(value) is (takes == "switch"):
+                    self.words.append(flag)
+            elif takes == "one":
+                self.words.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
+            elif takes == "shapes":
+                self.words += [f"{flag}={key}={','.join(map(str, shape))}" for key, shape in value.items()]
+            else:
+                several = [value] if isinstance(value, (str, os.PathLike)) else list(value)
+                words = [os.fspath(one) if isinstance(one, os.PathLike) else str(one) for one in several]
+                self.words += [f"{flag}={','.join(words)}"] if takes == "list" else [f"{flag}={w}" for w in words]
 
     def engine(self, engine: Optional[Engine], device: Optional[Device], threads: Optional[int], ort_lib: Optional[Path]) -> None:
         self.values(engine=engine, device=device, threads=threads, ort_lib=ort_lib)
-
-    def data(
-        self,
-        paths: Sequence[str],
-        tokenizer: Optional[Path],
-        text_column: Union[str, Sequence[str], None],
-        samples: Optional[int],
-        max_length: Optional[int],
-        seed: Optional[int],
-        shapes: Optional[Mapping[str, Sequence[int]]],
-        batch: Optional[int],
-        seq: Optional[int],
-    ) -> None:
-        for path in paths:
-            self.words += [f"--data={path}"]
-        self.each("text-column", text_column)
-        for name, shape in (shapes or {}).items():
-            self.words.append(f"--shape={name}={','.join(map(str, shape))}")
-        self.values(tokenizer=tokenizer, samples=samples, max_length=max_length, seed=seed, batch=batch, seq=seq)
 
 
 def prune(
     input: Path,
     output: Path,
     *,
-    flops: Optional[float] = None,
-    params: Optional[float] = None,
-    size: Union[str, int, None] = None,
-    latency: Union[str, float, None] = None,
-    speedup: Union[str, float, None] = None,
-    max_drop: Optional[float] = None,
-    eval: Optional[str] = None,
-    align: Optional[int] = None,
     data: Optional[Data] = None,
-    tokenizer: Optional[Path] = None,
-    text_column: Union[str, Sequence[str], None] = None,
-    samples: Optional[int] = None,
-    max_length: Optional[int] = None,
-    join: bool = True,
-    seed: Optional[int] = None,
-    shapes: Optional[Mapping[str, Sequence[int]]] = None,
-    batch: Optional[int] = None,
-    seq: Optional[int] = None,
-    stats: Optional[Path] = None,
-    mask: Optional[Path] = None,
-    export_mask: Optional[Path] = None,
-    method: Optional[Method] = None,
-    reconstruct: Optional[Reconstruct] = None,
-    effort: Optional[Literal["normal", "high"]] = None,
-    targets: Union[Target, Sequence[Target], None] = None,
-    exclude: Union[str, Sequence[str], None] = None,
-    min_units: Optional[int] = None,
-    outputs: Union[str, Sequence[str], None] = None,
-    change_interface: bool = False,
-    uniform_kv: bool = False,
-    engine: Optional[Engine] = None,
-    device: Optional[Device] = None,
-    threads: Optional[int] = None,
-    ort_lib: Optional[Path] = None,
-    external_data: bool = False,
-    lossless: bool = True,
-    narrow: bool = True,
-    fold_constant: bool = False,
-    dry_run: bool = False,
-    timing: bool = True,
     report: Optional[Path] = None,
     progress: Optional[Progress] = None,
+    **options: Unpack[PruneOptions],
 ) -> _report.PruneReport:
-    """Prunes ``input`` into ``output``; every argument is the option of the command line of that name.
+    """Prunes ``input`` into ``output``; every other argument is the option of the command line of that name.
 
     ``data`` is a path or several, a dictionary of NumPy arrays by the names of the graph's inputs (samples along the
     first axis), or an iterable of such dictionaries. ``report`` is where an HTML report goes. ``progress`` is called
-    with the stage, the steps done and the steps in all.
+    with the stage, the steps done and the steps in all. See :class:`PruneOptions` for the rest.
 
     Raises an :class:`Error` with the program's own words; :class:`KeyboardInterrupt` leaves no file behind.
     """
     line = _Line(input, output)
-    line.values(flops=flops, params=params, size=size, latency=latency, speedup=speedup)
-    line.values(max_drop=max_drop, eval=eval, align=align, stats=stats, mask=mask, export_mask=export_mask)
-    line.values(method=method, reconstruct=reconstruct, effort=effort, min_units=min_units, report=report)
-    line.each("targets", targets)
-    line.each("exclude", exclude)
-    line.each("outputs", outputs)
-    line.flags(change_interface=change_interface, uniform_kv=uniform_kv, external_data=external_data)
-    line.flags(no_lossless=not lossless, no_narrow=not narrow, fold_constant=fold_constant)
-    line.flags(dry_run=dry_run, no_timing=not timing, no_join=not join)
-    line.engine(engine, device, threads, ort_lib)
+    line.values(report=report)
+    line.options(options)
     with as_paths(data) as paths:
-        line.data(paths, tokenizer, text_column, samples, max_length, seed, shapes, batch, seq)
+        line.words += [f"--data={path}" for path in paths]
         raw, said = run([*line.words, "--json=-", "--progress=json"], progress)
     return _report.prune_report(_object(raw), said)
 
@@ -141,30 +93,16 @@ def sweep(
     budgets: Sequence[float],
     *,
     data: Optional[Data] = None,
-    tokenizer: Optional[Path] = None,
-    text_column: Union[str, Sequence[str], None] = None,
-    samples: Optional[int] = None,
-    max_length: Optional[int] = None,
-    seed: Optional[int] = None,
-    shapes: Optional[Mapping[str, Sequence[int]]] = None,
-    batch: Optional[int] = None,
-    seq: Optional[int] = None,
-    method: Optional[Method] = None,
-    reconstruct: Optional[Reconstruct] = None,
-    exclude: Union[str, Sequence[str], None] = None,
-    engine: Optional[Engine] = None,
-    device: Optional[Device] = None,
-    threads: Optional[int] = None,
     report: Optional[Path] = None,
     progress: Optional[Progress] = None,
+    **options: Unpack[PruneOptions],
 ) -> list[_report.PruneReport]:
     """Prunes to several budgets from one calibration; ``out.onnx`` becomes ``out-0.6.onnx`` and so on."""
     line = _Line(input, output)
-    line.values(sweep=",".join(map(str, budgets)), method=method, reconstruct=reconstruct, report=report)
-    line.each("exclude", exclude)
-    line.engine(engine, device, threads, None)
+    line.values(sweep=",".join(map(str, budgets)), report=report)
+    line.options(options)
     with as_paths(data) as paths:
-        line.data(paths, tokenizer, text_column, samples, max_length, seed, shapes, batch, seq)
+        line.words += [f"--data={path}" for path in paths]
         raw, _ = run([*line.words, "--json=-", "--progress=json"], progress)
     if not isinstance(raw, list):
         raise Error("the program printed no list of reports")
@@ -192,22 +130,13 @@ def compare(
     b: Path,
     *,
     data: Optional[Data] = None,
-    tokenizer: Optional[Path] = None,
-    text_column: Union[str, Sequence[str], None] = None,
-    samples: Optional[int] = None,
-    max_length: Optional[int] = None,
-    seed: Optional[int] = None,
-    shapes: Optional[Mapping[str, Sequence[int]]] = None,
-    engine: Optional[Engine] = None,
-    device: Optional[Device] = None,
-    threads: Optional[int] = None,
-    ort_lib: Optional[Path] = None,
+    **options: Unpack[PruneOptions],
 ) -> _report.Comparison:
-    """Runs two models on the same inputs: how far is ``a`` from ``b``?"""
+    """Runs two models on the same inputs: how far is ``a`` from ``b``? Takes the options of inputs and engines."""
     line = _Line("compare", a, b, "--json")
-    line.engine(engine, device, threads, ort_lib)
+    line.options(options)
     with as_paths(data) as paths:
-        line.data(paths, tokenizer, text_column, samples, max_length, seed, shapes, None, None)
+        line.words += [f"--data={path}" for path in paths]
         raw, _ = run(line.words)
     found = _report.comparison(_object(raw))
     assert found is not None

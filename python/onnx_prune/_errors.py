@@ -45,7 +45,13 @@ class FileError(Error, OSError):
     exit_code = 5
 
 
-_KINDS = (UnmetError, InputError, NothingPrunableError, EngineError, FileError)
+class StrictError(Error):
+    """Something could not be done, and ``strict=True`` makes that an error."""
+
+    exit_code = 6
+
+
+_KINDS = (UnmetError, InputError, NothingPrunableError, EngineError, FileError, StrictError)
 
 
 def of_exit_code(code: int, message: str) -> Error:

@@ -64,6 +64,16 @@ class OutputDifference:
 
 
 @dataclasses.dataclass(frozen=True)
+class Warning:
+    """Something that a run could not do. It made a model all the same."""
+
+    #: For programs: ``refit-local``, ``timing``, ...
+    name: str
+    #: What happened, and what it costs.
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Spread:
     """The middle of some measurements and their quartiles."""
 
@@ -160,6 +170,8 @@ class PruneReport(_Shown):
     #: Times as fast as the dense model, if it was measured.
     speedup: Optional[Spread]
     notes: tuple[str, ...]
+    #: What the run could not do, and what that costs.
+    warnings: tuple[Warning, ...]
     #: What the program prints on a terminal.
     summary: str = dataclasses.field(compare=False)
     raw: dict[str, Any] = dataclasses.field(compare=False)
@@ -291,6 +303,7 @@ def prune_report(raw: dict[str, Any], summary: str) -> PruneReport:
         held_out=comparison(raw["held_out"]),
         speedup=spread(latency["speedup"]) if latency else None,
         notes=tuple(raw["notes"]),
+        warnings=tuple(Warning(**_known(Warning, w)) for w in raw["warnings"]),
         summary=summary,
         raw=raw,
     )

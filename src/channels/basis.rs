@@ -65,11 +65,11 @@ pub(super) fn of_values(covariance: &Mat<f64>, weights: &[Mat<f64>]) -> Result<M
 /// The bases of the queries and of the keys of one head.
 #[derive(Clone)]
 pub(super) struct Pair {
-    /// ChannelKind queries are multiplied by, `n x n`.
+    /// What queries are multiplied by, `n x n`.
     pub(super) queries: Mat<f64>,
-    /// ChannelKind keys are multiplied by.
+    /// What keys are multiplied by.
     pub(super) keys: Mat<f64>,
-    /// ChannelKind is lost of the squared scores with each channel.
+    /// What is lost of the squared scores with each channel.
     pub(super) lost: Vec<f64>,
     /// `C_q^-1/2 U` and its inverse.
     turn: [Mat<f64>; 2],

@@ -1,4 +1,4 @@
-//! ChannelKind a loss of channels does to the outputs: half of them go, the network after the
+//! What a loss of channels does to the outputs: half of them go, the network after the
 //! block runs.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::rank::damage::damage;
 use crate::rank::probe::Probe;
 use crate::sites::{PruneTarget, parts};
 
-/// ChannelKind fewer channels of queries and keys change about the input of a block's output
+/// What fewer channels of queries and keys change about the input of a block's output
 /// projection.
 #[derive(Clone)]
 pub(super) struct Difference {

@@ -1,4 +1,4 @@
-//! HeadChannels inside the heads of an attention block that can be turned: which constants
+//! Channels inside the heads of an attention block that can be turned: which constants
 //! make them and read them.
 //!
 //! A basis can be changed where everything between the weights that make the channels
@@ -15,13 +15,13 @@ use crate::mask::Kept;
 use crate::network::{Network, Reader};
 use crate::tensor::Elem;
 
-/// ChannelKind the channels are of.
+/// What the channels are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChannelKind {
-    /// ChannelKind a head adds up and its output projection reads.
+    /// What a head adds up and its output projection reads.
     Values,
-    /// ChannelKind queries and keys are multiplied along.
+    /// What queries and keys are multiplied along.
     QueriesAndKeys,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct HeadChannels {
     pub(super) what: ChannelKind,
     /// The group in the open analysis.
     pub(super) group: GroupId,
-    /// HeadChannels of each head.
+    /// Channels of each head.
     pub(super) count: usize,
     /// The constants that make them.
     pub(super) makers: Vec<Maker>,
@@ -236,7 +236,7 @@ fn final_use(graph: &Graph, mut node: NodeId, mut input: usize) -> Option<(NodeI
     Some((node, input))
 }
 
-/// ChannelKind a view of a constant makes of it in the end.
+/// What a view of a constant makes of it in the end.
 fn reads_into(graph: &Graph, mut node: NodeId) -> Option<ValueId> {
     let mut made = None;
     while is_view_of_constant(&graph.node(node).domain, &graph.node(node).op) {

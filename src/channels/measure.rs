@@ -1,4 +1,4 @@
-//! ChannelKind heads do to their queries and keys, and what fewer channels of these do to the
+//! What heads do to their queries and keys, and what fewer channels of these do to the
 //! block's output: two passes over a few samples.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,7 +115,7 @@ pub(super) fn squares(whole: &Mat<f64>, blocks: &Blocks) -> Bases {
     blocks.iter().map(|(head, runs)| (*head, square(runs))).collect()
 }
 
-/// ChannelKind each block's output projection reads with the first `kept` channels of queries
+/// What each block's output projection reads with the first `kept` channels of queries
 /// and keys, less what it reads with all of them. The nodes
 /// between are there twice, the second time behind projected queries.
 ///

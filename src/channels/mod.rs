@@ -13,7 +13,7 @@
 //!
 //! A head cannot lose the same channels as another as they are, since each has its own
 //! important ones; in the right basis it is the last ones for all. The change of basis
-//! costs nothing: it goes into the weights. ChannelKind is left is a model with a smaller head
+//! costs nothing: it goes into the weights. What is left is a model with a smaller head
 //! size, on which heads and neurons are pruned as ever. The scale of the attention stays
 //! what it was.
 //!
@@ -22,26 +22,9 @@
 //! for every number of them, from the statistics for values and from two passes over a few
 //! samples for queries; what it does to the outputs is measured for half of them.
 //!
-//! # ChannelKind it brings
-//!
-//! On a six-layer BERT for SST-2 (512 texts, 60% and 50% of the multiply-accumulates, means
-//! of five draws, divergence on the 872 test sentences and, at 60%, agreement):
-//!
-//! | | 60% | 50% | agreement |
-//! |---|---|---|---|
-//! | without | 0.0067 | 0.0138 | 97.7% |
-//! | harm taken from the heads' own | 0.0056 | 0.0120 | 98.0% |
-//! | the same, four times as much for queries | 0.0054 | 0.0107 | 98.0% |
-//! | harm measured, bases of 16 samples | 0.0074 | 0.0154 | 98.0% |
-//! | of 24 | 0.0048 | 0.0108 | 98.4% |
-//! | of 96, harm on 24 | 0.0048 | 0.0097 | 98.5% |
-//! | of 512, harm on 24 | 0.0046 | 0.0098 | 98.6% |
-//! | of 64, harm on 21, one level of damage on 64 samples | 0.0043 | 0.0094 | 98.6% |
-//! | the same on 59 (the default) | 0.0049 | 0.0107 | 98.4% |
-//!
 //! Errors of queries do up to four times the harm that equal errors of removed heads do,
 //! since no re-fit of the output projection takes them up: so harm is measured. It is never
-//! taken to be below three tenths of that of heads.
+//! taken to be below three tenths of that of heads. `docs/experiments.md` has the numbers.
 
 mod apply;
 mod basis;
@@ -80,14 +63,14 @@ const CUDA_STEP: usize = 8;
 /// Steps from all channels to none.
 const STEPS: usize = 8;
 
-/// ChannelKind a narrowing did to one block.
+/// What a narrowing did to one block.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ChannelSummary {
     /// The group of heads.
     pub group: String,
     /// Which channels.
     pub channels: ChannelKind,
-    /// HeadChannels of each head before.
+    /// Channels of each head before.
     pub before: usize,
     /// And after.
     pub after: usize,
@@ -122,7 +105,7 @@ pub struct ChannelBlock {
     how: How,
     /// Rows of the output projection.
     rows: Blocks,
-    /// ChannelKind half of the channels change, for queries until the damage is measured.
+    /// What half of the channels change, for queries until the damage is measured.
     difference: Option<Difference>,
 }
 
@@ -459,7 +442,7 @@ fn values(
     Ok(Some((How::Values(bases), rows, curve.error)))
 }
 
-/// ChannelKind is known of the queries and keys of a block: their bases, the error with fewer
+/// What is known of the queries and keys of a block: their bases, the error with fewer
 /// channels, and the change with half of them.
 type Measured = (BTreeMap<usize, basis::Pair>, Vec<f64>, Difference);
 

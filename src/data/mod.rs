@@ -18,6 +18,10 @@ pub mod split;
 mod tables;
 mod testset;
 mod text;
+#[cfg(feature = "text")]
+mod tokenize;
+#[cfg(not(feature = "text"))]
+#[path = "no_tokenizer.rs"]
 mod tokenize;
 mod trim;
 

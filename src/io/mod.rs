@@ -2,4 +2,5 @@
 
 pub mod npz;
 pub mod staged;
+#[cfg(any(feature = "ort", feature = "text", feature = "tract"))]
 pub(crate) mod unwind;

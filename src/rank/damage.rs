@@ -6,59 +6,10 @@
 //! the outputs is recorded. Forward passes only. Between the levels the damage
 //! follows the local error curve of the group.
 //!
-//! On a six-layer BERT for SST-2 (means of three draws of 512 texts, divergence on
-//! the 872 test sentences at 60% and 50% of the multiply-accumulates):
-//!
-//! | Fractions of units removed, samples | 60% | 50% |
-//! |---|---|---|
-//! | 0.3, 0.55, 0.8, 1; 128 | 0.0071 | 0.0146 |
-//! | 0.5, 0.85, 1; 128 | 0.0071 | 0.0142 |
-//! | 0.5, 0.85, 1; 64 | 0.0073 | 0.0146 |
-//! | 0.55, 1; 128 | 0.0093 | 0.0194 |
-//! | 0.55, 1; 256 | 0.0093 | 0.0180 |
-//!
-//! and, with texts joined to longer ones, means of five draws:
-//!
-//! | | 60% | 50% |
-//! |---|---|---|
-//! | 0.5, 0.85, 1; 170 | 0.0066 | 0.0132 |
-//! | 0.5, 0.85, 1; 64 | 0.0064 | 0.0135 |
-//! | 0.5, 0.85, 1; 43 | 0.0079 | 0.0149 |
-//! | 0.5, 0.85; 64 | 0.0064 | 0.0136 |
-//! | 0.6, 0.9; 64 | 0.0068 | 0.0137 |
-//!
-//! and, once heads may lose channels ([`crate::channels`]):
-//!
-//! | | 60% | 50% |
-//! |---|---|---|
-//! | 0.5, 0.85; 64 | 0.0048 | 0.0097 |
-//! | heads 0.5, neurons 0.5 and 0.85; 64 | 0.0048 | 0.0096 |
-//! | heads 0.5, neurons 0.85; 64 | 0.0045 | 0.0096 |
-//! | the same; 59 (the default, other samples for channels) | 0.0049 | 0.0107 |
-//! | heads 0.5, neurons 0.7; 64 | 0.0045 | 0.0102 |
-//! | heads 0.5, neurons 0.9; 64 | 0.0044 | 0.0098 |
-//! | heads 0.3, neurons 0.85; 64 | 0.0043 | 0.0097 |
-//! | heads 0.5, neurons 0.85; 94 | 0.0045 | 0.0102 |
-//!
-//! and, means of five draws, positions and channels measured on as many more:
-//!
-//! | | 60% | 50% |
-//! |---|---|---|
-//! | heads 0.5, neurons 0.85; 59 (the default) | 0.0048 | 0.0104 |
-//! | the same; 177 | 0.0043 | 0.0093 |
-//! | the same; 472 (`--effort high`) | 0.0041 | 0.0089 |
-//! | heads 0.25, 0.5, neurons 0.5, 0.85; 174 | 0.0047 | 0.0100 |
-//! | heads 0.25, 0.5, 0.75, neurons 0.5, 0.75, 0.9; 171 | 0.0045 | 0.0100 |
-//! | 0.12, 0.25, 0.38, 0.5, 0.63, 0.76, 0.88, 1; 24 | 0.0060 | 0.0121 |
-//!
-//! A second round of allocation helps: with damage measured once more, at the levels of the
-//! first solution, three draws give 0.0043 for 0.0048, and 0.0096 for 0.0099. It is not
-//! done: it takes another 0.7 passes of the network, and starts of sessions.
-//!
 //! One level is enough where it lies where the group may end, since the local error says
-//! the rest. The relative squared error in place of the divergence is as good within the
-//! noise (0.0069 and 0.0141). The weights at each level are those that the elimination has
-//! left at that point ([`crate::numerics::score::obs::Level`]).
+//! the rest. The weights at each level are those that the elimination has left at that
+//! point ([`crate::numerics::score::obs::Level`]). `docs/experiments.md` has what other
+//! levels and sample sizes give.
 
 use crate::numerics::score::{Curve, Ranking, Site};
 use crate::numerics::solve::{self, Levels};

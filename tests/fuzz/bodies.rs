@@ -1,4 +1,4 @@
-//! What the fuzz targets do with their bytes. `tests/corpus.rs` calls the same
+//! What the fuzz targets do with their bytes. `tests/it/corpus.rs` calls the same
 //! functions with the stored cases, so they need no fuzzer.
 //!
 //! Errors are what hostile input should give; a panic, a hang, or the failure of

@@ -311,7 +311,7 @@ fn json_on_standard_output_is_clean() {
     let output = run(&args);
     assert!(output.status.success(), "{}", text(&output));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["schema"], 1);
+    assert_eq!(report["schema"], onnx_prune::report::SCHEMA);
     let said = String::from_utf8_lossy(&output.stderr).to_string();
     assert!(
         said.contains("sliced = masked"),

@@ -2,10 +2,10 @@
 //! work where it does not.
 
 #[path = "../../examples/cuda-check.rs"]
-mod cuda_check;
+mod example;
 
 use clap::Parser;
-use cuda_check::{Args, check};
+use example::{Args, check};
 use onnx_prune::engine::{self, Device, EngineChoice, EngineOptions};
 
 fn works(device: Device) -> bool {

@@ -461,12 +461,13 @@ fn killed_at_any_moment() {
     let mut seen = [0, 0];
     for round in 0..50u64 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "victim"])
+            .args(["--exact", "external_data::victim"])
             .env(VICTIM, &path)
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
         while !ready.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it began");
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_micros(round.wrapping_mul(7_919_777) % 60_000));

@@ -19,6 +19,7 @@ mod in_graph;
 mod inputs;
 mod interface;
 mod latency;
+mod layers;
 mod library;
 mod long;
 mod lossless;

@@ -112,7 +112,8 @@ fn merged_shards_prune_like_the_whole() {
         assert!(report["budget"]["got"].as_f64().unwrap() <= flops.parse().unwrap());
         assert_eq!(report["calibration"]["samples"], 256);
         let notes = report["notes"].to_string();
-        assert!(notes.contains("--stats without --data"), "{notes}");
+        let warning = &report["warnings"][0];
+        assert_eq!(warning["name"], "stats-without-data", "{warning}");
         assert!(!notes.contains("calibrated on noise"), "{notes}");
         masks.push(sum);
     }

@@ -677,11 +677,13 @@ fn memory_does_not_grow_with_samples() {
     // A process of its own: the peak is that of all tests of a process.
     if std::env::var_os(NAME).is_none() {
         let own = std::env::current_exe().unwrap();
-        let status = std::process::Command::new(own)
-            .args(["--exact", NAME, "--nocapture"])
+        let ended = std::process::Command::new(own)
+            .args(["--exact", &format!("statistics::{NAME}"), "--nocapture"])
             .env(NAME, "1")
-            .status();
-        assert!(status.unwrap().success());
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(ended.status.success() && said.contains("1 passed"), "{said}");
         return;
     }
     let probes = [probe("a", "bsn", 2), probe("b", "flat", 1), probe("c", "bns", 1)];

@@ -17,8 +17,8 @@ use crate::common::{engine, feeds, take};
 const HEAD: &str = "\
 # What is supported
 
-Made by `tests/supported.rs` from the cases in `fixtures/zoo` and the shared zoo; never edited by hand
-(`UPDATE_SUPPORTED=1 cargo nextest run --test supported` writes it). All weights are random.
+Made by `tests/it/supported.rs` from the cases in `fixtures/zoo` and the shared zoo; never edited by hand
+(`UPDATE_SUPPORTED=1 cargo nextest run supported` writes it). All weights are random.
 
 - groups: what is found without any option, or with `--change-interface` where the caches are in the interface
 - equal: sliced and masked models have the same outputs, with a third of the units of every group gone

@@ -235,6 +235,7 @@ fn a_mask_with_other_numbers_is_an_error() {
     mask::file::write(&path, &case.network.axes, &uneven).unwrap();
     let options = Options {
         mask: Some(path),
+        demands: Vec::new(),
         ..options
     };
     let model = crate::common::fixture("zoo/qwen3past-dyn18").join("model.onnx");

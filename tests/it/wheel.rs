@@ -51,6 +51,17 @@ fn run(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> String {
     must(output.unwrap())
 }
 
+/// `UPDATE_OPTIONS=1` writes them.
+#[test]
+fn the_options_of_the_package_are_those_of_the_program() {
+    let path = root().join("python/onnx_prune/_options.py");
+    let made = onnx_prune::cli::python();
+    if std::env::var_os("UPDATE_OPTIONS").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), made);
+}
+
 #[test]
 fn the_types_are_strict() {
     let Some(python) = python_with("mypy, numpy") else {

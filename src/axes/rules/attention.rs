@@ -7,16 +7,13 @@ use crate::axes::op::Op;
 
 pub(super) const SCALE: &str = "the attention's scale follows from it";
 
-/// Records the two inner products of attention: scores and mixture. `heads` are
-/// the batch axes beside the batch.
+/// Records the two inner products of attention: scores over the channels `qk` and a
+/// mixture of the channels `v`, for each entry of `batch` and `heads`.
 pub(super) fn inner_products(
     op: &mut Op,
-    batch: &Dim,
-    heads: &Dim,
-    query: &Dim,
-    keys: &Dim,
-    qk: &Dim,
-    v: &Dim,
+    [batch, heads]: [&Dim; 2],
+    [query, keys]: [&Dim; 2],
+    [qk, v]: [&Dim; 2],
 ) {
     let mut record = |free: [Dim; 2], contracted: &Dim| {
         op.contract(Contraction {
@@ -124,7 +121,7 @@ pub(super) fn packed(op: &mut Op) -> Option<()> {
         bias: op.has(2).then_some(2),
         inner: false,
     });
-    inner_products(op, &x[0], &head, &x[1], &keys, &qk, &v);
+    inner_products(op, [&x[0], &head], [&x[1], &keys], [&qk, &v]);
     op.set(0, vec![x[0].clone(), x[1].clone(), head.times(v)]);
     Some(())
 }
@@ -184,7 +181,7 @@ pub(super) fn multi_head(op: &mut Op) -> Option<()> {
     join_packed_bias(op, 3, &head, &qk, &v);
     join_bias(op, 5, &head);
     let keys = separate_cache(op, [6, 7], [1, 2], &head, [&qk, &v], keys);
-    inner_products(op, &batch, &head, &query, &keys, &qk, &v);
+    inner_products(op, [&batch, &head], [&query, &keys], [&qk, &v]);
     op.set(0, vec![batch, query, head.times(v)]);
     Some(())
 }
@@ -284,7 +281,7 @@ pub(super) fn grouped(op: &mut Op) -> Option<()> {
         op.join_input(11, 0, &head);
     }
     let keys = separate_cache(op, [3, 4], [1, 2], &kv, [&inner, &inner], q[1].clone());
-    inner_products(op, &q[0], &head, &q[1], &keys, &inner, &inner);
+    inner_products(op, [&q[0], &head], [&q[1], &keys], [&inner, &inner]);
     op.set(0, vec![q[0].clone(), q[1].clone(), head.times(inner)]);
     Some(())
 }

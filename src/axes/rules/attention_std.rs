@@ -42,7 +42,7 @@ pub(super) fn attention(op: &mut Op) -> Option<()> {
         op.unify(&past[3], &v.inner);
     }
     op.freeze(&keys, "a softmax runs over it");
-    inner_products(op, &q.batch, &q.head, &q.rows, &keys, &q.inner, &v.inner);
+    inner_products(op, [&q.batch, &q.head], [&q.rows, &keys], [&q.inner, &v.inner]);
     if flat {
         op.set(
             0,

@@ -20,7 +20,12 @@ pub(super) fn attention(op: &mut Op) -> Option<()> {
     op.join(&x[1], &w[0]);
     join_bias(op, 5, &parts.head);
     project(op, &x[..1], &x[1], &parts.packed, 1);
-    inner_products(op, &Dim::one(), &parts.head, &x[0], &x[0], &parts.qk, &parts.v);
+    inner_products(
+        op,
+        [&Dim::one(), &parts.head],
+        [&x[0], &x[0]],
+        [&parts.qk, &parts.v],
+    );
     op.set(0, vec![x[0].clone(), parts.head.times(parts.v)]);
     Some(())
 }
@@ -64,7 +69,7 @@ pub(super) fn multi_head(op: &mut Op) -> Option<()> {
     op.freeze(&qk, SCALE);
     join_packed_bias(op, 3, &head, &qk, &v);
     join_bias(op, 6, &head);
-    inner_products(op, &Dim::one(), &head, &tokens, &tokens, &qk, &v);
+    inner_products(op, [&Dim::one(), &head], [&tokens, &tokens], [&qk, &v]);
     op.set(0, vec![tokens, head.times(v)]);
     Some(())
 }
@@ -84,7 +89,7 @@ pub(super) fn quantised(op: &mut Op) -> Option<()> {
     op.join(&x[2], &w[0]);
     let keys = super::attention::cache(op, 8, &parts.head, &x[1], &parts.v, 1);
     project(op, &x[..2], &x[2], &parts.packed, 2);
-    inner_products(op, &x[0], &parts.head, &x[1], &keys, &parts.qk, &parts.v);
+    inner_products(op, [&x[0], &parts.head], [&x[1], &keys], [&parts.qk, &parts.v]);
     op.set(0, vec![x[0].clone(), x[1].clone(), parts.head.times(parts.v)]);
     Some(())
 }
@@ -128,7 +133,7 @@ pub(super) fn decoder(op: &mut Op) -> Option<()> {
     join_bias(op, 4, &head);
     let keys = op.a.space.unknown();
     let keys = super::attention::separate_cache(op, [5, 6], [1, 2], &head, [&qk, &v], keys);
-    inner_products(op, &q[0], &head, &q[1], &keys, &qk, &v);
+    inner_products(op, [&q[0], &head], [&q[1], &keys], [&qk, &v]);
     op.set(0, vec![q[0].clone(), q[1].clone(), head.times(v)]);
     Some(())
 }

@@ -8,7 +8,7 @@
 //! float16 and the operators of ONNX Runtime are computed rightly by tract, with
 //! and without its optimisations, or refused by itself. What fails only in a
 //! form that the file shows is on the list with that form excluded.
-//! `tests/engines.rs` repeats the checks. NaN is left out of them: tract loses it
+//! `tests/it/engines.rs` repeats the checks. NaN is left out of them: tract loses it
 //! in `Max`, `Min`, `Clip`, `Relu`, `Sigmoid` and `Tanh`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};

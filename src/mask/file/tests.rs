@@ -112,7 +112,7 @@ fn json_that_does_not_fit_is_refused_and_says_why() {
             "heads in the mask and neurons",
         ),
         (groups(&format!("{one}, {one}")), "'layer.0.mlp' is there twice"),
-        ("{\"schema\": 2, \"groups\": []}".to_owned(), "the layout 2"),
+        ("{\"schema\": 3, \"groups\": []}".to_owned(), "the layout 3"),
         ("[]".to_owned(), "not a mask in JSON"),
         (String::new(), "not a mask in JSON"),
     ] {

@@ -19,7 +19,7 @@ fn isolated(name: &str, prepare: impl FnOnce(&mut Command)) -> bool {
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", &format!("isolated::{name}"), "--nocapture"])
+        .args(["--exact", &format!("engines::isolated::{name}"), "--nocapture"])
         .env(MARK, "1");
     prepare(&mut command);
     let output = command.output().unwrap();
