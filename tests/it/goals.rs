@@ -26,7 +26,10 @@ fn digits(out: &Path, extra: &[&str]) -> (Output, Option<Value>) {
         fixture("digits-vit/calibration.npz"),
     );
     let mut args = vec![model.to_str().unwrap(), out.to_str().unwrap()];
-    args.extend(["--data", data.to_str().unwrap(), "--samples", "96"]);
+    args.extend(["--data", data.to_str().unwrap()]);
+    if !extra.contains(&"--samples") {
+        args.extend(["--samples", "96"]);
+    }
     args.extend(["--json", json.to_str().unwrap()]);
     args.extend(extra);
     let output = run(&args);
@@ -243,4 +246,94 @@ fn limits_of_several_measures_all_hold() {
     let (output, _) = digits(&none, &["--size", "10"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!none.exists());
+}
+
+/// A limit that every smaller model meets too does not change the result.
+#[test]
+fn limits_that_do_not_bind_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let graph = |name: &str, extra: &[&str]| {
+        let out = folder.path().join(name);
+        let (output, _) = digits(&out, &[&["--flops", "0.5"], extra].concat());
+        assert!(output.status.success(), "{}", crate::common::text(&output));
+        onnx::load(&out).unwrap().proto.graph
+    };
+    let plain = graph("plain.onnx", &["--no-timing"]);
+    assert!(plain == graph("size.onnx", &["--no-timing", "--size", "1000MB"]));
+    assert!(plain == graph("params.onnx", &["--no-timing", "--params", "1"]));
+    assert!(plain == graph("latency.onnx", &["--latency", "10s"]));
+}
+
+/// The goal in the report and in the metadata of the file that was written.
+fn goal(out: &Path, report: &Value) -> String {
+    let told = onnx_prune::onnx::provenance::of_file(out).unwrap();
+    let options: Value = serde_json::from_str(&told.options).unwrap();
+    assert_eq!(options["goal"], report["goal"], "the file and the report agree");
+    assert_eq!(report["options"]["goal"], report["goal"]);
+    report["goal"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_kind_of_goal_is_in_the_report_and_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = ["--method", "magnitude", "--no-timing"];
+    let mask = folder.path().join("mask.json");
+    let mask = mask.to_str().unwrap();
+    for (at, (asked, expected)) in [
+        (&["--export-mask", mask][..], "--flops 0.6".to_owned()),
+        (&["--flops", "0.7"], "--flops 0.7".into()),
+        (&["--params", "0.7"], "--params 0.7".into()),
+        (&["--size", "0.15MB"], "--size 0.15MB".into()),
+        (&["--latency", "10s"], "--latency 10s".into()),
+        (&["--speedup", "1.01"], "--speedup 1.01".into()),
+        (
+            &["--flops", "0.7", "--params", "0.9"],
+            "--flops 0.7 --params 0.9".into(),
+        ),
+        (&["--max-drop", "1"], "--max-drop 1".into()),
+        (
+            &["--max-drop", "1", "--eval", "echo 0 #{}"],
+            "--max-drop 1 --eval echo 0 #{}".into(),
+        ),
+        (&["--mask", mask], format!("--mask {mask}")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.path().join(format!("{at}.onnx"));
+        let timed = asked.iter().any(|w| ["--latency", "--speedup"].contains(w));
+        let (output, report) = digits(&out, &[asked, if timed { &quick[..2] } else { &quick }].concat());
+        assert!(
+            output.status.success(),
+            "{asked:?}: {}",
+            crate::common::text(&output)
+        );
+        let report = report.unwrap();
+        assert_eq!(goal(&out, &report), expected);
+        let command = report["command"].as_str().unwrap();
+        let flag = expected.split(' ').next().unwrap();
+        assert!(command.contains(flag), "{asked:?}: {command}");
+    }
+}
+
+#[test]
+fn what_costs_quality_can_be_made_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("small.onnx");
+    // Too few to keep some apart: layers are not re-fitted in order.
+    let few = ["--samples", "8", "--no-timing"];
+    let (output, report) = digits(&out, &few);
+    assert!(output.status.success());
+    let report = report.unwrap();
+    assert_eq!(report["warnings"][0]["name"], "refit-local");
+    assert!(
+        report["warnings"][0]["text"]
+            .as_str()
+            .unwrap()
+            .contains("divergence")
+    );
+    let strict = folder.path().join("strict.onnx");
+    let (output, _) = digits(&strict, &[&few[..], &["--strict"]].concat());
+    assert_eq!(output.status.code(), Some(6), "{}", crate::common::text(&output));
+    assert!(!strict.exists());
 }

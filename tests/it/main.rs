@@ -44,6 +44,7 @@ mod shards;
 mod speed;
 mod statistics;
 mod supported;
+mod threads;
 mod uniform;
 mod unsafe_code;
 mod wheel;

@@ -66,6 +66,7 @@ fn the_mask_of_a_pruned_model_makes_it_again() {
 
     let again = Options {
         mask: Some(first.clone()),
+        demands: Vec::new(),
         ..options()
     };
     let replayed = prune(&input, &second, &again).unwrap();
