@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::pruned::Pruned;
 use super::ranked::Ranked;
 use super::source::Source;
 use crate::Result;
@@ -14,6 +13,7 @@ use crate::measure::paired::{self, Measured};
 use crate::measure::{Cache, Key};
 use crate::onnx::proto;
 use crate::tensor::Feeds;
+use crate::verify::Interface;
 
 /// Pairs of runs that a demanded latency is judged by.
 const RUNS: usize = 31;
@@ -225,23 +225,32 @@ impl Total {
 
 impl Ranked<'_> {
     /// Times a result that has to meet a latency.
-    pub(super) fn judged(&self, pruned: &Pruned, batch: &ExactBatch) -> Result<Measured> {
+    pub(super) fn judged(
+        &self,
+        pruned: (&proto::ModelProto, &Interface),
+        batch: &ExactBatch,
+    ) -> Result<Measured> {
         self.timed(pruned, batch, |_| RUNS)
     }
 
     /// Times a result for the report, in about a second.
-    pub(super) fn reported(&self, pruned: &Pruned) -> Result<Measured> {
+    pub(super) fn reported(&self, pruned: (&proto::ModelProto, &Interface)) -> Result<Measured> {
         let source = self.source();
         let batch = source.timed_inputs().or_else(|_| source.shorter_inputs())?;
         let runs = |pair: f64| ((SECONDS / pair.max(1e-9)) as usize).clamp(FEW, MANY);
         self.timed(pruned, &batch, runs)
     }
 
-    fn timed(&self, pruned: &Pruned, batch: &ExactBatch, runs: impl Fn(f64) -> usize) -> Result<Measured> {
+    fn timed(
+        &self,
+        (pruned, interface): (&proto::ModelProto, &Interface),
+        batch: &ExactBatch,
+        runs: impl Fn(f64) -> usize,
+    ) -> Result<Measured> {
         let engine = &self.source().engine;
-        let own = pruned.interface.feeds(&batch.feeds)?;
+        let own = interface.feeds(&batch.feeds)?;
         let open = |model: &proto::ModelProto| engine.session(model, &SessionOptions::default());
-        let (mut smaller, mut dense) = (open(&pruned.model)?, open(self.source().dense())?);
+        let (mut smaller, mut dense) = (open(pruned)?, open(self.source().dense())?);
         let started = Instant::now();
         smaller.run(&own)?;
         dense.run(&batch.feeds)?;

@@ -9,6 +9,7 @@
 //! afterwards. What a stage has to say travels with its value.
 
 mod calibrated;
+mod check;
 mod compare;
 mod declared;
 mod finite;
@@ -20,6 +21,7 @@ mod paths;
 mod plan;
 mod pruned;
 mod ranked;
+mod recorded;
 mod shards;
 mod simplified;
 mod source;

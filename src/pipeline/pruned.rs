@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::journal::Journal;
 use super::plan::{EQUALITY_SAMPLES, Plan};
 use super::ranked::Ranked;
-use super::write::described;
+use super::recorded::described;
 use crate::data::{self, Samples, split};
 use crate::engine::{Engine as _, Session, SessionOptions};
 use crate::mask::{self, Mask};

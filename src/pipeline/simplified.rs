@@ -4,9 +4,9 @@
 //! Statistics are taken of the model as it is: where the last layer runs on one
 //! position only, it has too few rows to be fitted.
 
-use super::source::Source;
 use crate::Result;
-use crate::axes::{GroupId, PruneGroup};
+use crate::axes::{self, GroupId, PruneGroup};
+use crate::data::ExactBatch;
 use crate::engine::Engine;
 use crate::measure::paired::{self, Spread};
 use crate::network::Network;
@@ -33,16 +33,20 @@ impl Simplified {
     ///
     /// # Errors
     /// The engine's.
-    pub(super) fn choose(source: &Source) -> Result<(Option<Self>, Option<String>)> {
-        let Some(found) = Self::find(source)? else {
+    pub(super) fn choose(
+        engine: &dyn Engine,
+        dense: &proto::ModelProto,
+        (network, options): (&Network, axes::Options),
+        inputs: impl FnOnce() -> Result<ExactBatch>,
+    ) -> Result<(Option<Self>, Option<String>)> {
+        let Some(found) = Self::find(dense, network, options)? else {
             return Ok((None, None));
         };
-        let (engine, dense) = (&source.engine, source.dense());
         let Some((before, after)) = found.lost_kernels(engine, dense)? else {
             return Ok((Some(found), None));
         };
         let lost = format!("the lossless rewrites leave {after} of {before} fused attention kernels");
-        let Ok(batch) = source.timed_inputs() else {
+        let Ok(batch) = inputs() else {
             let note = format!("{lost}, and no inputs could be made to time it: they are left out");
             return Ok((None, Some(note)));
         };
@@ -62,14 +66,14 @@ impl Simplified {
     /// The dense model as it was read is rewritten: where activations are quantised by the
     /// range of all positions, float weights must not hide that. `None` where
     /// nothing can be done, or the groups would not be the same.
-    fn find(source: &Source) -> Result<Option<Self>> {
-        let (model, passes) = lossless::apply(source.dense())?;
+    fn find(dense: &proto::ModelProto, known: &Network, options: axes::Options) -> Result<Option<Self>> {
+        let (model, passes) = lossless::apply(dense)?;
         if passes.is_empty() {
             return Ok(None);
         }
-        let network = Network::of(model, source.options.axes)?;
+        let network = Network::of(model, options)?;
         let same = |g: &PruneGroup| network.axes.find_group(&g.name, g.kind, g.units);
-        let groups: Option<Vec<GroupId>> = source.network().axes.groups.iter().map(same).collect();
+        let groups: Option<Vec<GroupId>> = known.axes.groups.iter().map(same).collect();
         Ok(groups.map(|groups| Self {
             network,
             groups,

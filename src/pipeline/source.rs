@@ -207,7 +207,12 @@ impl<'a> Source<'a> {
 
     /// Applies the lossless rewrites where they help.
     fn simplify(&mut self) -> Result<()> {
-        let found = Simplified::choose(self);
+        let found = Simplified::choose(
+            &self.engine,
+            self.dense(),
+            (self.network(), self.options.axes),
+            || self.timed_inputs(),
+        );
         let found = self.journal.attempt(
             found,
             "lossless",

@@ -1,15 +1,14 @@
 //! Measured, told and written: a report, and files that appear together or not at all.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::declared::DECLARED;
 use super::journal::Journal;
 use super::options::Options;
 use super::plan::Plan;
 use super::pruned::{HeldOut, Pruned};
 use super::ranked::Ranked;
-use crate::budget::{Cost, Goal};
+use super::recorded::{described, words};
+use crate::budget::Cost;
 use crate::channels::ChannelSummary;
 use crate::engine::Engine as _;
 use crate::io::staged::Staged;
@@ -67,7 +66,7 @@ impl Finished<'_> {
         let mut journal = Journal::new(options.strict);
         let latency = match measured {
             None if options.timing => {
-                let timed = ranked.reported(&pruned);
+                let timed = ranked.reported((&pruned.model, &pruned.interface));
                 journal.attempt(
                     timed,
                     "timing",
@@ -261,37 +260,4 @@ fn groups(ranked: &Ranked, plan: &Plan) -> Vec<GroupReport> {
         }
     })
     .collect()
-}
-
-/// What decides the result: the goal, and every option with its value.
-pub(super) fn described(options: &Options, goal: &Goal) -> BTreeMap<String, serde_json::Value> {
-    let mut out = BTreeMap::new();
-    out.insert("goal".to_owned(), goal.to_string().into());
-    let budgets = [
-        "flops", "params", "size", "latency", "speedup", "max-drop", "eval", "mask",
-    ];
-    for option in DECLARED
-        .iter()
-        .filter(|o| o.is_recorded() && !budgets.contains(&o.name))
-    {
-        let words = (option.tell)(options);
-        let words: Vec<String> = words.iter().map(|w| w.to_string_lossy().into_owned()).collect();
-        let value = match (option.takes, &words[..]) {
-            (super::declared::Takes::Nothing, words) => (!words.is_empty()).into(),
-            (super::declared::Takes::One(_), [word]) => word.clone().into(),
-            (super::declared::Takes::One(_), _) => serde_json::Value::Null,
-            (_, words) => words.to_vec().into(),
-        };
-        out.insert(option.name.replace('-', "_"), value);
-    }
-    out
-}
-
-/// The words of the command line that ask for the same, less files.
-pub(super) fn words(options: &Options, goal: &Goal) -> Vec<std::ffi::OsString> {
-    let mut asked = options.clone();
-    if let Goal::Limits(demands) = goal {
-        asked.demands.clone_from(demands);
-    }
-    DECLARED.iter().flat_map(|option| option.words(&asked)).collect()
 }

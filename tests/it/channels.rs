@@ -306,6 +306,7 @@ fn prune(out: &Path, extra: &[&str]) -> Value {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", crate::common::text(&output));
+    crate::common::conforms(&json);
     serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap()
 }
 

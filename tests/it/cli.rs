@@ -61,6 +61,7 @@ fn prune_digits(out: &Path, extra: &[&str]) -> serde_json::Value {
     args.extend(extra);
     let output = run(&args);
     assert!(output.status.success(), "{}", text(&output));
+    crate::common::conforms(&json);
     serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap()
 }
 

@@ -33,7 +33,10 @@ fn digits(out: &Path, extra: &[&str]) -> (Output, Option<Value>) {
     args.extend(["--json", json.to_str().unwrap()]);
     args.extend(extra);
     let output = run(&args);
-    let report = std::fs::read_to_string(json).ok();
+    let report = std::fs::read_to_string(&json).ok();
+    if report.is_some() {
+        crate::common::conforms(&json);
+    }
     (output, report.map(|r| serde_json::from_str(&r).unwrap()))
 }
 
@@ -195,6 +198,7 @@ fn files_with_the_same_weights_get_one_mask() {
         json.to_str().unwrap(),
     ]);
     assert!(output.status.success(), "{output:?}");
+    crate::common::conforms(json.as_ref());
     let reports: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     let groups = |at: usize| reports[at]["groups"].as_array().unwrap().clone();
     for (one, other) in groups(0).iter().zip(&groups(1)) {
@@ -284,8 +288,8 @@ fn every_kind_of_goal_is_in_the_report_and_in_the_file() {
         (&["--flops", "0.7"], "--flops 0.7".into()),
         (&["--params", "0.7"], "--params 0.7".into()),
         (&["--size", "0.15MB"], "--size 0.15MB".into()),
-        (&["--latency", "10s"], "--latency 10s".into()),
-        (&["--speedup", "1.01"], "--speedup 1.01".into()),
+        (&["--latency", "10s"], "--latency 10000ms".into()),
+        (&["--speedup", "1.01"], "--speedup 1.01x".into()),
         (
             &["--flops", "0.7", "--params", "0.9"],
             "--flops 0.7 --params 0.9".into(),

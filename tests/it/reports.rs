@@ -37,7 +37,11 @@ fn options(flops: f64) -> Options {
 fn prune(input: &Path, options: &Options) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("small.onnx");
-    pipeline::prune(input, &out, &[], options, &Quiet, &AtomicBool::new(false)).unwrap()
+    let report = pipeline::prune(input, &out, &[], options, &Quiet, &AtomicBool::new(false)).unwrap();
+    let json = folder.path().join("report.json");
+    onnx_prune::report::write_json(&json, &report).unwrap();
+    crate::common::conforms(&json);
+    report
 }
 
 /// The page is one file: nothing in it makes a reader fetch or run anything.

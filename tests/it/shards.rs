@@ -66,6 +66,9 @@ fn prune(folder: &Path, extra: &[&str]) -> (BTreeMap<String, Vec<u64>>, serde_js
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    let json = folder.join("report.json");
+    std::fs::write(&json, &output.stdout).unwrap();
+    crate::common::conforms(&json);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let groups = report["groups"].as_array().unwrap();
     let kept = |g: &serde_json::Value| {

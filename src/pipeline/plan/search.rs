@@ -190,7 +190,11 @@ fn meet(planner: &Planner, goal: &Goal, demands: &[Demand], outputs: &[&Path]) -
         if !timed.inputs.is_empty() {
             let judged = planner.networks().iter().zip(&found.pruned).zip(&timed.inputs);
             found.measured = judged
-                .map(|((ranked, pruned), inputs)| ranked.judged(pruned, inputs).map(Some))
+                .map(|((ranked, pruned), inputs)| {
+                    ranked
+                        .judged((&pruned.model, &pruned.interface), inputs)
+                        .map(Some)
+                })
                 .collect::<Result<_>>()?;
         }
         let time = latency::Total::of(&found.measured);

@@ -120,3 +120,22 @@ pub fn network(model: &ModelProto) -> Network {
     let model = onnx::inline_functions(model).unwrap();
     Network::of(model, axes::Options::default()).unwrap()
 }
+
+/// Checks a JSON report against `docs/report.schema.json`, where the Python of the tests is
+/// there.
+pub fn conforms(report: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("ONNX_PRUNE_TEST_PYTHON")
+        .map_or_else(|| root.join("target/py/bin/python"), PathBuf::from);
+    if !python.exists() {
+        eprintln!("skipped: no {} (run .ci/test once)", python.display());
+        return;
+    }
+    let output = std::process::Command::new(python)
+        .arg(root.join("tests/python/check_reports.py"))
+        .arg(root.join("docs/report.schema.json"))
+        .arg(report)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
