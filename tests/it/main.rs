@@ -37,6 +37,7 @@ mod positions;
 mod provenance;
 mod quantised;
 mod random_graphs;
+mod refits;
 mod reports;
 mod roundtrip;
 mod several;

@@ -67,11 +67,12 @@ pub fn piece(network: &Network, inputs: &[Boundary], outputs: &[ValueId]) -> Res
             }
         }
     }
+    let given_names: BTreeSet<&str> = given.iter().map(|v| graph.value(*v).name.as_str()).collect();
     let body = graph
         .order
         .iter()
         .filter(|n| nodes.contains(n))
-        .filter_map(|n| whole.node.get(n.0 as usize).cloned())
+        .filter_map(|n| Some(without_given(whole.node.get(n.0 as usize)?.clone(), &given_names)))
         .collect();
     let named = |name: &str| names.contains(name);
     let sparse =
@@ -113,6 +114,17 @@ pub fn piece(network: &Network, inputs: &[Boundary], outputs: &[ValueId]) -> Res
         opset_import: model.opset_import.clone(),
         ..Default::default()
     })
+}
+
+/// A node that is there for one of its outputs, while another is given to the piece (as the
+/// sum that a fused normalisation gives beside its result): that one gets another name.
+fn without_given(mut node: proto::NodeProto, given: &BTreeSet<&str>) -> proto::NodeProto {
+    for output in &mut node.output {
+        if given.contains(output.as_str()) {
+            output.push_str("/again");
+        }
+    }
+    node
 }
 
 /// A piece with constants in place of some of its inputs, by name: an engine lays these
