@@ -3,14 +3,14 @@
 use super::algebra::dim::FactorId;
 use crate::graph::{NodeId, ValueId};
 
-/// Index of a group in [`Analysis::groups`].
+/// Index of a group in [`Analysis::groups`](super::Analysis::groups).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct GroupId(pub usize);
 
 /// A contraction of the pruned axis with a constant weight.
 #[derive(Debug, Clone)]
 pub struct Sink {
-    /// Index in [`Analysis::contractions`].
+    /// Index in [`Analysis::contractions`](super::Analysis::contractions).
     pub contraction: usize,
     /// The node.
     pub node: NodeId,

@@ -31,7 +31,7 @@ pub struct Watched<'a> {
 /// not grow with the number of samples. Padding and rows that fill a batch are
 /// left out; [`Watched::weights`] says how much the others count. `progress` counts samples.
 ///
-/// Where the engine [reduces](Engine::reduces), nodes of the model make the sums; then
+/// Where the engine [reduces](crate::engine::Engine::reduces), nodes of the model make the sums; then
 /// the engine's seconds are those of the sums too.
 pub fn collect(
     ctx: Ctx,

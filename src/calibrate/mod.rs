@@ -1,6 +1,6 @@
 //! Instrumented runs over inputs -> statistics per site.
 //!
-//! [`collect`] runs batches and adds up what ranking and re-fitting need of each site:
+//! `collect()` runs batches and adds up what ranking and re-fitting need of each site:
 //! [`Statistics`](crate::numerics::Statistics), which [`mod@file`] keeps. On a device with
 //! a memory of its own the sums are made there.
 

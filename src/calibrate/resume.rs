@@ -38,14 +38,14 @@ pub struct Collected {
     pub notes: Vec<String>,
 }
 
-/// As [`collect`], with the samples read `every` at a time and the statistics so far
+/// As `collect()`, with the samples read `every` at a time and the statistics so far
 /// kept in a file; samples that it has seen are not run again.
 ///
 /// The result does not depend on where a run was stopped: samples are always run in
 /// the same parts, of `every` each.
 ///
 /// # Errors
-/// As [`collect`], samples that cannot be read, statistics in the file that are of
+/// As `collect()`, samples that cannot be read, statistics in the file that are of
 /// something else, a file that cannot be written.
 pub fn collect_kept(
     kept: Kept,

@@ -1,6 +1,6 @@
 //! One rule per operator: how the terms of its inputs and outputs relate.
 //!
-//! A rule reads the dimensions of its inputs from an [`Op`], joins what must
+//! A rule reads the dimensions of its inputs from an [`Op`](super::op::Op), joins what must
 //! agree, freezes what must keep its size and sets the dimensions of its
 //! outputs. It returns `None` when it cannot follow the node; then everything
 //! the node touches is frozen, which is always safe.
