@@ -148,7 +148,7 @@ impl<'a> Calibrated<'a> {
                 "stats-without-data",
                 "--stats without --data: the relative error at each group's own sink stands in for the damage to \
                  the outputs, re-fitting is local, and the comparison with the dense model is on synthetic inputs. \
-                 On a six-layer BERT at 0.6 the divergence was 40 times as large: give some inputs with --data",
+                 On a six-layer BERT at 60% the divergence was 10 times as large: give some inputs with --data",
             )?;
         } else {
             self.guarded = true;
