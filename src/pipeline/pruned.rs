@@ -101,22 +101,14 @@ impl<'a> Ranked<'a> {
         // What is sliced first runs faster.
         let sliced_first = sequential && layers.are_recorded(&self.calibrated.recording);
         if sequential && !sliced_first {
-            let better = self.in_order(&layers, fits.clone());
-            let better = journal.attempt(
-                better,
-                "refit-local",
-                "layers could not be re-fitted in order",
-                LOCAL_COSTS,
-            )?;
-            if let Some(better) = better {
-                told_local(&better, &mut journal)?;
-                fits = vec![better.fits];
+            let made = self.in_order(&layers, fits.clone());
+            if let Some(better) = or_local(made, &mut journal)? {
+                fits = vec![better];
             }
         }
         journal.lap("re-fitting");
-        let all: Vec<Fit> = fits.iter().flatten().cloned().collect();
-        let mut told: Vec<Fitted> = all.iter().map(|f| f.told.clone()).collect();
-        for fit in &all {
+        let mut told: Vec<Fitted> = fits.iter().flatten().map(|f| f.told.clone()).collect();
+        for fit in fits.iter().flatten() {
             fit.put(&mut subject.network)?;
         }
         let Subject {
@@ -134,19 +126,12 @@ impl<'a> Ranked<'a> {
         equality.require()?;
         journal.lap("equality");
         if sliced_first {
-            let better = self.in_order_sliced(&sliced, &network, targets, &mask, &fits);
-            let better = journal.attempt(
-                better,
-                "refit-local",
-                "layers could not be re-fitted in order",
-                LOCAL_COSTS,
-            )?;
-            if let Some(better) = better {
-                told_local(&better, &mut journal)?;
-                for fit in &better.fits {
+            let made = self.in_order_sliced(&sliced, &network, targets, &mask, &fits);
+            if let Some(better) = or_local(made, &mut journal)? {
+                for fit in &better {
                     fit.put(&mut sliced.network)?;
                 }
-                told = better.fits.into_iter().map(|f| f.told).collect();
+                told = better.into_iter().map(|f| f.told).collect();
             }
             journal.lap("re-fitting");
         }
@@ -321,10 +306,15 @@ impl<'a> Ranked<'a> {
     }
 }
 
-/// Warns of layers that could not be re-fitted in order.
-fn told_local(made: &InOrder, journal: &mut Journal) -> Result<()> {
+/// The fits in order, or none and a warning; single layers that keep their local fit are
+/// warned of, too.
+fn or_local(made: Result<InOrder>, journal: &mut Journal) -> Result<Option<Vec<Fit>>> {
+    let what = "layers could not be re-fitted in order";
+    let Some(made) = journal.attempt(made, "refit-local", what, LOCAL_COSTS)? else {
+        return Ok(None);
+    };
     if made.kept_local.is_empty() {
-        return Ok(());
+        return Ok(Some(made.fits));
     }
     let sites = made.kept_local.join("', '");
     journal.warn(
@@ -332,7 +322,8 @@ fn told_local(made: &InOrder, journal: &mut Journal) -> Result<()> {
         format!(
             "'{sites}' could not be re-fitted in order, because what goes in and what comes out have no rows in common; {LOCAL_COSTS}"
         ),
-    )
+    )?;
+    Ok(Some(made.fits))
 }
 
 /// A session that knows how long it ran.
