@@ -131,7 +131,9 @@ fn analysis(c: &mut Criterion) {
     let model = transformer();
     let analyse = || {
         let graph = graph::build(&model).expect("a graph");
-        axes::analyse(&graph, axes::Options::default()).groups.len()
+        axes::analyse(&graph, axes::AnalysisOptions::default())
+            .groups
+            .len()
     };
     let groups = analyse();
     let seconds = (0..3)

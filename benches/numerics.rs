@@ -17,7 +17,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};
 use onnx_prune::numerics::score::kcm::{gaussian_kernel, representatives};
 use onnx_prune::numerics::score::obs::{Elimination, ObsOptions, eliminate};
-use onnx_prune::numerics::score::{Site, Units};
+use onnx_prune::numerics::score::{ScoredSite, Units};
 use onnx_prune::numerics::{SiteStatistics, linalg, solve};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -116,9 +116,9 @@ impl Data {
         }
     }
 
-    fn site(&self) -> Site<'_> {
+    fn site(&self) -> ScoredSite<'_> {
         let n = self.mean.len();
-        Site {
+        ScoredSite {
             sigma: &self.sigma,
             mean: &self.mean,
             tokens: 1.5 * n as f64,

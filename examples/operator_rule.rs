@@ -35,16 +35,16 @@ fn main() -> Result<()> {
     let model = with_own_operator(onnx::load(&path)?.proto);
     let graph = graph::build(&model)?;
 
-    let without = axes::analyse(&graph, axes::Options::default());
+    let without = axes::analyse(&graph, axes::AnalysisOptions::default());
     println!("without a rule: {}", told(&without));
     for (operator, count) in &without.unsupported {
         println!("  {operator} ({count} nodes) has no rule");
     }
 
     // `Options::axes` of a whole run takes the rules the same way.
-    let options = axes::Options {
+    let options = axes::AnalysisOptions {
         own_rules: &RULES,
-        ..axes::Options::default()
+        ..axes::AnalysisOptions::default()
     };
     let with = axes::analyse(&graph, options);
     println!("with the rule:  {}", told(&with));

@@ -19,7 +19,7 @@ pub struct Network {
 
 /// A constant as one of its readers sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reader {
+pub struct WeightReader {
     /// The node that reads the constant itself.
     pub node: NodeId,
     /// Its input.
@@ -33,7 +33,7 @@ impl Network {
     ///
     /// # Errors
     /// A graph that is not well-formed.
-    pub fn of(proto: proto::ModelProto, options: axes::Options) -> Result<Self> {
+    pub fn of(proto: proto::ModelProto, options: axes::AnalysisOptions) -> Result<Self> {
         let graph = graph::build(&proto)?;
         let axes = axes::analyse(&graph, options);
         Ok(Self { proto, graph, axes })
@@ -44,7 +44,7 @@ impl Network {
     ///
     /// # Errors
     /// A graph that is not well-formed.
-    pub fn open(proto: proto::ModelProto, options: axes::Options) -> Result<Self> {
+    pub fn open(proto: proto::ModelProto, options: axes::AnalysisOptions) -> Result<Self> {
         let graph = graph::build(&proto)?;
         let axes = axes::analyse_open(&graph, options);
         Ok(Self { proto, graph, axes })
@@ -78,7 +78,7 @@ impl Network {
     ///
     /// # Errors
     /// A model without a graph; values that are infinite or NaN in the constant's type.
-    pub fn set_constant(&mut self, readers: &[Reader], tensor: &Tensor) -> Result<Option<ValueId>> {
+    pub fn set_constant(&mut self, readers: &[WeightReader], tensor: &Tensor) -> Result<Option<ValueId>> {
         let Some(value) = readers.first().map(|r| r.value) else {
             return Ok(None);
         };

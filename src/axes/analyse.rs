@@ -9,7 +9,7 @@ use crate::graph::{Graph, NodeId};
 
 /// What the analysis may assume.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+pub struct AnalysisOptions {
     /// Whether axes of graph inputs and outputs (the KV cache) may shrink.
     pub change_interface: bool,
     /// Whether every layer is to keep the same number of heads, as runtimes with
@@ -20,18 +20,18 @@ pub struct Options {
 }
 
 /// Analyses a graph. Never fails: what cannot be followed is frozen.
-pub fn analyse(graph: &Graph, options: Options) -> Analysis {
+pub fn analyse(graph: &Graph, options: AnalysisOptions) -> Analysis {
     analyse_with(graph, options, false)
 }
 
 /// The same, but what queries and keys are multiplied along is free: groups of
 /// [`Kind::QueryDims`](super::Kind::QueryDims), which have no sink. Without some of its entries their product is
 /// another one, so this is for who turns the weights before ([`crate::channels`]).
-pub fn analyse_open(graph: &Graph, options: Options) -> Analysis {
+pub fn analyse_open(graph: &Graph, options: AnalysisOptions) -> Analysis {
     analyse_with(graph, options, true)
 }
 
-fn analyse_with(graph: &Graph, options: Options, open: bool) -> Analysis {
+fn analyse_with(graph: &Graph, options: AnalysisOptions, open: bool) -> Analysis {
     let mut analysis = Analysis::empty(graph);
     analysis.seed_inputs(graph, options);
     let rules = Rules {
@@ -54,7 +54,7 @@ fn analyse_with(graph: &Graph, options: Options, open: bool) -> Analysis {
 }
 
 impl Analysis {
-    fn seed_inputs(&mut self, graph: &Graph, options: Options) {
+    fn seed_inputs(&mut self, graph: &Graph, options: AnalysisOptions) {
         for &input in &graph.inputs {
             let dims = if options.change_interface {
                 self.open_dims(graph, input)

@@ -6,7 +6,7 @@ use super::algebra::dim::{Dim, FactorId};
 use super::algebra::int::Int;
 use super::algebra::space::{Freeze, Space};
 use super::group::{FrozenAxis, GroupId, Kind, PruneGroup};
-use crate::graph::{Declared, Graph, NodeId, Role, ValueId};
+use crate::graph::{DeclaredShape, Graph, NodeId, Role, ValueId};
 
 /// What is known about one value.
 #[derive(Debug, Clone, Default)]
@@ -76,7 +76,7 @@ pub struct AttrUse {
 
 /// Constant indices that pick neighbours: a Gather that is a slice.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct RunFacts {
     /// The Gather.
     pub node: NodeId,
     /// What lies before the first that is picked.
@@ -119,7 +119,7 @@ pub struct Analysis {
     /// Equal splits without sizes: the node and its parts.
     pub even_splits: Vec<(NodeId, Vec<Dim>)>,
     /// Gathers of neighbours.
-    pub runs: Vec<Run>,
+    pub runs: Vec<RunFacts>,
     /// Tables that each layer slices for itself.
     pub links: Vec<Link>,
     /// Operators without a rule that touch a float axis, with how often.
@@ -255,9 +255,9 @@ impl Analysis {
             declared
                 .iter()
                 .map(|d| match d {
-                    Declared::Size(n) => self.space.fresh(*n),
-                    Declared::Symbol(name) => self.space.named(name),
-                    Declared::Unknown => self.space.unknown(),
+                    DeclaredShape::Size(n) => self.space.fresh(*n),
+                    DeclaredShape::Symbol(name) => self.space.named(name),
+                    DeclaredShape::Unknown => self.space.unknown(),
                 })
                 .collect(),
         )

@@ -37,7 +37,7 @@ use crate::{Error, Result, ResultExt};
 
 /// One of the files.
 #[derive(Clone, Copy)]
-pub struct File<'a> {
+pub struct SharedFile<'a> {
     /// How messages call it.
     pub name: &'a str,
     /// The network in it.
@@ -46,7 +46,7 @@ pub struct File<'a> {
     pub targets: &'a [PruneTarget],
 }
 
-impl File<'_> {
+impl SharedFile<'_> {
     fn group(&self, target: usize) -> Option<(&PruneTarget, &PruneGroup)> {
         let target = self.targets.get(target)?;
         Some((target, self.network.group(target.group)))
@@ -64,13 +64,13 @@ impl File<'_> {
 pub struct Member {
     /// Index of the file.
     pub file: usize,
-    /// Index in the file's [`File::targets`].
+    /// Index in the file's [`SharedFile::targets`].
     pub target: usize,
 }
 
 /// Groups that share one mask; most have one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Class {
+pub struct FileClass {
     /// The groups, in the order of the files.
     pub members: Vec<Member>,
     /// Units of each.
@@ -79,7 +79,7 @@ pub struct Class {
     pub least: usize,
 }
 
-impl Class {
+impl FileClass {
     /// Whether it spans several groups.
     pub fn is_tied(&self) -> bool {
         self.members.len() > 1
@@ -88,7 +88,7 @@ impl Class {
 
 /// What a sink's weight holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Content {
+struct FileContent {
     /// Of the rows, whatever their order.
     rows: [u8; 32],
     /// Of the rows in their order.
@@ -101,7 +101,7 @@ struct Content {
 /// # Errors
 /// Groups that hold the same weights but cannot share a mask: different numbers
 /// of units, or units in another order; a weight that cannot be read.
-pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
+pub fn tie(files: &[SharedFile<'_>]) -> Result<Vec<FileClass>> {
     let members: Vec<Member> = files
         .iter()
         .enumerate()
@@ -109,7 +109,7 @@ pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
         .collect();
     let mut classes = Disjoint::new(members.len());
     // By content and how often the file has had it before.
-    let mut first: BTreeMap<([u8; 32], usize), (usize, Content)> = BTreeMap::new();
+    let mut first: BTreeMap<([u8; 32], usize), (usize, FileContent)> = BTreeMap::new();
     let mut counts: BTreeMap<(usize, [u8; 32]), usize> = BTreeMap::new();
     for (at, member) in members.iter().enumerate() {
         let Some(file) = files.get(member.file) else {
@@ -132,12 +132,12 @@ pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
             }
         }
     }
-    let mut found: BTreeMap<usize, Class> = BTreeMap::new();
+    let mut found: BTreeMap<usize, FileClass> = BTreeMap::new();
     for (at, member) in members.iter().enumerate() {
         let Some((target, group)) = files.get(member.file).and_then(|f| f.group(member.target)) else {
             continue;
         };
-        let class = found.entry(classes.root(at)).or_insert_with(|| Class {
+        let class = found.entry(classes.root(at)).or_insert_with(|| FileClass {
             members: Vec::new(),
             units: group.units,
             least: 0,
@@ -149,7 +149,13 @@ pub fn tie(files: &[File<'_>]) -> Result<Vec<Class>> {
 }
 
 /// Whether two groups with the same rows can share a mask.
-fn agree(files: &[File<'_>], a: Member, of_a: &Content, b: Member, of_b: &Content) -> Result<()> {
+fn agree(
+    files: &[SharedFile<'_>],
+    a: Member,
+    of_a: &FileContent,
+    b: Member,
+    of_b: &FileContent,
+) -> Result<()> {
     let (Some(first), Some(second)) = (files.get(a.file), files.get(b.file)) else {
         return Ok(());
     };
@@ -182,11 +188,11 @@ fn agree(files: &[File<'_>], a: Member, of_a: &Content, b: Member, of_b: &Conten
 
 /// The contents of the sinks' weights of a group, each once. Weights that are
 /// the same everywhere have none: they tell nothing apart.
-fn contents(file: &File<'_>, target: usize) -> Result<Vec<Content>> {
+fn contents(file: &SharedFile<'_>, target: usize) -> Result<Vec<FileContent>> {
     let Some((target, _)) = file.group(target) else {
         return Ok(Vec::new());
     };
-    let mut found: Vec<Content> = Vec::new();
+    let mut found: Vec<FileContent> = Vec::new();
     for site in &target.sites {
         let content = match &site.weight {
             Some(weight) => of_matrix(&weight.read(file.network)?),
@@ -195,7 +201,7 @@ fn contents(file: &File<'_>, target: usize) -> Result<Vec<Content>> {
         found.extend(content);
     }
     // A weight that several sinks read, and each copy of it, is one content.
-    let mut once: Vec<Content> = Vec::new();
+    let mut once: Vec<FileContent> = Vec::new();
     for content in found {
         if !once.contains(&content) {
             once.push(content);
@@ -204,7 +210,7 @@ fn contents(file: &File<'_>, target: usize) -> Result<Vec<Content>> {
     Ok(once)
 }
 
-fn of_matrix(matrix: &Mat<f64>) -> Option<Content> {
+fn of_matrix(matrix: &Mat<f64>) -> Option<FileContent> {
     let any = matrix.col_iter().next()?.iter().next().copied()?;
     if matrix.col_iter().all(|c| c.iter().all(|x| *x == any)) {
         return None;
@@ -232,7 +238,7 @@ fn of_matrix(matrix: &Mat<f64>) -> Option<Content> {
     };
     let order = all(&rows);
     rows.sort_unstable();
-    Some(Content {
+    Some(FileContent {
         rows: all(&rows),
         order,
     })
@@ -240,7 +246,7 @@ fn of_matrix(matrix: &Mat<f64>) -> Option<Content> {
 
 /// For a weight that is no plain matrix (quantised, computed): all constants that
 /// it is computed from, as they are stored.
-fn of_constants(network: &Network, weight: ValueId) -> Result<Option<Content>> {
+fn of_constants(network: &Network, weight: ValueId) -> Result<Option<FileContent>> {
     let mut hashes: Vec<[u8; 32]> = Vec::new();
     let mut telling = false;
     let behind = ancestors(&network.graph, weight);
@@ -265,7 +271,7 @@ fn of_constants(network: &Network, weight: ValueId) -> Result<Option<Content>> {
         hash.update(each);
     }
     let rows: [u8; 32] = hash.finalize().into();
-    Ok(Some(Content { rows, order: rows }))
+    Ok(Some(FileContent { rows, order: rows }))
 }
 
 /// Gives every site of a tied group the statistics of all inputs of that weight,
@@ -277,7 +283,7 @@ fn of_constants(network: &Network, weight: ValueId) -> Result<Option<Content>> {
 ///
 /// # Errors
 /// Statistics of different widths.
-pub fn pool(files: &[File<'_>], classes: &[Class], statistics: &mut [Statistics]) -> Result<()> {
+pub fn pool(files: &[SharedFile<'_>], classes: &[FileClass], statistics: &mut [Statistics]) -> Result<()> {
     for class in classes.iter().filter(|c| c.is_tied()) {
         let mut sums: BTreeMap<[u8; 32], SiteStatistics> = BTreeMap::new();
         let sites = sites(files, class)?;
@@ -310,7 +316,7 @@ pub fn pool(files: &[File<'_>], classes: &[Class], statistics: &mut [Statistics]
 
 /// The sites of a class with the content of the weight each reads; those whose
 /// weight is no plain matrix are left out: they have no statistics.
-fn sites<'a>(files: &[File<'a>], class: &Class) -> Result<Vec<(Member, &'a Site, [u8; 32])>> {
+fn sites<'a>(files: &[SharedFile<'a>], class: &FileClass) -> Result<Vec<(Member, &'a Site, [u8; 32])>> {
     let mut found = Vec::new();
     for member in &class.members {
         let Some(file) = files.get(member.file) else {
@@ -332,8 +338,8 @@ fn sites<'a>(files: &[File<'a>], class: &Class) -> Result<Vec<(Member, &'a Site,
 ///
 /// # Errors
 /// Rankings that are missing or of different kinds within a class.
-pub fn items(files: &[File<'_>], classes: &[Class], rankings: &[&[Ranking]]) -> Result<Vec<Item>> {
-    let item = |class: &Class| {
+pub fn items(files: &[SharedFile<'_>], classes: &[FileClass], rankings: &[&[Ranking]]) -> Result<Vec<Item>> {
+    let item = |class: &FileClass| {
         let first = class
             .members
             .first()
@@ -349,7 +355,7 @@ pub fn items(files: &[File<'_>], classes: &[Class], rankings: &[&[Ranking]]) -> 
 }
 
 /// Classes that keep the same number of units because groups of some file do.
-pub fn tied(files: &[File<'_>], classes: &[Class]) -> Tied {
+pub fn tied(files: &[SharedFile<'_>], classes: &[FileClass]) -> Tied {
     let class_of = |file: usize, group: GroupId| {
         classes.iter().position(|class| {
             let of_group = |m: &Member| {
@@ -369,7 +375,7 @@ pub fn tied(files: &[File<'_>], classes: &[Class]) -> Tied {
 }
 
 /// The ranking of a class: damage adds up over its members, and so do scores.
-fn join(files: &[File<'_>], class: &Class, rankings: &[&[Ranking]]) -> Result<Ranking> {
+fn join(files: &[SharedFile<'_>], class: &FileClass, rankings: &[&[Ranking]]) -> Result<Ranking> {
     let mut total: Option<Ranking> = None;
     for member in &class.members {
         let label = || {

@@ -40,7 +40,7 @@ pub fn collect(
     samples: &Samples,
     max_rows: usize,
 ) -> Result<(Statistics, Timings)> {
-    let all = Pass {
+    let all = CollectPass {
         max_rows,
         apart: |_| false,
         values: &[],
@@ -50,7 +50,7 @@ pub fn collect(
 }
 
 /// What a pass does besides the sums.
-pub struct Pass<'a> {
+pub struct CollectPass<'a> {
     /// Rows of a batch.
     pub max_rows: usize,
     /// Which samples run but are left out of the sums, by index.
@@ -64,13 +64,13 @@ pub struct Pass<'a> {
 /// [`collect`], with a look at some values of every batch.
 ///
 /// # Errors
-/// As [`collect`]; those of [`Pass::watch`].
+/// As [`collect`]; those of [`CollectPass::watch`].
 pub fn collect_watching(
     ctx: Ctx,
     model: &proto::ModelProto,
     watched: Watched,
     samples: &Samples,
-    pass: Pass,
+    pass: CollectPass,
 ) -> Result<(Statistics, Timings)> {
     let Ctx { engine, progress, .. } = ctx;
     let Watched { probes, weights } = watched;
@@ -123,7 +123,7 @@ pub fn collect_watching(
         .then(|| InGraph::new(engine, model, collectors.len(), pass.apart, pass.values));
 
     progress.start("calibrating", samples.samples.len() as u64);
-    let _finish = Finish(progress);
+    let _finish = FinishProgress(progress);
     let mut tokens = 0u64;
     for batch in batches(samples, &specs, pass.max_rows)? {
         ctx.check()?;
@@ -209,9 +209,9 @@ pub fn collect_watching(
 }
 
 /// Ends the progress on errors too.
-struct Finish<'a>(&'a dyn Progress);
+struct FinishProgress<'a>(&'a dyn Progress);
 
-impl Drop for Finish<'_> {
+impl Drop for FinishProgress<'_> {
     fn drop(&mut self) {
         self.0.finish();
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::collector::{Collector, Timings};
 use super::nodes::{Nodes, finite};
 use crate::data::Batch;
-use crate::data::Sizes;
+use crate::data::SampleSizes;
 use crate::data::{PositionWeights, Rows, Strides};
 use crate::engine::{Engine, Session, SessionOptions};
 use crate::error::{Error, Result};
@@ -23,25 +23,25 @@ pub(super) struct InGraph<'a> {
     engine: &'a dyn Engine,
     model: &'a proto::ModelProto,
     /// The shapes of each collector's value.
-    sizes: Vec<Sizes>,
+    sizes: Vec<SampleSizes>,
     /// Numbers of axes of these values.
     ranks: Vec<Option<usize>>,
     /// Which samples count for nothing.
     apart: fn(usize) -> bool,
     /// Values that are wanted besides the sums.
     values: &'a [String],
-    state: State,
+    state: GramState,
 }
 
-enum State {
+enum GramState {
     /// Some pilots are not set.
     Waiting,
-    Ready(Ready),
+    Ready(ReadyGram),
     /// The engine cannot run the nodes.
     Failed,
 }
 
-struct Ready {
+struct ReadyGram {
     session: Box<dyn Session>,
     /// The inputs with the roots of the rows' weights, by collector.
     roots: Vec<String>,
@@ -73,11 +73,11 @@ impl<'a> InGraph<'a> {
         Self {
             engine,
             model,
-            sizes: vec![Sizes::default(); collectors],
+            sizes: vec![SampleSizes::default(); collectors],
             ranks: vec![None; collectors],
             apart,
             values,
-            state: State::Waiting,
+            state: GramState::Waiting,
         }
     }
 
@@ -108,15 +108,15 @@ impl<'a> InGraph<'a> {
         let Some(weighed) = weighed else {
             return Ok(false);
         };
-        if matches!(self.state, State::Waiting) && collectors.iter().all(|c| c.statistics.total() > 0.0) {
+        if matches!(self.state, GramState::Waiting) && collectors.iter().all(|c| c.statistics.total() > 0.0) {
             let started = Instant::now();
             self.state = match self.prepare(collectors) {
-                Ok(ready) => State::Ready(ready),
-                Err(error) => State::failed(&error),
+                Ok(ready) => GramState::Ready(ready),
+                Err(error) => GramState::failed(&error),
             };
             timings.prepare_seconds += started.elapsed().as_secs_f64();
         }
-        let State::Ready(ready) = &mut self.state else {
+        let GramState::Ready(ready) = &mut self.state else {
             return Ok(false);
         };
         let started = Instant::now();
@@ -126,7 +126,7 @@ impl<'a> InGraph<'a> {
         let given = match given {
             Ok(given) => given,
             Err(error) => {
-                self.state = State::failed(&error);
+                self.state = GramState::failed(&error);
                 return Ok(false);
             }
         };
@@ -141,7 +141,7 @@ impl<'a> InGraph<'a> {
     }
 
     /// The model with the nodes, ready to run.
-    fn prepare(&self, collectors: &[Collector<'_>]) -> Result<Ready> {
+    fn prepare(&self, collectors: &[Collector<'_>]) -> Result<ReadyGram> {
         let mut model = self.model.clone();
         let graph = model.graph.as_ref();
         let mut nodes = Nodes::beside(graph.ok_or_else(|| Error::input("the model has no graph"))?);
@@ -172,7 +172,7 @@ impl<'a> InGraph<'a> {
         if session.hold(&constants)? {
             constants.clear();
         }
-        Ok(Ready {
+        Ok(ReadyGram {
             session,
             roots,
             constants,
@@ -180,17 +180,17 @@ impl<'a> InGraph<'a> {
     }
 }
 
-impl State {
+impl GramState {
     fn failed(error: &Error) -> Self {
         tracing::warn!(
             "sums are made outside of the model, which is slower: {}",
             error.chain()
         );
-        State::Failed
+        GramState::Failed
     }
 }
 
-impl Ready {
+impl ReadyGram {
     fn run(&mut self, batch: &Batch, weighed: &[Weighed]) -> Result<Vec<Tensor>> {
         let mut feeds = batch.feeds.clone();
         feeds.extend(self.constants.clone());

@@ -12,8 +12,8 @@ mod nodes;
 mod resume;
 mod trial;
 
-pub use collect::{Pass, Watched, collect, collect_watching};
+pub use collect::{CollectPass, Watched, collect, collect_watching};
 pub use collector::{SiteProbe, Timings};
 pub(crate) use nodes::{Nodes, finite};
-pub use resume::{Collected, Kept, collect_kept};
+pub use resume::{Collected, KeptStatistics, collect_kept};
 pub use trial::try_padding;

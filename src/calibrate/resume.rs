@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::file::{self, Stored};
 use super::{SiteProbe, Timings, Watched, collect};
-use crate::data::{DataOptions, Origin, Padding, Samples, read_parts};
+use crate::data::{DataOptions, DataOrigin, Padding, Samples, read_parts};
 use crate::engine::Ctx;
 use crate::error::{Error, Result};
 use crate::numerics::Statistics;
@@ -13,7 +13,7 @@ use crate::onnx::proto;
 
 /// Runs that keep what they have in a file.
 #[derive(Debug, Clone, Copy)]
-pub struct Kept<'a> {
+pub struct KeptStatistics<'a> {
     /// Where the statistics are kept between runs; it appears whole or not at all.
     pub path: &'a Path,
     /// Names the model and the samples with all that chose them, as hashes do:
@@ -33,7 +33,7 @@ pub struct Collected {
     /// Samples that an earlier run had done.
     pub before: usize,
     /// Where the samples come from.
-    pub origin: Origin,
+    pub origin: DataOrigin,
     /// What the user should know about them.
     pub notes: Vec<String>,
 }
@@ -48,7 +48,7 @@ pub struct Collected {
 /// As `collect()`, samples that cannot be read, statistics in the file that are of
 /// something else, a file that cannot be written.
 pub fn collect_kept(
-    kept: Kept,
+    kept: KeptStatistics,
     ctx: Ctx,
     model: &proto::ModelProto,
     watched: Watched,
@@ -71,7 +71,7 @@ pub fn collect_kept(
         let part = Samples {
             samples,
             // Nothing here asks where they come from.
-            origin: Origin::Given,
+            origin: DataOrigin::Given,
             notes: Vec::new(),
             padding: Padding::No,
         };
@@ -98,20 +98,20 @@ pub fn collect_kept(
     })
 }
 
-fn wrong(kept: Kept, why: &str) -> Error {
+fn wrong(kept: KeptStatistics, why: &str) -> Error {
     Error::input(why.to_owned()).context(format!(
         "cannot go on from the statistics in {}: remove the file to begin anew",
         kept.path.display()
     ))
 }
 
-fn no_part(kept: Kept, count: usize) -> Error {
+fn no_part(kept: KeptStatistics, count: usize) -> Error {
     let why = format!("they are of {count} samples, which are not the first ones of these");
     wrong(kept, &why)
 }
 
 /// What an earlier run has left, if it is of the same thing.
-fn read(kept: Kept, probes: &[SiteProbe]) -> Result<Option<Statistics>> {
+fn read(kept: KeptStatistics, probes: &[SiteProbe]) -> Result<Option<Statistics>> {
     if !kept.path.exists() {
         return Ok(None);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::layout::{Input, Layout};
+use crate::data::layout::{Layout, LayoutInput};
 use crate::data::{Padding, Sample, Samples, batches, filled, input_specs, length};
 use crate::engine::{Engine, SessionOptions};
 use crate::error::{Error, Result};
@@ -68,7 +68,8 @@ pub fn try_padding(engine: &dyn Engine, model: &proto::ModelProto, samples: &mut
 }
 
 fn lengthened(layout: &Layout, sample: &Sample, length: usize, token: i64) -> Result<Feeds> {
-    let inputs: BTreeMap<&str, &Input> = layout.inputs.iter().map(|i| (i.spec.name.as_str(), i)).collect();
+    let inputs: BTreeMap<&str, &LayoutInput> =
+        layout.inputs.iter().map(|i| (i.spec.name.as_str(), i)).collect();
     let filled = sample.feeds.iter().map(|(name, tensor)| {
         let tensor = match inputs.get(name.as_str()) {
             Some(input) => filled(input, tensor, length, token)?.into_owned(),

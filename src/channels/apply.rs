@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use faer::Mat;
 
 use super::projection::read;
-use super::{Calibration, How, Narrower, rotate, side_bases};
+use super::{ChannelCalibration, How, Narrower, rotate, side_bases};
 use crate::data::Samples;
 use crate::engine::Ctx;
 use crate::mask::{Mask, Narrowing};
@@ -51,12 +51,12 @@ impl Narrower {
     pub fn apply(
         &self,
         ctx: Ctx,
-        known: Calibration,
+        known: ChannelCalibration,
         narrowing: &Narrowing,
         few: &Samples,
         selection: &Selection,
     ) -> Result<Narrowed> {
-        let Calibration {
+        let ChannelCalibration {
             network,
             targets,
             statistics,

@@ -12,7 +12,7 @@ use crate::axes::{Analysis, FactorId, GroupId, Kind, PruneGroup};
 use crate::graph::operators::is_view_of_constant;
 use crate::graph::{Graph, NodeId, ValueId, ancestors};
 use crate::mask::Kept;
-use crate::network::{Network, Reader};
+use crate::network::{Network, WeightReader};
 use crate::tensor::Elem;
 
 /// What the channels are of.
@@ -51,15 +51,15 @@ pub(super) enum Side {
 pub(super) struct Maker {
     pub(super) side: Side,
     /// The constant, as the one node that reads it sees it.
-    pub(super) reader: Reader,
+    pub(super) reader: WeightReader,
     /// The axis.
     pub(super) axis: usize,
     /// Its entries, by head.
-    pub(super) blocks: Blocks,
+    pub(super) blocks: HeadBlocks,
 }
 
 /// Entries of an axis by head: of each head some runs of all its channels, in order.
-pub(super) type Blocks = BTreeMap<usize, Vec<Vec<usize>>>;
+pub(super) type HeadBlocks = BTreeMap<usize, Vec<Vec<usize>>>;
 
 /// The values, and the queries and keys, of the block that a group of heads is; as many
 /// of the two as can be turned.
@@ -262,7 +262,7 @@ fn maker(
     let [(node, input)] = v.consumers[..] else {
         return None;
     };
-    let reader = Reader { node, input, value };
+    let reader = WeightReader { node, input, value };
     if !matches!(v.elem, Some(Elem::F32 | Elem::F16 | Elem::BF16)) || v.is_output {
         return None;
     }
@@ -291,10 +291,10 @@ pub(super) fn blocks(
     dim: &crate::axes::Dim,
     heads: FactorId,
     group: &PruneGroup,
-) -> Option<Blocks> {
+) -> Option<HeadBlocks> {
     let head = Kept::unit_of_index(&open.space, dim, heads)?;
     let channel = Kept::unit_of_index(&open.space, dim, group.leaf)?;
-    let mut blocks = Blocks::new();
+    let mut blocks = HeadBlocks::new();
     for (at, channel) in channel.iter().enumerate() {
         let Some(channel) = *channel else { continue };
         let runs = blocks.entry((*head.get(at)?)?).or_default();
@@ -319,7 +319,7 @@ pub(super) struct Seen {
     /// The product of their sizes.
     pub(super) width: usize,
     /// Entries along them, by head.
-    pub(super) blocks: Blocks,
+    pub(super) blocks: HeadBlocks,
 }
 
 /// Where the channels of a side can be watched.

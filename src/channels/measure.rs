@@ -7,10 +7,10 @@ use faer::Mat;
 
 use super::basis::{self, Pair};
 use super::damage::Difference;
-use super::find::{Blocks, HeadChannels, Seen, Side, seen};
+use super::find::{HeadBlocks, HeadChannels, Seen, Side, seen};
 use super::rotate::{self, Bases};
 use crate::axes::{FactorId, Sink};
-use crate::calibrate::{self, Pass, SiteProbe, Watched};
+use crate::calibrate::{self, CollectPass, SiteProbe, Watched};
 use crate::data::Samples;
 use crate::engine::Ctx;
 use crate::graph::{Graph, NodeId, ValueId, ancestors};
@@ -21,7 +21,7 @@ use crate::tensor::Tensor;
 use crate::{Error, Result, data};
 
 /// A block whose queries and keys can be turned.
-pub(super) struct Block<'a> {
+pub(super) struct ProbedBlock<'a> {
     /// The site of its output projection.
     pub(super) site: &'a str,
     pub(super) sink: &'a Sink,
@@ -39,7 +39,7 @@ pub(super) struct Block<'a> {
 pub(super) fn bases(
     ctx: Ctx,
     open: &Network,
-    blocks: &[Block],
+    blocks: &[ProbedBlock],
     samples: &Samples,
 ) -> Result<Vec<BTreeMap<usize, Pair>>> {
     let graph = &open.graph;
@@ -103,7 +103,7 @@ pub(super) fn bases(
 
 /// The square blocks on the diagonal of a matrix that belong to each head, summed over
 /// its runs.
-pub(super) fn squares(whole: &Mat<f64>, blocks: &Blocks) -> Bases {
+pub(super) fn squares(whole: &Mat<f64>, blocks: &HeadBlocks) -> Bases {
     let square = |runs: &Vec<Vec<usize>>| {
         let n = runs.first().map_or(0, Vec::len);
         let mut sum = Mat::<f64>::zeros(n, n);
@@ -124,7 +124,7 @@ pub(super) fn squares(whole: &Mat<f64>, blocks: &Blocks) -> Bases {
 pub(super) fn differences(
     ctx: Ctx,
     network: &Network,
-    blocks: &[(Block, Bases)],
+    blocks: &[(ProbedBlock, Bases)],
     weights: &Weights,
     samples: &Samples,
 ) -> Result<BTreeMap<String, Difference>> {
@@ -151,7 +151,7 @@ pub(super) fn differences(
             .for_each(|(seen, tensor)| seen.push(tensor.to_f32()));
         Ok(())
     };
-    let pass = Pass {
+    let pass = CollectPass {
         max_rows: data::ROWS,
         apart: |_| false,
         values: &values,
@@ -181,7 +181,7 @@ pub(super) fn differences(
 fn twice(
     network: &Network,
     model: &mut proto::ModelProto,
-    block: &Block,
+    block: &ProbedBlock,
     projections: &Bases,
     suffix: &str,
 ) -> Result<String> {

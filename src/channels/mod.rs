@@ -40,8 +40,8 @@ pub use apply::Narrowed;
 pub use find::ChannelKind;
 
 use damage::Difference;
-use find::{Blocks, HeadChannels, Side, find};
-use measure::Block;
+use find::{HeadBlocks, HeadChannels, Side, find};
+use measure::ProbedBlock;
 use projection::read;
 use rayon::prelude::*;
 use rotate::Bases;
@@ -104,7 +104,7 @@ pub struct ChannelBlock {
     channels: HeadChannels,
     how: How,
     /// Rows of the output projection.
-    rows: Blocks,
+    rows: HeadBlocks,
     /// What half of the channels change, for queries until the damage is measured.
     difference: Option<Difference>,
 }
@@ -137,7 +137,7 @@ pub struct Narrower {
 #[derive(Debug, Clone)]
 pub struct ChannelOptions {
     /// What the analysis may assume.
-    pub axes: axes::Options,
+    pub axes: axes::AnalysisOptions,
     /// Ridge of re-fitting, as a fraction of the mean diagonal.
     pub damp: f64,
     /// Whether the model is to run on CUDA, whose fused attention wants more channels at a
@@ -147,7 +147,7 @@ pub struct ChannelOptions {
 
 impl Open {
     /// The groups of `network` in its own open analysis; `None` where one is not there.
-    fn of(network: &Network, options: axes::Options) -> Result<Option<Self>> {
+    fn of(network: &Network, options: axes::AnalysisOptions) -> Result<Option<Self>> {
         let open = Network::open(network.proto.clone(), options)?;
         let here = |g: &PruneGroup| {
             let sink = g.sinks.first()?;
@@ -188,7 +188,7 @@ impl Open {
 
 /// What is known before channels are looked at.
 #[derive(Clone, Copy)]
-pub struct Calibration<'a> {
+pub struct ChannelCalibration<'a> {
     /// The network.
     pub network: &'a Network,
     /// The groups that may be pruned.
@@ -200,7 +200,7 @@ pub struct Calibration<'a> {
 }
 
 /// A block that was found: index of its target, its channels, the factor of its heads.
-type Found = (usize, HeadChannels, FactorId);
+type FoundChannels = (usize, HeadChannels, FactorId);
 
 impl Narrower {
     /// Finds which channels may go; `None` where there are none. The bases of queries and
@@ -211,15 +211,15 @@ impl Narrower {
     /// The engine's, an interrupt.
     pub fn find(
         ctx: Ctx,
-        known: Calibration,
+        known: ChannelCalibration,
         [many, few]: [&Samples; 2],
         options: ChannelOptions,
     ) -> Result<Option<Self>> {
-        let Calibration { network, targets, .. } = known;
+        let ChannelCalibration { network, targets, .. } = known;
         let Some(mut open) = Open::of(network, options.axes)? else {
             return Ok(None);
         };
-        let mut found: Vec<Found> = Vec::new();
+        let mut found: Vec<FoundChannels> = Vec::new();
         for (at, target) in targets.iter().enumerate() {
             let Some(id) = open.groups.get(target.group.0) else {
                 continue;
@@ -236,7 +236,7 @@ impl Narrower {
             found.extend(wide.map(|c| (at, c, heads.leaf)));
         }
         let of = |kind: ChannelKind| found.iter().filter(move |(_, c, _)| c.what == kind);
-        let of_values: Vec<&Found> = of(ChannelKind::Values).collect();
+        let of_values: Vec<&FoundChannels> = of(ChannelKind::Values).collect();
         let measured: Vec<_> = of_values
             .par_iter()
             .map(|found| values(&open.network, known, found, options.damp))
@@ -254,7 +254,7 @@ impl Narrower {
                 difference: None,
             }));
         }
-        let of_queries: Vec<&Found> = of(ChannelKind::QueriesAndKeys).collect();
+        let of_queries: Vec<&FoundChannels> = of(ChannelKind::QueriesAndKeys).collect();
         let measured = queries(ctx, &open.network, known, [many, few], &of_queries)?;
         for ((at, channels, _), measured) in of_queries.into_iter().zip(measured) {
             if let Some((pairs, error, difference)) = measured {
@@ -264,7 +264,7 @@ impl Narrower {
                     levels: levels(channels.count, options.cuda),
                     channels: channels.clone(),
                     how: How::Queries(pairs),
-                    rows: Blocks::new(),
+                    rows: HeadBlocks::new(),
                     damage_per_error: f64::INFINITY,
                     difference: Some(difference),
                 });
@@ -410,10 +410,10 @@ fn levels(count: usize, cuda: bool) -> Vec<usize> {
 /// with fewer channels.
 fn values(
     open: &Network,
-    known: Calibration,
-    (at, channels, heads): &Found,
+    known: ChannelCalibration,
+    (at, channels, heads): &FoundChannels,
     damp: f64,
-) -> Result<Option<(How, Blocks, Vec<f64>)>> {
+) -> Result<Option<(How, HeadBlocks, Vec<f64>)>> {
     let group = open.group(channels.group);
     let rows = group.sinks.first().and_then(|sink| {
         let contraction = open.axes.contractions.get(sink.contraction)?;
@@ -444,24 +444,24 @@ fn values(
 
 /// What is known of the queries and keys of a block: their bases, the error with fewer
 /// channels, and the change with half of them.
-type Measured = (BTreeMap<usize, basis::Pair>, Vec<f64>, Difference);
+type MeasuredChannels = (BTreeMap<usize, basis::Pair>, Vec<f64>, Difference);
 
 /// The bases of queries and keys, and the error with fewer channels; nothing for a block
 /// that cannot be measured.
 fn queries(
     ctx: Ctx,
     open: &Network,
-    known: Calibration,
+    known: ChannelCalibration,
     [many, few]: [&Samples; 2],
-    found: &[&Found],
-) -> Result<Vec<Option<Measured>>> {
-    let Calibration {
+    found: &[&FoundChannels],
+) -> Result<Vec<Option<MeasuredChannels>>> {
+    let ChannelCalibration {
         network,
         targets,
         statistics,
         positions,
     } = known;
-    let block = |(at, channels, heads): &&'_ Found| {
+    let block = |(at, channels, heads): &&'_ FoundChannels| {
         let site = targets.get(*at)?.sites.first()?;
         Some((
             site.name.clone(),
@@ -476,17 +476,19 @@ fn queries(
         return Ok(found.iter().map(|_| None).collect());
     };
     let all = || {
-        blocks.iter().map(|(site, sink, width, channels, heads)| Block {
-            site,
-            sink,
-            width: *width,
-            heads: *heads,
-            channels,
-        })
+        blocks
+            .iter()
+            .map(|(site, sink, width, channels, heads)| ProbedBlock {
+                site,
+                sink,
+                width: *width,
+                heads: *heads,
+                channels,
+            })
     };
     let bases = measure::bases(ctx, open, &all().collect::<Vec<_>>(), many)?;
     let half = |channels: &HeadChannels| channels.count / 2;
-    let projected: Vec<(Block, Bases)> = all()
+    let projected: Vec<(ProbedBlock, Bases)> = all()
         .zip(&bases)
         .filter(|(_, pairs)| !pairs.is_empty())
         .map(|(block, pairs)| {

@@ -2,12 +2,12 @@
 
 use faer::Mat;
 
-use super::find::Blocks;
+use super::find::HeadBlocks;
 use super::rotate::{self, Bases};
 use crate::Result;
 use crate::network::Network;
 use crate::numerics::Statistics;
-use crate::numerics::score::{Site, Units};
+use crate::numerics::score::{ScoredSite, Units};
 use crate::rank::pooled;
 use crate::sites::{PruneTarget, parts};
 
@@ -48,7 +48,7 @@ pub(super) fn read(
 
 impl Projection {
     /// The same in other bases of the heads.
-    pub(super) fn turned(&self, rows: &Blocks, bases: &Bases) -> Self {
+    pub(super) fn turned(&self, rows: &HeadBlocks, bases: &Bases) -> Self {
         let weight = rotate::columns(&self.weight.transpose().to_owned(), rows, bases);
         let half = rotate::columns(&self.sigma, rows, bases);
         let mean = Mat::from_fn(1, self.mean.len(), |_, j| self.mean[j]);
@@ -62,13 +62,13 @@ impl Projection {
     }
 
     /// As the numerics see it, the channels as its units.
-    pub(super) fn site(&self, rows: &Blocks, count: usize) -> Site<'_> {
+    pub(super) fn site(&self, rows: &HeadBlocks, count: usize) -> ScoredSite<'_> {
         let of = |channel: usize| {
             rows.values()
                 .flatten()
                 .filter_map(move |run| run.get(channel).copied())
         };
-        Site {
+        ScoredSite {
             sigma: &self.sigma,
             mean: &self.mean,
             tokens: self.tokens,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
-use super::find::{Blocks, Maker};
+use super::find::{HeadBlocks, Maker};
 use crate::network::Network;
 use crate::numerics::SiteStatistics;
 use crate::numerics::linalg::{product, select_columns};
@@ -16,7 +16,7 @@ pub(super) type Bases = BTreeMap<usize, Mat<f64>>;
 
 /// A matrix whose columns are channels (and others, which stay), in the basis of each
 /// head.
-pub(super) fn columns(matrix: &Mat<f64>, blocks: &Blocks, bases: &Bases) -> Mat<f64> {
+pub(super) fn columns(matrix: &Mat<f64>, blocks: &HeadBlocks, bases: &Bases) -> Mat<f64> {
     let mut out = matrix.clone();
     for (head, runs) in blocks {
         let Some(basis) = bases.get(head) else { continue };
@@ -31,7 +31,7 @@ pub(super) fn columns(matrix: &Mat<f64>, blocks: &Blocks, bases: &Bases) -> Mat<
 }
 
 /// The entries of an axis whose channel is among the first `kept`, ascending.
-pub(super) fn kept_of(blocks: &Blocks, kept: usize) -> Vec<usize> {
+pub(super) fn kept_of(blocks: &HeadBlocks, kept: usize) -> Vec<usize> {
     let runs = blocks.values().flatten();
     let mut all: Vec<usize> = runs.flat_map(|run| run.iter().take(kept).copied()).collect();
     all.sort_unstable();
@@ -42,7 +42,7 @@ pub(super) fn kept_of(blocks: &Blocks, kept: usize) -> Vec<usize> {
 /// channels of each.
 pub(super) fn statistics(
     of: &SiteStatistics,
-    blocks: &Blocks,
+    blocks: &HeadBlocks,
     bases: &Bases,
     kept: usize,
 ) -> Result<SiteStatistics> {

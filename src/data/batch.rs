@@ -98,9 +98,9 @@ pub fn batches<'a>(samples: &'a Samples, specs: &[InputSpec], max_rows: usize) -
             groups: groups.into_iter(),
         });
     }
-    let mut groups: BTreeMap<Shapes<'_>, Vec<usize>> = BTreeMap::new();
+    let mut groups: BTreeMap<BatchShapes<'_>, Vec<usize>> = BTreeMap::new();
     for (i, sample) in samples.samples.iter().enumerate() {
-        let key = Shapes::of(&layout, sample).context(|| format!("sample {i}"))?;
+        let key = BatchShapes::of(&layout, sample).context(|| format!("sample {i}"))?;
         groups.entry(key).or_default().push(i);
     }
     let largest = groups.keys().map(|k| k.elements).max().unwrap_or(1).max(1);
@@ -124,16 +124,16 @@ pub fn batches<'a>(samples: &'a Samples, specs: &[InputSpec], max_rows: usize) -
 
 /// What must be equal for samples to share a batch: ordered by size first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Shapes<'a> {
+struct BatchShapes<'a> {
     elements: usize,
     shapes: Vec<&'a [usize]>,
     /// Positions and values of inputs without a batch axis, which all rows share.
     shared: Vec<Vec<u8>>,
 }
 
-impl<'a> Shapes<'a> {
+impl<'a> BatchShapes<'a> {
     fn of(layout: &Layout, sample: &'a Sample) -> Result<Self> {
-        let mut key = Shapes {
+        let mut key = BatchShapes {
             elements: 0,
             shapes: Vec::new(),
             shared: Vec::new(),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::draw::{Purpose, Random};
-use super::fill::{Filler, Sizes, Template};
-use super::layout::{Axis, Layout, Role, Stream};
+use super::fill::{FillSizes, Filler, Template};
+use super::layout::{InputAxis, InputRole, Layout, StreamKind};
 use super::read::checked_shapes;
 use super::spec::input_specs;
 use super::tables::Tables;
@@ -40,7 +40,7 @@ pub fn exact_batch(
     let layout = Layout::new(&input_specs(model)?);
     let tables = Tables::find(model);
     let shapes: BTreeMap<String, Vec<usize>> = checked_shapes(&layout, shapes)?;
-    let tokens = layout.inputs.iter().any(|i| i.role == Role::TokenIds);
+    let tokens = layout.inputs.iter().any(|i| i.role == InputRole::TokenIds);
     if let Some(most) = tables.positions.filter(|most| tokens && seq > *most) {
         return Err(Error::input(format!(
             "--seq {seq}: the model takes at most {most} tokens"
@@ -56,18 +56,18 @@ pub fn exact_batch(
         length: seq,
     };
     let mut random = Random::new(0, Purpose::Values);
-    let mut sizes = Sizes::default();
+    let mut sizes = FillSizes::default();
     for input in &layout.inputs {
         if let Some(shape) = shapes.get(&input.spec.name) {
             sizes.learn(input, shape);
         }
         for (axis, dim) in input.axes.iter().zip(&input.spec.dims) {
-            if let (Axis::Tokens(stream), Some(size)) = (axis, dim.fixed()) {
+            if let (InputAxis::Tokens(stream), Some(size)) = (axis, dim.fixed()) {
                 sizes.tokens.entry(*stream).or_insert(size);
             }
         }
     }
-    for stream in Stream::ALL {
+    for stream in StreamKind::ALL {
         sizes.tokens.entry(stream).or_insert(seq);
     }
     let mut feeds = Feeds::new();
@@ -84,7 +84,10 @@ pub fn exact_batch(
             }
             None => filler.make(input, &sizes, &mut random)?,
         };
-        let axis = input.axes.iter().position(|a| *a == Axis::Tokens(Stream::Main));
+        let axis = input
+            .axes
+            .iter()
+            .position(|a| *a == InputAxis::Tokens(StreamKind::Main));
         found = found.or(axis.and_then(|a| tensor.shape.get(a)).copied());
         feeds.insert(name.clone(), tensor);
     }

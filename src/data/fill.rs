@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::draw::Random;
-use super::layout::{Axis, Input, Layout, Role, Stream};
+use super::layout::{InputAxis, InputRole, Layout, LayoutInput, StreamKind};
 use super::spec::InputDim;
 use super::tables::Tables;
 use crate::error::{Error, Result, ResultExt};
@@ -14,16 +14,16 @@ pub(crate) const FALLBACK_VOCABULARY: usize = 1000;
 
 /// Sizes of open axes in one sample.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sizes {
+pub(crate) struct FillSizes {
     /// Tokens per stream.
-    pub(crate) tokens: BTreeMap<Stream, usize>,
+    pub(crate) tokens: BTreeMap<StreamKind, usize>,
     /// Earlier tokens.
     pub(crate) past: usize,
     /// Named axes.
     pub(crate) symbols: BTreeMap<String, usize>,
 }
 
-impl Sizes {
+impl FillSizes {
     /// Reads the sizes that tensors already present imply.
     pub(crate) fn of(layout: &Layout, feeds: &Feeds) -> Self {
         let mut sizes = Self::default();
@@ -36,16 +36,18 @@ impl Sizes {
     }
 
     /// Takes over what `shape` says about the axes of `input`.
-    pub(crate) fn learn(&mut self, input: &Input, shape: &[usize]) {
+    pub(crate) fn learn(&mut self, input: &LayoutInput, shape: &[usize]) {
         for ((axis, dim), &size) in input.axes.iter().zip(&input.spec.dims).zip(shape) {
             match axis {
-                Axis::Tokens(stream) => {
+                InputAxis::Tokens(stream) => {
                     self.tokens.entry(*stream).or_insert(size);
                 }
-                Axis::Past => self.past = size,
+                InputAxis::Past => self.past = size,
                 _ => {}
             }
-            if let (Axis::Free | Axis::Past | Axis::Tokens(_), InputDim::Symbol(name)) = (axis, dim) {
+            if let (InputAxis::Free | InputAxis::Past | InputAxis::Tokens(_), InputDim::Symbol(name)) =
+                (axis, dim)
+            {
                 self.symbols.entry(name.clone()).or_insert(size);
             }
         }
@@ -53,18 +55,18 @@ impl Sizes {
 
     /// The shape of `input` for one sample; `length` is the size of open axes
     /// that are like a sequence.
-    fn shape(&self, input: &Input, length: usize) -> Vec<usize> {
-        let main = self.tokens.get(&Stream::Main).copied().unwrap_or(length);
+    fn shape(&self, input: &LayoutInput, length: usize) -> Vec<usize> {
+        let main = self.tokens.get(&StreamKind::Main).copied().unwrap_or(length);
         (input.axes.iter().zip(&input.spec.dims).enumerate())
             .map(|(i, (axis, dim))| match (axis, dim) {
-                (Axis::Batch, _) => 1,
+                (InputAxis::Batch, _) => 1,
                 (_, InputDim::Fixed(size)) => *size,
-                (Axis::Tokens(stream), _) => self.tokens.get(stream).copied().unwrap_or(length),
-                (Axis::Total, _) => main.saturating_add(self.past),
+                (InputAxis::Tokens(stream), _) => self.tokens.get(stream).copied().unwrap_or(length),
+                (InputAxis::Total, _) => main.saturating_add(self.past),
                 (_, InputDim::Symbol(name)) if self.symbols.contains_key(name) => {
                     self.symbols.get(name).copied().unwrap_or(length)
                 }
-                (Axis::Past, _) => self.past,
+                (InputAxis::Past, _) => self.past,
                 _ => open_size(input, i, length),
             })
             .collect()
@@ -72,15 +74,15 @@ impl Sizes {
 }
 
 /// The customary size of an axis of which the graph says nothing.
-fn open_size(input: &Input, axis: usize, length: usize) -> usize {
+fn open_size(input: &LayoutInput, axis: usize, length: usize) -> usize {
     match (input.role, axis) {
-        (Role::Image, 1) => 3,
-        (Role::Image, _) => 224,
+        (InputRole::Image, 1) => 3,
+        (InputRole::Image, _) => 224,
         // One second at 16 kHz.
-        (Role::Audio, _) => 16_000,
+        (InputRole::Audio, _) => 16_000,
         // Axes before the tokens, such as choices.
-        (Role::TokenIds | Role::TokenTypes | Role::Positions, _) => 1,
-        (Role::Mask | Role::InverseMask | Role::Floats, _) => length,
+        (InputRole::TokenIds | InputRole::TokenTypes | InputRole::Positions, _) => 1,
+        (InputRole::Mask | InputRole::InverseMask | InputRole::Floats, _) => length,
         _ => 1,
     }
 }
@@ -140,7 +142,7 @@ pub(crate) struct Filler<'a> {
 
 impl Filler<'_> {
     /// The shape of `input` in one sample.
-    pub(crate) fn shape(&self, input: &Input, sizes: &Sizes) -> Vec<usize> {
+    pub(crate) fn shape(&self, input: &LayoutInput, sizes: &FillSizes) -> Vec<usize> {
         match self.shapes.get(&input.spec.name) {
             Some(shape) => shape.clone(),
             None => sizes.shape(input, self.length),
@@ -148,13 +150,13 @@ impl Filler<'_> {
     }
 
     /// Makes one input.
-    pub(crate) fn make(&self, input: &Input, sizes: &Sizes, random: &mut Random) -> Result<Tensor> {
+    pub(crate) fn make(&self, input: &LayoutInput, sizes: &FillSizes, random: &mut Random) -> Result<Tensor> {
         let shape = self.shape(input, sizes);
         self.values(input, shape, random)
             .context(|| format!("making graph input '{}'", input.spec.name))
     }
 
-    fn values(&self, input: &Input, shape: Vec<usize>, random: &mut Random) -> Result<Tensor> {
+    fn values(&self, input: &LayoutInput, shape: Vec<usize>, random: &mut Random) -> Result<Tensor> {
         let elem = input.spec.elem;
         let n = ops::elements(&shape)?;
         if n > MOST_MADE {
@@ -165,7 +167,7 @@ impl Filler<'_> {
         }
         let overflow = || Error::input(format!("the values do not fit {elem:?}"));
         match input.role {
-            Role::TokenIds => {
+            InputRole::TokenIds => {
                 let rows = self.tables.rows(&input.spec.name).unwrap_or(FALLBACK_VOCABULARY);
                 let length = along_tokens(input, &shape);
                 let mut ids = Vec::with_capacity(n);
@@ -175,25 +177,27 @@ impl Filler<'_> {
                 ids.truncate(n);
                 ops::from_integers(elem, shape, &ids).ok_or_else(overflow)
             }
-            Role::Positions => {
+            InputRole::Positions => {
                 let length = along_tokens(input, &shape).max(1);
                 let positions: Vec<i64> = (0..n).map(|i| (i % length) as i64).collect();
                 ops::from_integers(elem, shape, &positions).ok_or_else(overflow)
             }
-            Role::Mask => ops::filled(elem, shape, 1),
-            Role::TokenTypes | Role::InverseMask | Role::Past | Role::Flag => ops::filled(elem, shape, 0),
-            Role::Integers => match self.tables.rows(&input.spec.name) {
+            InputRole::Mask => ops::filled(elem, shape, 1),
+            InputRole::TokenTypes | InputRole::InverseMask | InputRole::Past | InputRole::Flag => {
+                ops::filled(elem, shape, 0)
+            }
+            InputRole::Integers => match self.tables.rows(&input.spec.name) {
                 Some(rows) if elem != Elem::Bool => {
                     let ids: Vec<i64> = (0..n).map(|_| random.below(rows as u64) as i64).collect();
                     ops::from_integers(elem, shape, &ids).ok_or_else(overflow)
                 }
                 _ => ops::filled(elem, shape, 0),
             },
-            Role::Image | Role::Audio | Role::Floats if elem.is_float() => {
+            InputRole::Image | InputRole::Audio | InputRole::Floats if elem.is_float() => {
                 let values: Vec<f64> = (0..n).map(|_| random.normal()).collect();
                 ops::from_floats(elem, shape, &values).ok_or_else(overflow)
             }
-            Role::Image | Role::Audio | Role::Floats => ops::filled(elem, shape, 0),
+            InputRole::Image | InputRole::Audio | InputRole::Floats => ops::filled(elem, shape, 0),
         }
     }
 
@@ -201,21 +205,21 @@ impl Filler<'_> {
     /// empty caches, switches. Returns their names; an input that only the user
     /// can give is an error.
     pub(crate) fn complete(&self, feeds: &mut Feeds, random: &mut Random) -> Result<Vec<String>> {
-        let mut sizes = Sizes::of(self.layout, feeds);
+        let mut sizes = FillSizes::of(self.layout, feeds);
         let mut made = Vec::new();
         for input in &self.layout.inputs {
             if feeds.contains_key(&input.spec.name) {
                 continue;
             }
             let optional = match input.role {
-                Role::Mask
-                | Role::InverseMask
-                | Role::TokenTypes
-                | Role::Positions
-                | Role::Past
-                | Role::Flag => true,
-                Role::Integers => input.spec.dims.len() <= 1,
-                Role::TokenIds | Role::Image | Role::Audio | Role::Floats => false,
+                InputRole::Mask
+                | InputRole::InverseMask
+                | InputRole::TokenTypes
+                | InputRole::Positions
+                | InputRole::Past
+                | InputRole::Flag => true,
+                InputRole::Integers => input.spec.dims.len() <= 1,
+                InputRole::TokenIds | InputRole::Image | InputRole::Audio | InputRole::Floats => false,
             };
             if !optional {
                 return Err(Error::input(format!(
@@ -234,11 +238,11 @@ impl Filler<'_> {
 }
 
 /// The number of token positions in `shape`: its last axis that is not the batch.
-fn along_tokens(input: &Input, shape: &[usize]) -> usize {
+fn along_tokens(input: &LayoutInput, shape: &[usize]) -> usize {
     let axis = input
         .axes
         .iter()
-        .rposition(|a| matches!(a, Axis::Tokens(_) | Axis::Total));
+        .rposition(|a| matches!(a, InputAxis::Tokens(_) | InputAxis::Total));
     axis.or(shape.len().checked_sub(1))
         .and_then(|a| shape.get(a))
         .copied()

@@ -6,7 +6,7 @@ use crate::tensor::Elem;
 
 /// What an input is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum InputRole {
     /// Indices of tokens.
     TokenIds,
     /// Indices of segments.
@@ -33,7 +33,7 @@ pub(crate) enum Role {
 
 /// Which sequence of tokens an input belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stream {
+pub(crate) enum StreamKind {
     /// The only one, or what is not named otherwise.
     Main,
     /// What a decoder attends to.
@@ -42,18 +42,18 @@ pub(crate) enum Stream {
     Decoder,
 }
 
-impl Stream {
-    pub(crate) const ALL: [Stream; 3] = [Stream::Main, Stream::Encoder, Stream::Decoder];
+impl StreamKind {
+    pub(crate) const ALL: [StreamKind; 3] = [StreamKind::Main, StreamKind::Encoder, StreamKind::Decoder];
 }
 
 /// What an axis counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Axis {
+pub(crate) enum InputAxis {
     /// Samples.
     Batch,
     /// Token positions.
-    Tokens(Stream),
-    /// Earlier tokens and those of [`Stream::Main`].
+    Tokens(StreamKind),
+    /// Earlier tokens and those of [`StreamKind::Main`].
     Total,
     /// Earlier tokens.
     Past,
@@ -65,24 +65,24 @@ pub(crate) enum Axis {
 
 /// One input with its meaning.
 #[derive(Debug, Clone)]
-pub(crate) struct Input {
+pub(crate) struct LayoutInput {
     pub(crate) spec: InputSpec,
-    pub(crate) role: Role,
-    pub(crate) stream: Stream,
-    pub(crate) axes: Vec<Axis>,
+    pub(crate) role: InputRole,
+    pub(crate) stream: StreamKind,
+    pub(crate) axes: Vec<InputAxis>,
 }
 
-impl Input {
+impl LayoutInput {
     /// The axis that counts samples.
     pub(crate) fn batch_axis(&self) -> Option<usize> {
-        self.axes.iter().position(|a| *a == Axis::Batch)
+        self.axes.iter().position(|a| *a == InputAxis::Batch)
     }
 }
 
 /// All inputs with their meaning.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
-    pub(crate) inputs: Vec<Input>,
+    pub(crate) inputs: Vec<LayoutInput>,
     /// The number of samples a run takes, where the graph says it.
     pub(crate) fixed_batch: Option<usize>,
 }
@@ -90,20 +90,20 @@ pub(crate) struct Layout {
 impl Layout {
     /// Reads the meaning of `specs`.
     pub(crate) fn new(specs: &[InputSpec]) -> Self {
-        let mut inputs: Vec<Input> = specs
+        let mut inputs: Vec<LayoutInput> = specs
             .iter()
-            .map(|spec| Input {
+            .map(|spec| LayoutInput {
                 spec: spec.clone(),
                 role: role(spec),
-                stream: Stream::Main,
+                stream: StreamKind::Main,
                 axes: spec
                     .dims
                     .iter()
                     .map(|d| {
                         if d.fixed().is_some() {
-                            Axis::Fixed
+                            InputAxis::Fixed
                         } else {
-                            Axis::Free
+                            InputAxis::Free
                         }
                     })
                     .collect(),
@@ -112,13 +112,13 @@ impl Layout {
         name_nameless_ids(&mut inputs);
         name_streams(&mut inputs);
         let fixed_batch = mark_batch(&mut inputs);
-        for stream in Stream::ALL {
+        for stream in StreamKind::ALL {
             mark_tokens(&mut inputs, stream);
         }
-        for input in inputs.iter_mut().filter(|i| i.role == Role::Past) {
+        for input in inputs.iter_mut().filter(|i| i.role == InputRole::Past) {
             for axis in &mut input.axes {
-                if *axis == Axis::Free {
-                    *axis = Axis::Past;
+                if *axis == InputAxis::Free {
+                    *axis = InputAxis::Past;
                 }
             }
         }
@@ -126,20 +126,20 @@ impl Layout {
     }
 
     /// The first input of `stream` with token ids.
-    pub(crate) fn ids(&self, stream: Stream) -> Option<&Input> {
+    pub(crate) fn ids(&self, stream: StreamKind) -> Option<&LayoutInput> {
         self.inputs
             .iter()
-            .find(|i| i.role == Role::TokenIds && i.stream == stream)
+            .find(|i| i.role == InputRole::TokenIds && i.stream == stream)
     }
 
     /// The mask over the tokens of `stream` that marks padding: one number per
     /// sample and token.
-    pub(crate) fn padding_mask(&self, stream: Stream) -> Option<&Input> {
+    pub(crate) fn padding_mask(&self, stream: StreamKind) -> Option<&LayoutInput> {
         self.inputs.iter().find(|i| {
-            i.role == Role::Mask
+            i.role == InputRole::Mask
                 && i.stream == stream
-                && i.axes.iter().filter(|a| **a != Axis::Batch).count() == 1
-                && (i.axes.contains(&Axis::Tokens(stream)) || i.axes.contains(&Axis::Total))
+                && i.axes.iter().filter(|a| **a != InputAxis::Batch).count() == 1
+                && (i.axes.contains(&InputAxis::Tokens(stream)) || i.axes.contains(&InputAxis::Total))
                 && marks_padding(&i.spec.name)
         })
     }
@@ -151,36 +151,36 @@ impl Layout {
     }
 }
 
-fn role(spec: &InputSpec) -> Role {
+fn role(spec: &InputSpec) -> InputRole {
     let name = spec.name.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|p| name.contains(p));
     let rank = spec.dims.len();
     if has(&["past", "cache"]) && spec.elem.is_float() {
-        Role::Past
+        InputRole::Past
     } else if has(&["padding_mask", "pad_mask", "masked", "global_attention_mask"]) {
-        Role::InverseMask
+        InputRole::InverseMask
     } else if has(&["mask"]) {
-        Role::Mask
+        InputRole::Mask
     } else if spec.elem == Elem::Bool && rank <= 1 {
-        Role::Flag
+        InputRole::Flag
     } else if spec.elem.is_float() {
         if has(&["embed", "hidden"]) {
-            Role::Floats
+            InputRole::Floats
         } else if rank == 4 {
-            Role::Image
+            InputRole::Image
         } else if rank == 2 && has(&["input_values", "audio", "wave", "speech"]) {
-            Role::Audio
+            InputRole::Audio
         } else {
-            Role::Floats
+            InputRole::Floats
         }
     } else if has(&["token_type", "segment", "type_id"]) {
-        Role::TokenTypes
+        InputRole::TokenTypes
     } else if has(&["position"]) {
-        Role::Positions
+        InputRole::Positions
     } else if rank >= 1 && has(&["input_ids", "token", "input_word", "word_ids"]) {
-        Role::TokenIds
+        InputRole::TokenIds
     } else {
-        Role::Integers
+        InputRole::Integers
     }
 }
 
@@ -202,27 +202,29 @@ fn marks_padding(name: &str) -> bool {
 }
 
 /// Where no name says what the token ids are, the first matrix of integers is taken.
-fn name_nameless_ids(inputs: &mut [Input]) {
-    if inputs.iter().any(|i| i.role == Role::TokenIds) {
+fn name_nameless_ids(inputs: &mut [LayoutInput]) {
+    if inputs.iter().any(|i| i.role == InputRole::TokenIds) {
         return;
     }
-    let candidate = |i: &&mut Input| {
-        i.role == Role::Integers && i.spec.dims.len() == 2 && matches!(i.spec.elem, Elem::I32 | Elem::I64)
+    let candidate = |i: &&mut LayoutInput| {
+        i.role == InputRole::Integers
+            && i.spec.dims.len() == 2
+            && matches!(i.spec.elem, Elem::I32 | Elem::I64)
     };
     if let Some(input) = inputs.iter_mut().find(candidate) {
-        input.role = Role::TokenIds;
+        input.role = InputRole::TokenIds;
     }
 }
 
-fn name_streams(inputs: &mut [Input]) {
+fn name_streams(inputs: &mut [LayoutInput]) {
     for input in inputs {
         let name = input.spec.name.to_lowercase();
         input.stream = if name.contains("decoder") {
-            Stream::Decoder
+            StreamKind::Decoder
         } else if name.contains("encoder") {
-            Stream::Encoder
+            StreamKind::Encoder
         } else {
-            Stream::Main
+            StreamKind::Main
         };
     }
 }
@@ -233,8 +235,8 @@ fn names_batch(symbol: &str) -> bool {
 }
 
 /// Finds the batch axis of every input; returns the fixed size, if it is fixed.
-fn mark_batch(inputs: &mut [Input]) -> Option<usize> {
-    let named = |input: &Input| {
+fn mark_batch(inputs: &mut [LayoutInput]) -> Option<usize> {
+    let named = |input: &LayoutInput| {
         input
             .spec
             .dims
@@ -245,14 +247,14 @@ fn mark_batch(inputs: &mut [Input]) -> Option<usize> {
 
     let main = inputs
         .iter()
-        .find(|i| i.role == Role::TokenIds)
+        .find(|i| i.role == InputRole::TokenIds)
         .or_else(|| inputs.iter().find(|i| i.spec.dims.len() >= 2))
         .map(|i| i.spec.clone());
     let Some(main) = main else {
         // Vectors and scalars only: a first axis of open size counts samples.
         for input in inputs.iter_mut() {
-            if let Some(first @ Axis::Free) = input.axes.first_mut() {
-                *first = Axis::Batch;
+            if let Some(first @ InputAxis::Free) = input.axes.first_mut() {
+                *first = InputAxis::Batch;
             }
         }
         return None;
@@ -282,56 +284,61 @@ fn mark_batch(inputs: &mut [Input]) -> Option<usize> {
             }
         };
         if let Some(axis) = axis.and_then(|a| input.axes.get_mut(a)) {
-            *axis = Axis::Batch;
+            *axis = InputAxis::Batch;
         }
     }
     fixed
 }
 
-fn last_but_batch(input: &Input) -> Option<usize> {
-    input.axes.iter().rposition(|a| *a != Axis::Batch)
+fn last_but_batch(input: &LayoutInput) -> Option<usize> {
+    input.axes.iter().rposition(|a| *a != InputAxis::Batch)
 }
 
 /// Finds the axes that count the tokens of `stream`.
-fn mark_tokens(inputs: &mut [Input], stream: Stream) {
-    let per_token = |i: &Input| {
+fn mark_tokens(inputs: &mut [LayoutInput], stream: StreamKind) {
+    let per_token = |i: &LayoutInput| {
         let role = matches!(
             i.role,
-            Role::TokenIds | Role::TokenTypes | Role::Positions | Role::Mask | Role::InverseMask
+            InputRole::TokenIds
+                | InputRole::TokenTypes
+                | InputRole::Positions
+                | InputRole::Mask
+                | InputRole::InverseMask
         );
-        let one_axis = i.axes.iter().filter(|a| **a != Axis::Batch).count() == 1;
+        let one_axis = i.axes.iter().filter(|a| **a != InputAxis::Batch).count() == 1;
         // Token ids may have further axes in front, such as choices.
-        role && i.stream == stream && (one_axis || i.role != Role::Mask && i.role != Role::InverseMask)
+        role && i.stream == stream
+            && (one_axis || i.role != InputRole::Mask && i.role != InputRole::InverseMask)
     };
     let anchor = inputs
         .iter()
-        .find(|i| i.role == Role::TokenIds && i.stream == stream)
-        .or_else(|| inputs.iter().find(|i| per_token(i) && i.role == Role::Mask));
+        .find(|i| i.role == InputRole::TokenIds && i.stream == stream)
+        .or_else(|| inputs.iter().find(|i| per_token(i) && i.role == InputRole::Mask));
     let Some(anchor) = anchor else { return };
     let dim = last_but_batch(anchor)
         .and_then(|axis| anchor.spec.dims.get(axis))
         .cloned();
     let Some(dim) = dim else { return };
-    let with_past = inputs.iter().any(|i| i.role == Role::Past);
+    let with_past = inputs.iter().any(|i| i.role == InputRole::Past);
     for input in inputs.iter_mut() {
         let last = last_but_batch(input);
         let per_token = per_token(input);
-        let embeddings = input.role == Role::Floats
+        let embeddings = input.role == InputRole::Floats
             && input.stream == stream
             && input.spec.name.to_lowercase().contains("inputs_embeds");
         for (axis, (meaning, own)) in input.axes.iter_mut().zip(&input.spec.dims).enumerate() {
-            if *meaning == Axis::Batch {
+            if *meaning == InputAxis::Batch {
                 continue;
             }
             let same_symbol = matches!(own, InputDim::Symbol(_)) && *own == dim;
             if same_symbol || embeddings && axis == 1 {
-                *meaning = Axis::Tokens(stream);
+                *meaning = InputAxis::Tokens(stream);
             } else if per_token && Some(axis) == last {
-                let total = with_past && stream == Stream::Main && input.role == Role::Mask;
+                let total = with_past && stream == StreamKind::Main && input.role == InputRole::Mask;
                 *meaning = if total && *own != dim {
-                    Axis::Total
+                    InputAxis::Total
                 } else {
-                    Axis::Tokens(stream)
+                    InputAxis::Tokens(stream)
                 };
             }
         }
@@ -358,11 +365,11 @@ mod tests {
         }
     }
 
-    fn axes(layout: &Layout, input: usize) -> &[Axis] {
+    fn axes(layout: &Layout, input: usize) -> &[InputAxis] {
         &layout.inputs[input].axes
     }
 
-    const MAIN: Axis = Axis::Tokens(Stream::Main);
+    const MAIN: InputAxis = InputAxis::Tokens(StreamKind::Main);
 
     #[test]
     fn bert() {
@@ -373,10 +380,10 @@ mod tests {
         ]);
         assert_eq!(layout.fixed_batch, None);
         for input in 0..3 {
-            assert_eq!(axes(&layout, input), [Axis::Batch, MAIN]);
+            assert_eq!(axes(&layout, input), [InputAxis::Batch, MAIN]);
         }
         assert_eq!(
-            layout.padding_mask(Stream::Main).unwrap().spec.name,
+            layout.padding_mask(StreamKind::Main).unwrap().spec.name,
             "attention_mask"
         );
     }
@@ -388,13 +395,13 @@ mod tests {
             spec("attention_mask", Elem::I64, &["2", "10"]),
         ]);
         assert_eq!(layout.fixed_batch, Some(2));
-        assert_eq!(axes(&layout, 1), [Axis::Batch, MAIN]);
+        assert_eq!(axes(&layout, 1), [InputAxis::Batch, MAIN]);
         let layout = Layout::new(&[
             spec("input.1", Elem::I64, &["unk__1", "unk__2"]),
             spec("attention_mask.1", Elem::I64, &["unk__3", "?"]),
         ]);
-        assert_eq!(layout.inputs[0].role, Role::TokenIds);
-        assert_eq!(axes(&layout, 1), [Axis::Batch, MAIN]);
+        assert_eq!(layout.inputs[0].role, InputRole::TokenIds);
+        assert_eq!(axes(&layout, 1), [InputAxis::Batch, MAIN]);
     }
 
     #[test]
@@ -405,10 +412,15 @@ mod tests {
             spec("past_key_values.0.key", Elem::F32, &["batch", "4", "past", "12"]),
             spec("past_0", Elem::F32, &["2", "batch", "4", "past", "12"]),
         ]);
-        assert_eq!(axes(&layout, 1), [Axis::Batch, Axis::Total]);
+        assert_eq!(axes(&layout, 1), [InputAxis::Batch, InputAxis::Total]);
         assert_eq!(
             axes(&layout, 2),
-            [Axis::Batch, Axis::Fixed, Axis::Past, Axis::Fixed]
+            [
+                InputAxis::Batch,
+                InputAxis::Fixed,
+                InputAxis::Past,
+                InputAxis::Fixed
+            ]
         );
         assert_eq!(layout.inputs[3].batch_axis(), Some(1));
     }
@@ -428,18 +440,18 @@ mod tests {
                 &["batch_size", "encoder_sequence"],
             ),
         ]);
-        let encoder = Axis::Tokens(Stream::Encoder);
-        assert_eq!(axes(&layout, 0), [Axis::Batch, MAIN]);
-        assert_eq!(axes(&layout, 1), [Axis::Batch, encoder, Axis::Fixed]);
-        assert_eq!(axes(&layout, 2), [Axis::Batch, encoder]);
+        let encoder = InputAxis::Tokens(StreamKind::Encoder);
+        assert_eq!(axes(&layout, 0), [InputAxis::Batch, MAIN]);
+        assert_eq!(axes(&layout, 1), [InputAxis::Batch, encoder, InputAxis::Fixed]);
+        assert_eq!(axes(&layout, 2), [InputAxis::Batch, encoder]);
     }
 
     #[test]
     fn sequence_first_and_images() {
         let layout = Layout::new(&[spec("src", Elem::I64, &["seq", "batch"])]);
-        assert_eq!(axes(&layout, 0), [MAIN, Axis::Batch]);
+        assert_eq!(axes(&layout, 0), [MAIN, InputAxis::Batch]);
         let layout = Layout::new(&[spec("pixel_values", Elem::F32, &["batch", "3", "20", "20"])]);
-        assert_eq!(layout.inputs[0].role, Role::Image);
-        assert_eq!(axes(&layout, 0)[0], Axis::Batch);
+        assert_eq!(layout.inputs[0].role, InputRole::Image);
+        assert_eq!(axes(&layout, 0)[0], InputAxis::Batch);
     }
 }

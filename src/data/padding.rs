@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use super::layout::{Axis, Input, Layout, Role, Stream};
+use super::layout::{InputAxis, InputRole, Layout, LayoutInput, StreamKind};
 use crate::error::Result;
 use crate::tensor::{Feeds, Tensor, ops};
 
@@ -27,15 +27,20 @@ pub enum Padding {
 impl Padding {
     /// [`Padding::Untried`] where the inputs of the graph allow it.
     pub(crate) fn for_texts(layout: &Layout, token: u32) -> Self {
-        let axes = |input: &Input| {
-            let mut own = input.axes.iter().filter(|a| **a != Axis::Batch);
-            input.axes.first() == Some(&Axis::Batch)
-                && own.next() == Some(&Axis::Tokens(Stream::Main))
+        let axes = |input: &LayoutInput| {
+            let mut own = input.axes.iter().filter(|a| **a != InputAxis::Batch);
+            input.axes.first() == Some(&InputAxis::Batch)
+                && own.next() == Some(&InputAxis::Tokens(StreamKind::Main))
                 && own.next().is_none()
         };
-        let known = |i: &Input| matches!(i.role, Role::TokenIds | Role::TokenTypes | Role::Mask);
+        let known = |i: &LayoutInput| {
+            matches!(
+                i.role,
+                InputRole::TokenIds | InputRole::TokenTypes | InputRole::Mask
+            )
+        };
         let possible = layout.fixed_batch.is_none()
-            && layout.padding_mask(Stream::Main).is_some()
+            && layout.padding_mask(StreamKind::Main).is_some()
             && layout.inputs.iter().all(|i| axes(i) && known(i));
         if possible {
             Self::Untried(i64::from(token))
@@ -46,8 +51,11 @@ impl Padding {
 }
 
 /// The axis of an input that counts the tokens of the main stream.
-fn token_axis(input: &Input) -> Option<usize> {
-    input.axes.iter().position(|a| *a == Axis::Tokens(Stream::Main))
+fn token_axis(input: &LayoutInput) -> Option<usize> {
+    input
+        .axes
+        .iter()
+        .position(|a| *a == InputAxis::Tokens(StreamKind::Main))
 }
 
 /// Token positions per row, where the model takes tokens.
@@ -61,7 +69,7 @@ pub(crate) fn length(layout: &Layout, feeds: &Feeds) -> Option<usize> {
 /// `tensor` of `input` filled up to `length` tokens with `token`, where it holds
 /// such, else with zeros.
 pub(crate) fn filled<'t>(
-    input: &Input,
+    input: &LayoutInput,
     tensor: &'t Tensor,
     length: usize,
     token: i64,
@@ -72,7 +80,11 @@ pub(crate) fn filled<'t>(
     };
     let mut shape = tensor.shape.clone();
     shape[axis] = missing;
-    let value = if input.role == Role::TokenIds { token } else { 0 };
+    let value = if input.role == InputRole::TokenIds {
+        token
+    } else {
+        0
+    };
     let rest = ops::filled(tensor.elem(), shape, value)?;
     ops::concat(&[tensor, &rest], axis).map(Cow::Owned)
 }

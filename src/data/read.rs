@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::draw::{Purpose, Random, Reservoir, subset};
-use super::fill::{FALLBACK_VOCABULARY, Filler, Sizes, Template};
-use super::layout::{Axis, Input, Layout, Role, Stream};
+use super::fill::{FALLBACK_VOCABULARY, FillSizes, Filler, Template};
+use super::layout::{InputAxis, InputRole, Layout, LayoutInput, StreamKind};
 use super::padding::Padding;
-use super::source::Source;
+use super::source::DataSource;
 use super::spec::{InputDim, input_specs};
 use super::tables::Tables;
 use super::testset;
@@ -39,7 +39,7 @@ pub struct Sample {
 /// Where samples come from.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum DataOrigin {
     /// Made from the graph's inputs.
     Synthetic {
         /// The seed they were made with.
@@ -60,7 +60,7 @@ pub struct Samples {
     /// The samples, in the order of their source.
     pub samples: Vec<Sample>,
     /// Where they come from.
-    pub origin: Origin,
+    pub origin: DataOrigin,
     /// What the user should know, a sentence each.
     pub notes: Vec<String>,
     /// Whether shorter ones may be filled up, to share a batch.
@@ -77,7 +77,7 @@ impl Samples {
         };
         Samples {
             samples: feeds.into_iter().map(sample).collect(),
-            origin: Origin::Given,
+            origin: DataOrigin::Given,
             notes: Vec::new(),
             padding: Padding::No,
         }
@@ -197,13 +197,13 @@ pub fn read_parts(
     if options.samples == 0 {
         return Err(Error::input("at least one calibration sample is needed"));
     }
-    let reader = Reader {
+    let reader = DataReader {
         layout,
         tables,
         shapes,
         options,
     };
-    let mut parts = Parts {
+    let mut parts = ReadParts {
         waiting: Vec::new(),
         most,
         count: 0,
@@ -211,7 +211,7 @@ pub fn read_parts(
     };
     let (origin, (notes, padding)) = if options.data.is_empty() {
         let notes = reader.synthetic(&mut parts)?;
-        (Origin::Synthetic { seed: options.seed }, (notes, Padding::No))
+        (DataOrigin::Synthetic { seed: options.seed }, (notes, Padding::No))
     } else {
         let (texts, sources) = find_data(&options.data)?;
         let read = match (texts.as_slice(), sources.as_slice()) {
@@ -225,7 +225,7 @@ pub fn read_parts(
             }
         };
         let paths = options.data.clone();
-        (Origin::Files { paths }, read)
+        (DataOrigin::Files { paths }, read)
     };
     if parts.end()? == 0 {
         return Err(Error::input(format!(
@@ -252,7 +252,7 @@ pub fn read_parts(
 pub type Take<'t> = dyn FnMut(Vec<Sample>) -> Result<()> + 't;
 
 /// Hands samples on, so many at a time.
-struct Parts<'t, 'f> {
+struct ReadParts<'t, 'f> {
     waiting: Vec<Sample>,
     most: usize,
     /// All so far.
@@ -260,7 +260,7 @@ struct Parts<'t, 'f> {
     take: &'t mut Take<'f>,
 }
 
-impl Parts<'_, '_> {
+impl ReadParts<'_, '_> {
     fn push(&mut self, sample: Sample) -> Result<()> {
         self.waiting.push(sample);
         self.count += 1;
@@ -318,7 +318,7 @@ pub(super) fn checked_shapes(
 }
 
 /// Sorts what was given into files of text and sources of arrays.
-fn find_data(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<Source>)> {
+fn find_data(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<DataSource>)> {
     let mut texts = Vec::new();
     let mut sources = Vec::new();
     for path in paths {
@@ -340,10 +340,10 @@ fn find_data(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<Source>)> {
                     path.display()
                 )));
             }
-            sources.extend(archives.into_iter().map(Source::Npz));
-            sources.extend(sets.into_iter().map(Source::TestSet));
+            sources.extend(archives.into_iter().map(DataSource::Npz));
+            sources.extend(sets.into_iter().map(DataSource::TestSet));
         } else if is_npz(path) {
-            sources.push(Source::Npz(path.clone()));
+            sources.push(DataSource::Npz(path.clone()));
         } else if text::is_text(path) {
             texts.push(path.clone());
         } else {
@@ -357,14 +357,14 @@ fn find_data(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<Source>)> {
     Ok((texts, sources))
 }
 
-struct Reader<'a> {
+struct DataReader<'a> {
     layout: Layout,
     tables: Tables,
     shapes: BTreeMap<String, Vec<usize>>,
     options: &'a DataOptions,
 }
 
-impl Reader<'_> {
+impl DataReader<'_> {
     fn filler<'a>(&'a self, template: &'a Template) -> Filler<'a> {
         Filler {
             layout: &self.layout,
@@ -375,7 +375,7 @@ impl Reader<'_> {
         }
     }
 
-    fn read_arrays(&self, sources: Vec<Source>, parts: &mut Parts) -> Result<Vec<String>> {
+    fn read_arrays(&self, sources: Vec<DataSource>, parts: &mut ReadParts) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         let mut plans = Vec::new();
         let mut total = 0u64;
@@ -401,7 +401,7 @@ impl Reader<'_> {
         }
         let template = Template::default();
         let most = parts.most;
-        let mut finish = Finish::new(self, self.filler(&template), parts);
+        let mut finish = FinishReading::new(self, self.filler(&template), parts);
         for (start, plan) in &plans {
             let own: Vec<usize> = wanted
                 .iter()
@@ -417,7 +417,7 @@ impl Reader<'_> {
         Ok(finish.into_notes(notes))
     }
 
-    fn read_texts(&self, paths: &[PathBuf], parts: &mut Parts) -> Result<(Vec<String>, Padding)> {
+    fn read_texts(&self, paths: &[PathBuf], parts: &mut ReadParts) -> Result<(Vec<String>, Padding)> {
         let Some(tokenizer) = &self.options.tokenizer else {
             return Err(Error::input(
                 "texts need the model's tokenizer: give its tokenizer.json with --tokenizer",
@@ -432,7 +432,7 @@ impl Reader<'_> {
             .layout
             .inputs
             .iter()
-            .find(|i| i.role == Role::TokenIds)
+            .find(|i| i.role == InputRole::TokenIds)
             .ok_or_else(|| {
                 Error::input(format!(
                     "texts are for models with token ids; the graph wants {}",
@@ -473,13 +473,13 @@ impl Reader<'_> {
             }
         }
         let template = tokenizer.template();
-        let mut finish = Finish::new(self, self.filler(&template), parts);
+        let mut finish = FinishReading::new(self, self.filler(&template), parts);
         for text in texts {
             let (feeds, token_mask) = self.text_inputs(&tokenizer, &text, fixed)?;
             finish.add(feeds, token_mask)?;
         }
         let mut notes = finish.into_notes(notes);
-        if self.layout.ids(Stream::Decoder).is_some() && ids.stream != Stream::Decoder {
+        if self.layout.ids(StreamKind::Decoder).is_some() && ids.stream != StreamKind::Decoder {
             notes.push("the decoder is fed the same texts as the encoder".to_owned());
         }
         Ok((notes, Padding::for_texts(&self.layout, tokenizer.pad_id)))
@@ -518,15 +518,15 @@ impl Reader<'_> {
         let mut feeds = Feeds::new();
         for input in &self.layout.inputs {
             let values = match input.role {
-                Role::TokenIds => padded(&ids, tokenizer.pad_id),
-                Role::TokenTypes => {
+                InputRole::TokenIds => padded(&ids, tokenizer.pad_id),
+                InputRole::TokenTypes => {
                     let most = self.tables.rows(&input.spec.name).unwrap_or(usize::MAX);
                     let most = u32::try_from(most.saturating_sub(1)).unwrap_or(u32::MAX);
                     let types: Vec<u32> = types.iter().map(|&t| t.min(most)).collect();
                     padded(&types, 0)
                 }
-                Role::Mask if input.axes.iter().any(|a| matches!(a, Axis::Tokens(_))) => {
-                    if input.axes.iter().filter(|a| **a != Axis::Batch).count() != 1 {
+                InputRole::Mask if input.axes.iter().any(|a| matches!(a, InputAxis::Tokens(_))) => {
+                    if input.axes.iter().filter(|a| **a != InputAxis::Batch).count() != 1 {
                         continue;
                     }
                     real.clone()
@@ -541,7 +541,7 @@ impl Reader<'_> {
         Ok((feeds, token_mask.contains(&false).then_some(token_mask)))
     }
 
-    fn synthetic(&self, parts: &mut Parts) -> Result<Vec<String>> {
+    fn synthetic(&self, parts: &mut ReadParts) -> Result<Vec<String>> {
         let options = self.options;
         let tokenizer = match &options.tokenizer {
             Some(path) => Some(Tokenizer::open(path, options.max_length.max(8))?),
@@ -568,13 +568,17 @@ impl Reader<'_> {
                 ));
                 break;
             }
-            let mut sizes = Sizes::default();
+            let mut sizes = FillSizes::default();
             for input in &self.layout.inputs {
                 if let Some(shape) = self.shapes.get(&input.spec.name) {
                     sizes.learn(input, shape);
                 }
             }
-            for (stream, step) in [(Stream::Main, 0), (Stream::Encoder, 5), (Stream::Decoder, 7)] {
+            for (stream, step) in [
+                (StreamKind::Main, 0),
+                (StreamKind::Encoder, 5),
+                (StreamKind::Decoder, 7),
+            ] {
                 let varied = lengths.get((i + step) % lengths.len()).copied().unwrap_or(most);
                 let length = fixed_tokens(&self.layout, stream).unwrap_or(varied);
                 sizes.tokens.entry(stream).or_insert(length);
@@ -595,7 +599,7 @@ impl Reader<'_> {
     }
 
     fn synthetic_notes(&self, template: &Template, least: usize, most: usize) -> Vec<String> {
-        let ids = self.layout.inputs.iter().find(|i| i.role == Role::TokenIds);
+        let ids = self.layout.inputs.iter().find(|i| i.role == InputRole::TokenIds);
         let mut notes = Vec::new();
         let Some(ids) = ids else {
             notes.push(
@@ -634,22 +638,22 @@ impl Reader<'_> {
 }
 
 /// The number of tokens of `stream`, where the graph fixes it.
-fn fixed_tokens(layout: &Layout, stream: Stream) -> Option<usize> {
+fn fixed_tokens(layout: &Layout, stream: StreamKind) -> Option<usize> {
     layout.inputs.iter().find_map(|input| {
         (input.axes.iter().zip(&input.spec.dims))
-            .filter(|(axis, _)| **axis == Axis::Tokens(stream))
+            .filter(|(axis, _)| **axis == InputAxis::Tokens(stream))
             .find_map(|(_, dim)| dim.fixed())
     })
 }
 
 /// `values`, one per token, as a tensor for `input`; axes other than the tokens
 /// repeat them.
-fn spread(input: &Input, values: &[i64]) -> Result<Tensor> {
+fn spread(input: &LayoutInput, values: &[i64]) -> Result<Tensor> {
     let mut shape = Vec::with_capacity(input.axes.len());
     for (axis, dim) in input.axes.iter().zip(&input.spec.dims) {
         shape.push(match (axis, dim) {
-            (Axis::Tokens(_) | Axis::Total, _) => values.len(),
-            (Axis::Batch, _) => 1,
+            (InputAxis::Tokens(_) | InputAxis::Total, _) => values.len(),
+            (InputAxis::Batch, _) => 1,
             (_, InputDim::Fixed(size)) => *size,
             _ => 1,
         });
@@ -661,19 +665,19 @@ fn spread(input: &Input, values: &[i64]) -> Result<Tensor> {
 }
 
 /// Brings samples to their final form and counts what was done to them.
-struct Finish<'a, 'p, 't, 'f> {
-    reader: &'a Reader<'a>,
+struct FinishReading<'a, 'p, 't, 'f> {
+    reader: &'a DataReader<'a>,
     filler: Filler<'a>,
     random: Random,
-    parts: &'p mut Parts<'t, 'f>,
+    parts: &'p mut ReadParts<'t, 'f>,
     made: BTreeSet<String>,
     removed: usize,
     empty: usize,
     masked: usize,
 }
 
-impl<'a, 'p, 't, 'f> Finish<'a, 'p, 't, 'f> {
-    fn new(reader: &'a Reader<'a>, filler: Filler<'a>, parts: &'p mut Parts<'t, 'f>) -> Self {
+impl<'a, 'p, 't, 'f> FinishReading<'a, 'p, 't, 'f> {
+    fn new(reader: &'a DataReader<'a>, filler: Filler<'a>, parts: &'p mut ReadParts<'t, 'f>) -> Self {
         Self {
             reader,
             filler,
@@ -716,7 +720,7 @@ impl<'a, 'p, 't, 'f> Finish<'a, 'p, 't, 'f> {
     /// Ids outside the table would fail in the engine with a poorer message.
     fn check_ids(&self, feeds: &Feeds) -> Result<()> {
         for input in &self.reader.layout.inputs {
-            let (Role::TokenIds | Role::TokenTypes) = input.role else {
+            let (InputRole::TokenIds | InputRole::TokenTypes) = input.role else {
                 continue;
             };
             let name = &input.spec.name;
@@ -741,9 +745,9 @@ impl<'a, 'p, 't, 'f> Finish<'a, 'p, 't, 'f> {
         for name in &self.made {
             let input = self.reader.layout.inputs.iter().find(|i| i.spec.name == *name);
             let with = match input.map(|i| i.role) {
-                Some(Role::Mask) => "ones",
-                Some(Role::Positions) => "0, 1, 2, ...",
-                Some(Role::Past) => "nothing (no earlier tokens)",
+                Some(InputRole::Mask) => "ones",
+                Some(InputRole::Positions) => "0, 1, 2, ...",
+                Some(InputRole::Past) => "nothing (no earlier tokens)",
                 _ => "zeros",
             };
             notes.push(format!(

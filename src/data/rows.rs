@@ -29,18 +29,18 @@ impl PositionWeights {
     };
 
     /// The weight of one place.
-    pub fn of(&self, place: Place) -> f32 {
+    pub fn of(&self, place: RowPlace) -> f32 {
         match place {
-            Place::First => self.first,
-            Place::Inner => self.inner,
-            Place::Last => self.last,
+            RowPlace::First => self.first,
+            RowPlace::Inner => self.inner,
+            RowPlace::Last => self.last,
         }
     }
 }
 
 /// Where a row lies in its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum RowPlace {
     /// At the first real position.
     First,
     /// Elsewhere, or in something that is no sequence.
@@ -248,10 +248,10 @@ impl<'a> Rows<'a> {
     }
 
     /// Where a real row lies.
-    pub(crate) fn place(&self, row: usize) -> Place {
+    pub(crate) fn place(&self, row: usize) -> RowPlace {
         let (Some((divisor, size)), Some(batch_row)) = (self.token.or(self.patch), self.batch_row(row))
         else {
-            return Place::Inner;
+            return RowPlace::Inner;
         };
         let at = row / divisor % size;
         let (first, last) = self
@@ -260,13 +260,13 @@ impl<'a> Rows<'a> {
             .copied()
             .unwrap_or((0, size.saturating_sub(1)));
         if size < 2 {
-            Place::Inner
+            RowPlace::Inner
         } else if at == first {
-            Place::First
+            RowPlace::First
         } else if at == last {
-            Place::Last
+            RowPlace::Last
         } else {
-            Place::Inner
+            RowPlace::Inner
         }
     }
 }
@@ -305,7 +305,7 @@ mod tests {
         let padded = batch(2, 3, Some(vec![true, true, false, false, true, true]));
         let rows = Rows::new(&[2, 3], &padded);
         let places: Vec<_> = (0..6).map(|r| rows.sample(r).map(|_| rows.place(r))).collect();
-        use Place::{First, Last};
+        use RowPlace::{First, Last};
         assert_eq!(
             places,
             [Some(First), Some(Last), None, None, Some(First), Some(Last)]
@@ -323,8 +323,8 @@ mod tests {
         };
         let patches = Rows::new(&[2, 5], &images);
         assert!(patches.are_sequence());
-        assert_eq!(patches.place(5), Place::First);
-        assert_eq!(patches.place(9), Place::Last);
+        assert_eq!(patches.place(5), RowPlace::First);
+        assert_eq!(patches.place(9), RowPlace::Last);
         assert!(!Rows::new(&[2], &images).are_sequence());
     }
 }

@@ -27,7 +27,7 @@ impl Law {
 
 /// The laws of each axis of one value.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sizes {
+pub(crate) struct SampleSizes {
     axes: Option<Vec<Vec<Law>>>,
 }
 
@@ -56,7 +56,7 @@ fn laws(size: usize, inputs: &[usize]) -> Vec<Law> {
         .collect()
 }
 
-impl Sizes {
+impl SampleSizes {
     /// Takes in that a run on `feeds` gave the value this shape.
     pub(crate) fn learn(&mut self, feeds: &Feeds, shape: &[usize]) {
         let inputs = sizes(feeds);
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_may_be_either_is_not_guessed() {
-        let mut sizes = Sizes::default();
+        let mut sizes = SampleSizes::default();
         assert_eq!(sizes.shape(&feeds(4, 8)), None);
         sizes.learn(&feeds(4, 8), &[32, 12]);
         assert_eq!(sizes.shape(&feeds(4, 8)), Some(vec![32, 12]));
@@ -110,11 +110,11 @@ mod tests {
 
     #[test]
     fn what_follows_no_law_is_never_said() {
-        let mut sizes = Sizes::default();
+        let mut sizes = SampleSizes::default();
         sizes.learn(&feeds(2, 8), &[2, 7]);
         sizes.learn(&feeds(2, 9), &[2, 8]);
         assert_eq!(sizes.shape(&feeds(2, 8)), None);
-        let mut ranks = Sizes::default();
+        let mut ranks = SampleSizes::default();
         ranks.learn(&feeds(2, 8), &[2, 8]);
         ranks.learn(&feeds(2, 8), &[16]);
         assert_eq!(ranks.shape(&feeds(2, 8)), None);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::layout::{Input, Layout};
+use super::layout::{Layout, LayoutInput};
 use super::spec::InputDim;
 use super::testset;
 use crate::error::{Error, Result, ResultExt};
@@ -12,7 +12,7 @@ use crate::tensor::{Feeds, Tensor, ops};
 
 /// A file or folder with arrays for the inputs of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum DataSource {
     /// An archive.
     Npz(PathBuf),
     /// One ONNX test data set.
@@ -21,7 +21,7 @@ pub(crate) enum Source {
 
 /// How the samples lie in an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rows {
+enum SourceRows {
     /// Along this axis of the input.
     Axis(usize),
     /// Along an axis in front of those of the input.
@@ -31,36 +31,36 @@ enum Rows {
 }
 
 /// Which arrays of a source feed which inputs.
-pub(crate) struct Plan {
-    source: Source,
+pub(crate) struct ReadPlan {
+    source: DataSource,
     /// Input, array, rows.
-    arrays: Vec<(Input, String, Rows)>,
+    arrays: Vec<(LayoutInput, String, SourceRows)>,
     /// The number of samples.
     pub(crate) samples: usize,
     /// Arrays that feed no input.
     pub(crate) unused: Vec<String>,
 }
 
-impl Source {
+impl DataSource {
     fn path(&self) -> &Path {
         match self {
-            Source::Npz(path) | Source::TestSet(path) => path,
+            DataSource::Npz(path) | DataSource::TestSet(path) => path,
         }
     }
 
     /// Finds out what the source holds for `layout`, reading as little as possible.
-    pub(crate) fn plan(self, layout: &Layout) -> Result<Plan> {
+    pub(crate) fn plan(self, layout: &Layout) -> Result<ReadPlan> {
         let place = self.path().display().to_string();
         self.plan_inner(layout).context(|| place)
     }
 
-    fn plan_inner(self, layout: &Layout) -> Result<Plan> {
+    fn plan_inner(self, layout: &Layout) -> Result<ReadPlan> {
         let shapes: Vec<(String, Vec<usize>)> = match &self {
-            Source::Npz(path) => npz::Archive::open(path)?
+            DataSource::Npz(path) => npz::Archive::open(path)?
                 .arrays()
                 .map(|(name, header)| (name.to_owned(), header.shape.clone()))
                 .collect(),
-            Source::TestSet(path) => test_set(path, layout)?
+            DataSource::TestSet(path) => test_set(path, layout)?
                 .into_iter()
                 .map(|(name, tensor)| (name, tensor.shape))
                 .collect(),
@@ -105,7 +105,7 @@ impl Source {
             .filter(|n| !used.contains(n.as_str()))
             .collect();
         let samples = counts.keys().next().copied().unwrap_or(1);
-        Ok(Plan {
+        Ok(ReadPlan {
             arrays: found,
             samples,
             unused,
@@ -143,7 +143,7 @@ fn test_set(path: &Path, layout: &Layout) -> Result<Vec<(String, Tensor)>> {
 }
 
 /// How samples lie in an array of `shape` for `input`, and how many there are.
-fn arrange(input: &Input, shape: &[usize]) -> Result<(Rows, Option<usize>)> {
+fn arrange(input: &LayoutInput, shape: &[usize]) -> Result<(SourceRows, Option<usize>)> {
     let wrong = || {
         Error::input(format!(
             "the array for graph input '{}' has shape {shape:?}; wanted is {}, with samples along \
@@ -168,14 +168,16 @@ fn arrange(input: &Input, shape: &[usize]) -> Result<(Rows, Option<usize>)> {
             return Err(wrong());
         }
         return Ok(match input.batch_axis() {
-            Some(axis) => (Rows::Axis(axis), shape.get(axis).copied()),
-            None => (Rows::Shared, None),
+            Some(axis) => (SourceRows::Axis(axis), shape.get(axis).copied()),
+            None => (SourceRows::Shared, None),
         });
     }
     match shape.split_first() {
         Some((&count, own)) if own.len() == rank && fits(own) => {
             let one_each = input.batch_axis().is_none_or(|axis| own.get(axis) == Some(&1));
-            one_each.then_some((Rows::Extra, Some(count))).ok_or_else(wrong)
+            one_each
+                .then_some((SourceRows::Extra, Some(count)))
+                .ok_or_else(wrong)
         }
         _ => Err(wrong()),
     }
@@ -197,9 +199,9 @@ fn without_nan(tensor: Tensor) -> Result<Tensor> {
 }
 
 /// Reads one array of a source.
-type Load<'a> = Box<dyn FnMut(&str, Rows) -> Result<Tensor> + 'a>;
+type Load<'a> = Box<dyn FnMut(&str, SourceRows) -> Result<Tensor> + 'a>;
 
-impl Plan {
+impl ReadPlan {
     /// The samples `wanted` (increasing), as the graph's element types.
     pub(crate) fn load(&self, layout: &Layout, wanted: &[usize]) -> Result<Vec<Feeds>> {
         self.load_inner(layout, wanted)
@@ -209,26 +211,26 @@ impl Plan {
     fn load_inner(&self, layout: &Layout, wanted: &[usize]) -> Result<Vec<Feeds>> {
         let mut samples = vec![Feeds::new(); wanted.len()];
         let mut load: Load = match &self.source {
-            Source::Npz(path) => {
+            DataSource::Npz(path) => {
                 let mut archive = npz::Archive::open(path)?;
                 Box::new(move |name, rows| match rows {
-                    Rows::Axis(0) | Rows::Extra => archive.read_rows(name, wanted),
-                    Rows::Axis(_) | Rows::Shared => archive.read(name),
+                    SourceRows::Axis(0) | SourceRows::Extra => archive.read_rows(name, wanted),
+                    SourceRows::Axis(_) | SourceRows::Shared => archive.read(name),
                 })
             }
-            Source::TestSet(path) => {
+            DataSource::TestSet(path) => {
                 let set: BTreeMap<String, Tensor> = test_set(path, layout)?.into_iter().collect();
                 Box::new(move |name, rows| {
                     let tensor = set
                         .get(name)
                         .ok_or_else(|| Error::input(format!("no tensor for '{name}'")))?;
                     Ok(match rows {
-                        Rows::Axis(0) | Rows::Extra => {
+                        SourceRows::Axis(0) | SourceRows::Extra => {
                             let taken: Vec<Tensor> =
                                 wanted.iter().map(|&r| ops::slice(tensor, 0, r..r + 1)).collect();
                             ops::concat(&taken.iter().collect::<Vec<_>>(), 0)?
                         }
-                        Rows::Axis(_) | Rows::Shared => tensor.clone(),
+                        SourceRows::Axis(_) | SourceRows::Shared => tensor.clone(),
                     })
                 })
             }
@@ -241,14 +243,14 @@ impl Plan {
                 .context(|| format!("array '{array}' for graph input '{name}'"))?;
             for (i, (sample, &row)) in samples.iter_mut().zip(wanted).enumerate() {
                 let own = match rows {
-                    Rows::Axis(0) => ops::slice(&tensor, 0, i..i + 1),
-                    Rows::Axis(axis) => ops::slice(&tensor, *axis, row..row + 1),
-                    Rows::Extra => {
+                    SourceRows::Axis(0) => ops::slice(&tensor, 0, i..i + 1),
+                    SourceRows::Axis(axis) => ops::slice(&tensor, *axis, row..row + 1),
+                    SourceRows::Extra => {
                         let mut own = ops::slice(&tensor, 0, i..i + 1);
                         own.shape.remove(0);
                         own
                     }
-                    Rows::Shared => tensor.clone(),
+                    SourceRows::Shared => tensor.clone(),
                 };
                 sample.insert(name.clone(), own);
             }

@@ -87,7 +87,7 @@ pub(crate) fn for_each(
         }
         "jsonl" | "ndjson" => json_lines(path, file, columns, each).map(|()| None),
         "tsv" => {
-            let mut table = Table::new(path, columns);
+            let mut table = TextTable::new(path, columns);
             lines(path, file, |number, line| {
                 let cells: Vec<&str> = line.split('\t').collect();
                 let cells: Vec<String> = cells.into_iter().map(unquoted).collect();
@@ -220,7 +220,7 @@ fn comma_separated(
         .has_headers(false)
         .flexible(true)
         .from_reader(bounded);
-    let mut table = Table::new(path, columns);
+    let mut table = TextTable::new(path, columns);
     let mut record = csv::ByteRecord::new();
     loop {
         let number = reader.position().line();
@@ -270,7 +270,7 @@ impl Read for Bounded {
 }
 
 /// Picks the columns of a table whose first line may be a header.
-struct Table<'a> {
+struct TextTable<'a> {
     path: &'a Path,
     wanted: &'a [String],
     columns: Option<Vec<usize>>,
@@ -279,7 +279,7 @@ struct Table<'a> {
     first_skipped: u64,
 }
 
-impl<'a> Table<'a> {
+impl<'a> TextTable<'a> {
     fn new(path: &'a Path, wanted: &'a [String]) -> Self {
         Self {
             path,

@@ -1,7 +1,7 @@
 //! Takes padding off a sample, so that it never enters the statistics.
 
-use super::fill::Sizes;
-use super::layout::{Axis, Input, Layout, Stream};
+use super::fill::FillSizes;
+use super::layout::{InputAxis, Layout, LayoutInput, StreamKind};
 use super::spec::InputDim;
 use crate::error::{Error, Result};
 use crate::tensor::{Data, Feeds, Tensor, ops};
@@ -22,14 +22,14 @@ pub(crate) struct Trimmed {
 /// marked in the token mask.
 pub(crate) fn trim(layout: &Layout, feeds: &mut Feeds) -> Result<Trimmed> {
     let mut trimmed = Trimmed::default();
-    for stream in Stream::ALL {
+    for stream in StreamKind::ALL {
         let Some(mask_input) = layout.padding_mask(stream) else {
             continue;
         };
         let Some(mask) = feeds.get(&mask_input.spec.name).and_then(bits) else {
             continue;
         };
-        let sizes = Sizes::of(layout, feeds);
+        let sizes = FillSizes::of(layout, feeds);
         let length = match layout.ids(stream).and_then(|ids| token_count(ids, feeds)) {
             Some(length) => length,
             None => sizes.tokens.get(&stream).copied().unwrap_or(mask.len()),
@@ -47,7 +47,7 @@ pub(crate) fn trim(layout: &Layout, feeds: &mut Feeds) -> Result<Trimmed> {
         };
         let own = mask.get(past..).unwrap_or_default();
         let Some(first) = own.iter().position(|real| *real) else {
-            trimmed.empty |= stream == Stream::Main;
+            trimmed.empty |= stream == StreamKind::Main;
             continue;
         };
         let end = own.iter().rposition(|real| *real).map_or(length, |last| last + 1);
@@ -57,7 +57,7 @@ pub(crate) fn trim(layout: &Layout, feeds: &mut Feeds) -> Result<Trimmed> {
             left = own.get(first..end).unwrap_or_default();
             trimmed.removed += length - (end - first);
         }
-        if stream == Stream::Main && left.contains(&false) {
+        if stream == StreamKind::Main && left.contains(&false) {
             trimmed.token_mask = Some(left.to_vec());
         }
     }
@@ -79,22 +79,22 @@ fn bits(mask: &Tensor) -> Option<Vec<bool>> {
         .collect()
 }
 
-fn token_axis(input: &Input, stream: Stream) -> Option<usize> {
-    input.axes.iter().position(|a| *a == Axis::Tokens(stream))
+fn token_axis(input: &LayoutInput, stream: StreamKind) -> Option<usize> {
+    input.axes.iter().position(|a| *a == InputAxis::Tokens(stream))
 }
 
-fn token_count(input: &Input, feeds: &Feeds) -> Option<usize> {
+fn token_count(input: &LayoutInput, feeds: &Feeds) -> Option<usize> {
     let axis = token_axis(input, input.stream)?;
     feeds.get(&input.spec.name)?.shape.get(axis).copied()
 }
 
-fn counts_tokens(axis: Axis, stream: Stream) -> bool {
-    axis == Axis::Tokens(stream) || axis == Axis::Total && stream == Stream::Main
+fn counts_tokens(axis: InputAxis, stream: StreamKind) -> bool {
+    axis == InputAxis::Tokens(stream) || axis == InputAxis::Total && stream == StreamKind::Main
 }
 
 /// Whether every axis that has the length of `stream` may be shortened, and is
 /// known to be of that stream.
-fn can_cut(layout: &Layout, feeds: &Feeds, stream: Stream, length: usize) -> bool {
+fn can_cut(layout: &Layout, feeds: &Feeds, stream: StreamKind, length: usize) -> bool {
     layout.inputs.iter().all(|input| {
         let Some(tensor) = feeds.get(&input.spec.name) else {
             return true;
@@ -104,13 +104,13 @@ fn can_cut(layout: &Layout, feeds: &Feeds, stream: Stream, length: usize) -> boo
                 !matches!(dim, InputDim::Fixed(_)) && size == length
             } else {
                 // An open axis of the same size may count the same tokens.
-                *axis != Axis::Free || size != length
+                *axis != InputAxis::Free || size != length
             }
         })
     })
 }
 
-fn cut(layout: &Layout, feeds: &mut Feeds, stream: Stream, range: std::ops::Range<usize>) {
+fn cut(layout: &Layout, feeds: &mut Feeds, stream: StreamKind, range: std::ops::Range<usize>) {
     for input in &layout.inputs {
         let Some(tensor) = feeds.get_mut(&input.spec.name) else {
             continue;

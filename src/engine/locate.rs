@@ -9,16 +9,16 @@ use std::process::{Command, Stdio};
 
 /// A library to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub(super) struct LibraryCandidate {
     /// The file, or a bare name that the system's loader looks up.
     pub path: PathBuf,
     /// Who named it.
-    pub origin: Origin,
+    pub origin: LibraryOrigin,
 }
 
 /// Why a library is a candidate, in the order in which they are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum LibraryOrigin {
     /// `--ort-lib`.
     Option,
     /// The environment variable `ORT_DYLIB_PATH`.
@@ -35,16 +35,16 @@ pub(super) enum Origin {
     System,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for LibraryOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Origin::Option => "--ort-lib",
-            Origin::Variable => "ORT_DYLIB_PATH",
-            Origin::Executable => "the folder of the executable",
-            Origin::VirtualEnv => "VIRTUAL_ENV",
-            Origin::Conda => "CONDA_PREFIX",
-            Origin::Python => "the onnxruntime package of Python",
-            Origin::System => "the system's library path",
+            LibraryOrigin::Option => "--ort-lib",
+            LibraryOrigin::Variable => "ORT_DYLIB_PATH",
+            LibraryOrigin::Executable => "the folder of the executable",
+            LibraryOrigin::VirtualEnv => "VIRTUAL_ENV",
+            LibraryOrigin::Conda => "CONDA_PREFIX",
+            LibraryOrigin::Python => "the onnxruntime package of Python",
+            LibraryOrigin::System => "the system's library path",
         })
     }
 }
@@ -89,27 +89,27 @@ impl Surroundings {
 
     /// The libraries to try, in order. Lazy: Python is asked only when it comes
     /// to that.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate> + '_ {
-        const ORDER: [Origin; 6] = [
-            Origin::Variable,
-            Origin::Executable,
-            Origin::VirtualEnv,
-            Origin::Conda,
-            Origin::Python,
-            Origin::System,
+    pub(super) fn candidates(&self) -> impl Iterator<Item = LibraryCandidate> + '_ {
+        const ORDER: [LibraryOrigin; 6] = [
+            LibraryOrigin::Variable,
+            LibraryOrigin::Executable,
+            LibraryOrigin::VirtualEnv,
+            LibraryOrigin::Conda,
+            LibraryOrigin::Python,
+            LibraryOrigin::System,
         ];
         ORDER.into_iter().flat_map(|origin| {
             let paths = self.paths(origin).into_iter();
-            paths.map(move |path| Candidate { path, origin })
+            paths.map(move |path| LibraryCandidate { path, origin })
         })
     }
 
-    fn paths(&self, origin: Origin) -> Vec<PathBuf> {
+    fn paths(&self, origin: LibraryOrigin) -> Vec<PathBuf> {
         let all_in = |folders: &[PathBuf]| folders.iter().flat_map(|f| libraries_in(f)).collect();
         match origin {
-            Origin::Option => Vec::new(),
-            Origin::Variable => self.variable.as_deref().map(named).unwrap_or_default(),
-            Origin::Executable => {
+            LibraryOrigin::Option => Vec::new(),
+            LibraryOrigin::Variable => self.variable.as_deref().map(named).unwrap_or_default(),
+            LibraryOrigin::Executable => {
                 let folder = self.executable.as_deref().and_then(Path::parent);
                 folder.map_or_else(Vec::new, |folder| {
                     let beside = folder.parent().map(|up| up.join("lib"));
@@ -120,13 +120,13 @@ impl Surroundings {
                     paths
                 })
             }
-            Origin::VirtualEnv => in_prefix(self.virtual_env.as_deref()),
-            Origin::Conda => in_prefix(self.conda.as_deref()),
-            Origin::Python => {
+            LibraryOrigin::VirtualEnv => in_prefix(self.virtual_env.as_deref()),
+            LibraryOrigin::Conda => in_prefix(self.conda.as_deref()),
+            LibraryOrigin::Python => {
                 let package = self.python.as_ref().and_then(ask);
                 package.map_or_else(Vec::new, |package| libraries_in(&package.join("capi")))
             }
-            Origin::System => {
+            LibraryOrigin::System => {
                 let mut paths: Vec<PathBuf> = all_in(&self.system);
                 paths.extend(self.bare_name.clone());
                 paths
@@ -332,12 +332,12 @@ mod tests {
         assert_eq!(
             found,
             [
-                (Origin::Variable, root.join("variable/any-name.so")),
-                (Origin::Executable, beside),
-                (Origin::VirtualEnv, venv),
-                (Origin::Conda, conda),
-                (Origin::System, system),
-                (Origin::System, "libonnxruntime.so".into()),
+                (LibraryOrigin::Variable, root.join("variable/any-name.so")),
+                (LibraryOrigin::Executable, beside),
+                (LibraryOrigin::VirtualEnv, venv),
+                (LibraryOrigin::Conda, conda),
+                (LibraryOrigin::System, system),
+                (LibraryOrigin::System, "libonnxruntime.so".into()),
             ]
         );
     }
@@ -360,9 +360,9 @@ mod tests {
         let path = library;
         assert_eq!(
             found,
-            [Candidate {
+            [LibraryCandidate {
                 path,
-                origin: Origin::Python
+                origin: LibraryOrigin::Python
             }]
         );
         assert_eq!(ask(&"/nowhere/python3".into()), None);

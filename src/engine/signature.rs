@@ -10,23 +10,23 @@ use crate::tensor::{Elem, Feeds, Tensor};
 
 /// The inputs of a graph, in order.
 pub(super) struct Signature {
-    inputs: Vec<Input>,
+    inputs: Vec<SignatureInput>,
 }
 
 /// One input of a graph.
-pub(super) struct Input {
+pub(super) struct SignatureInput {
     /// Its name.
     pub name: String,
     /// The element type.
     pub elem: Elem,
     /// The axes; `None` when not even their number is declared.
-    axes: Option<Vec<Axis>>,
+    axes: Option<Vec<SignatureAxis>>,
     /// Whether the file holds a value for it that a feed replaces.
     pub has_default: bool,
 }
 
 /// One axis of an input.
-enum Axis {
+enum SignatureAxis {
     /// A fixed size.
     Size(usize),
     /// A size that each run is free to choose, with its name if it has one.
@@ -41,7 +41,7 @@ impl Signature {
         let mut inputs = Vec::with_capacity(graph.input.len());
         for info in &graph.input {
             let has_default = constants.contains(info.name());
-            match Input::of(info, has_default) {
+            match SignatureInput::of(info, has_default) {
                 // Before IR 4 every initializer is listed as an input; one
                 // that cannot be fed keeps its value.
                 Err(_) if has_default => {}
@@ -53,7 +53,7 @@ impl Signature {
 
     /// The inputs, in the order of the graph.
     #[cfg(feature = "tract")]
-    pub(super) fn inputs(&self) -> &[Input] {
+    pub(super) fn inputs(&self) -> &[SignatureInput] {
         &self.inputs
     }
 
@@ -67,7 +67,7 @@ impl Signature {
     /// The same where some inputs are `held` already.
     pub(super) fn check_with(&self, feeds: &Feeds, held: &dyn Fn(&str) -> bool) -> Result<()> {
         self.check_some(feeds)?;
-        let given = |i: &Input| feeds.contains_key(&i.name) || i.has_default || held(&i.name);
+        let given = |i: &SignatureInput| feeds.contains_key(&i.name) || i.has_default || held(&i.name);
         match self.inputs.iter().find(|i| !given(i)) {
             None => Ok(()),
             Some(input) => Err(Error::input(format!(
@@ -94,7 +94,7 @@ impl Signature {
     }
 }
 
-impl Input {
+impl SignatureInput {
     fn of(info: &ValueInfoProto, has_default: bool) -> Result<Self> {
         let name = info.name().to_owned();
         let kind = info.r#type.as_ref().and_then(|t| t.value.as_ref());
@@ -110,16 +110,16 @@ impl Input {
         let axes = tensor.shape.as_ref().map(|shape| {
             let axis = |dim: &crate::onnx::proto::tensor_shape_proto::Dimension| match &dim.value {
                 Some(dimension::Value::DimValue(size)) => {
-                    usize::try_from(*size).map_or(Axis::Free(None), Axis::Size)
+                    usize::try_from(*size).map_or(SignatureAxis::Free(None), SignatureAxis::Size)
                 }
                 Some(dimension::Value::DimParam(symbol)) => {
-                    Axis::Free((!symbol.is_empty()).then(|| symbol.clone()))
+                    SignatureAxis::Free((!symbol.is_empty()).then(|| symbol.clone()))
                 }
-                None => Axis::Free(None),
+                None => SignatureAxis::Free(None),
             };
             shape.dim.iter().map(axis).collect()
         });
-        Ok(Input {
+        Ok(SignatureInput {
             name,
             elem,
             axes,
@@ -144,8 +144,8 @@ impl Input {
             && self.axes.as_ref().is_none_or(|axes| {
                 axes.len() == tensor.shape.len()
                     && axes.iter().zip(&tensor.shape).all(|(axis, &given)| match axis {
-                        Axis::Size(size) => *size == given,
-                        Axis::Free(_) => true,
+                        SignatureAxis::Size(size) => *size == given,
+                        SignatureAxis::Free(_) => true,
                     })
             });
         if !fits {
@@ -177,7 +177,7 @@ impl fmt::Display for Signature {
 }
 
 /// A declared shape, as in `[batch, ?, 3]`.
-struct Shown<'a>(Option<&'a [Axis]>);
+struct Shown<'a>(Option<&'a [SignatureAxis]>);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,9 +188,9 @@ impl fmt::Display for Shown<'_> {
         for (i, axis) in axes.iter().enumerate() {
             f.write_str(if i == 0 { "" } else { ", " })?;
             match axis {
-                Axis::Size(size) => write!(f, "{size}")?,
-                Axis::Free(Some(symbol)) => f.write_str(symbol)?,
-                Axis::Free(None) => f.write_str("?")?,
+                SignatureAxis::Size(size) => write!(f, "{size}")?,
+                SignatureAxis::Free(Some(symbol)) => f.write_str(symbol)?,
+                SignatureAxis::Free(None) => f.write_str("?")?,
             }
         }
         f.write_str("]")

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Attr, Constant, Declared, Graph, Node, NodeId, Role, Value, ValueId, order};
+use super::{Attr, Constant, DeclaredShape, Graph, Node, NodeId, Role, Value, ValueId, order};
 use crate::onnx::{self, proto};
 use crate::tensor::Elem;
 use crate::{Error, Result};
@@ -39,7 +39,7 @@ fn body(proto: &proto::GraphProto, opset: i64) -> Result<Graph> {
 struct Builder {
     graph: Graph,
     names: HashMap<String, ValueId>,
-    declared: HashMap<String, (Option<Elem>, Option<Vec<Declared>>)>,
+    declared: HashMap<String, (Option<Elem>, Option<Vec<DeclaredShape>>)>,
     /// Whether names that nothing produces are captured from outside.
     inner: bool,
 }
@@ -115,7 +115,7 @@ impl Builder {
             value.declared = sparse
                 .dims
                 .iter()
-                .map(|d| usize::try_from(*d).ok().map(Declared::Size))
+                .map(|d| usize::try_from(*d).ok().map(DeclaredShape::Size))
                 .collect();
         }
         Ok(())
@@ -271,7 +271,7 @@ fn captures(graph: &proto::GraphProto, out: &mut BTreeSet<String>) {
     );
 }
 
-fn declared(info: &proto::ValueInfoProto) -> Option<(Option<Elem>, Option<Vec<Declared>>)> {
+fn declared(info: &proto::ValueInfoProto) -> Option<(Option<Elem>, Option<Vec<DeclaredShape>>)> {
     use proto::tensor_shape_proto::dimension::Value as Dim;
     let proto::type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()? else {
         return None;
@@ -281,9 +281,11 @@ fn declared(info: &proto::ValueInfoProto) -> Option<(Option<Elem>, Option<Vec<De
             .dim
             .iter()
             .map(|dim| match &dim.value {
-                Some(Dim::DimValue(n)) => usize::try_from(*n).map_or(Declared::Unknown, Declared::Size),
-                Some(Dim::DimParam(name)) if !name.is_empty() => Declared::Symbol(name.clone()),
-                _ => Declared::Unknown,
+                Some(Dim::DimValue(n)) => {
+                    usize::try_from(*n).map_or(DeclaredShape::Unknown, DeclaredShape::Size)
+                }
+                Some(Dim::DimParam(name)) if !name.is_empty() => DeclaredShape::Symbol(name.clone()),
+                _ => DeclaredShape::Unknown,
             })
             .collect()
     });

@@ -36,7 +36,7 @@ pub enum Role {
 
 /// One declared dimension of a graph input, output or `value_info`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Declared {
+pub enum DeclaredShape {
     /// A fixed size.
     Size(usize),
     /// A named symbol, as in `batch`.
@@ -82,7 +82,7 @@ pub struct Value {
     /// Element type, where the file says it.
     pub elem: Option<Elem>,
     /// Declared shape, where the file says it.
-    pub declared: Option<Vec<Declared>>,
+    pub declared: Option<Vec<DeclaredShape>>,
     /// For constants.
     pub constant: Option<Constant>,
 }

@@ -159,19 +159,19 @@ fn target(path: &Path) -> Result<()> {
 /// them.
 #[derive(Debug, Default)]
 pub struct Staged {
-    parts: Vec<Part>,
+    parts: Vec<StagedPart>,
     /// What goes once everything is in place.
     old: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
-struct Part {
-    content: Content,
+struct StagedPart {
+    content: StagedContent,
     path: PathBuf,
 }
 
 #[derive(Debug)]
-enum Content {
+enum StagedContent {
     /// Replaces what has its name.
     File(NamedTempFile),
     /// Is an error where something has its name.
@@ -195,7 +195,7 @@ impl Staged {
             )));
         }
         let (file, made) = filled(path, write)?;
-        self.add(Content::File(file), path);
+        self.add(StagedContent::File(file), path);
         Ok(made)
     }
 
@@ -205,7 +205,7 @@ impl Staged {
     /// As [`Staged::file`].
     pub fn fresh<T>(&mut self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
         let (file, made) = filled(path, write)?;
-        self.add(Content::Fresh(file), path);
+        self.add(StagedContent::Fresh(file), path);
         Ok(made)
     }
 
@@ -216,7 +216,7 @@ impl Staged {
     /// As [`Staged::file`].
     pub fn bytes(&mut self, path: &Path, content: &[u8]) -> Result<()> {
         if is_device(path) {
-            self.add(Content::Device(content.to_vec()), path);
+            self.add(StagedContent::Device(content.to_vec()), path);
             return Ok(());
         }
         self.file(path, |file| file.write_all(content))
@@ -233,8 +233,8 @@ impl Staged {
         self.old.extend(other.old);
     }
 
-    fn add(&mut self, content: Content, path: &Path) {
-        self.parts.push(Part {
+    fn add(&mut self, content: StagedContent, path: &Path) {
+        self.parts.push(StagedPart {
             content,
             path: path.to_owned(),
         });
@@ -294,20 +294,20 @@ impl Undo {
     }
 }
 
-fn place(content: Content, path: &Path) -> io::Result<Option<Undo>> {
+fn place(content: StagedContent, path: &Path) -> io::Result<Option<Undo>> {
     match content {
-        Content::Device(content) => {
+        StagedContent::Device(content) => {
             std::fs::OpenOptions::new()
                 .write(true)
                 .open(path)?
                 .write_all(&content)?;
             Ok(None)
         }
-        Content::Fresh(file) => {
+        StagedContent::Fresh(file) => {
             file.persist_noclobber(path).map_err(|e| e.error)?;
             Ok(Some(Undo::Remove(path.to_owned())))
         }
-        Content::File(file) => {
+        StagedContent::File(file) => {
             let undo = match path.symlink_metadata() {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Some(Undo::Remove(path.to_owned())),
                 // Not every file system has hard links; without one there is no way back.

@@ -41,11 +41,11 @@ const MAX_FILE: u64 = 1 << 28;
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Document {
     schema: u32,
-    groups: Vec<Entry>,
+    groups: Vec<MaskEntry>,
 }
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Entry {
+struct MaskEntry {
     name: String,
     #[serde(default)]
     kind: Option<String>,
@@ -230,9 +230,9 @@ fn in_folder(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 }
 
 /// Kept units by group, as a file says it.
-type Found = BTreeMap<GroupId, Vec<bool>>;
+type FoundMasks = BTreeMap<GroupId, Vec<bool>>;
 
-fn from_json(text: &str, analysis: &Analysis) -> Result<Found> {
+fn from_json(text: &str, analysis: &Analysis) -> Result<FoundMasks> {
     let document: Document = serde_json::from_str(text).map_err(|e| {
         Error::input(format!(
             "not a mask in JSON ({e}); expected {{\"schema\": {SCHEMA}, \"groups\": [{{\"name\": ..., \
@@ -245,7 +245,7 @@ fn from_json(text: &str, analysis: &Analysis) -> Result<Found> {
             document.schema
         )));
     }
-    let mut found = Found::new();
+    let mut found = FoundMasks::new();
     for entry in document.groups {
         let mut groups = analysis.indexed();
         let (at, group) = groups
@@ -259,7 +259,7 @@ fn from_json(text: &str, analysis: &Analysis) -> Result<Found> {
     Ok(found)
 }
 
-fn flags(entry: &Entry, group: &PruneGroup) -> Result<Vec<bool>> {
+fn flags(entry: &MaskEntry, group: &PruneGroup) -> Result<Vec<bool>> {
     if let Some(kind) = entry.kind.as_deref().filter(|k| *k != group.kind.noun()) {
         return Err(Error::input(format!(
             "its units are {kind} in the mask and {} in the model: is it another model's mask?",
@@ -302,7 +302,7 @@ fn unknown(name: &str, analysis: &Analysis) -> Error {
 
 /// What of a file's mask may be carried out.
 fn admitted(
-    found: Found,
+    found: FoundMasks,
     analysis: &Analysis,
     open: &BTreeMap<GroupId, usize>,
     notes: &mut Vec<String>,
@@ -367,7 +367,7 @@ pub fn json(analysis: &Analysis, mask: &Mask) -> Result<String> {
     let groups = analysis
         .indexed()
         .filter(|(at, group)| group.kind.is_default() || mask.kept.contains_key(at))
-        .map(|(at, group)| Entry {
+        .map(|(at, group)| MaskEntry {
             name: group.name.clone(),
             kind: Some(group.kind.noun().to_owned()),
             units: group.units,

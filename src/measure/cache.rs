@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::latency::{Options, Table};
+use super::latency::{LatencyOptions, LatencyTable};
 use crate::engine::EngineInfo;
 use crate::io::staged::{self, Staged};
 use crate::tensor::Feeds;
@@ -15,18 +15,24 @@ const MOST: u64 = 1 << 26;
 
 /// What a table belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key(String);
+pub struct CacheKey(String);
 
-impl Key {
+impl CacheKey {
     /// All that latency depends on: the model (its SHA-256 and how it was
     /// changed before it was timed), engine, device, threads, shapes of the
     /// inputs, how it was measured.
-    pub fn new(sha256: &str, changes: &str, engine: &EngineInfo, inputs: &Feeds, options: Options) -> Self {
+    pub fn new(
+        sha256: &str,
+        changes: &str,
+        engine: &EngineInfo,
+        inputs: &Feeds,
+        options: LatencyOptions,
+    ) -> Self {
         let shapes: Vec<String> = inputs
             .iter()
             .map(|(name, t)| format!("{name}{:?}", t.shape))
             .collect();
-        Key(format!(
+        CacheKey(format!(
             "{sha256} {changes} {} {} {} threads={} {} runs={} align={}",
             engine.name,
             engine.version,
@@ -44,7 +50,7 @@ impl Key {
 #[derive(Debug)]
 pub struct Cache {
     path: PathBuf,
-    tables: BTreeMap<String, Table>,
+    tables: BTreeMap<String, LatencyTable>,
 }
 
 impl Cache {
@@ -72,7 +78,7 @@ impl Cache {
     }
 
     /// The table of a key.
-    pub fn get(&self, key: &Key) -> Option<&Table> {
+    pub fn get(&self, key: &CacheKey) -> Option<&LatencyTable> {
         self.tables.get(&key.0)
     }
 
@@ -80,7 +86,7 @@ impl Cache {
     ///
     /// # Errors
     /// The folder cannot be written to.
-    pub fn put(&mut self, key: &Key, table: Table) -> Result<()> {
+    pub fn put(&mut self, key: &CacheKey, table: LatencyTable) -> Result<()> {
         // Another run may have added to the file meanwhile.
         let mut all = Cache::open(&self.path).tables;
         all.append(&mut self.tables);
@@ -100,7 +106,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::latency::Part;
+    use crate::measure::latency::TimedPart;
     use crate::measure::paired::Spread;
 
     #[test]
@@ -115,10 +121,18 @@ mod tests {
             library: None,
             note: None,
         };
-        let key = |threads| Key::new("ab", "", &engine(threads), &Feeds::new(), Options::default());
-        let table = Table {
+        let key = |threads| {
+            CacheKey::new(
+                "ab",
+                "",
+                &engine(threads),
+                &Feeds::new(),
+                LatencyOptions::default(),
+            )
+        };
+        let table = LatencyTable {
             whole: Spread::of(&[1.0]),
-            parts: BTreeMap::from([("g".to_string(), Part::new(vec![(0, 0.0), (4, 0.25)]))]),
+            parts: BTreeMap::from([("g".to_string(), TimedPart::new(vec![(0, 0.0), (4, 0.25)]))]),
             channels: Vec::new(),
         };
         let mut cache = Cache::open(&path);

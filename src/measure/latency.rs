@@ -27,32 +27,32 @@ use crate::{Error, Result, ResultExt, rewrite};
 
 /// How to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct LatencyOptions {
     /// Runs per level.
     pub runs: usize,
     /// Numbers of neurons that are timed are multiples of this.
     pub align: usize,
 }
 
-impl Default for Options {
+impl Default for LatencyOptions {
     fn default() -> Self {
-        Options { runs: 15, align: 16 }
+        LatencyOptions { runs: 15, align: 16 }
     }
 }
 
 /// Latency of one group by the number of units.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Part {
+pub struct TimedPart {
     /// Units kept and milliseconds, ascending in both; none is 0 ms.
     pub points: Vec<(usize, f64)>,
 }
 
-impl Part {
+impl TimedPart {
     /// From measurements: a smaller level is never dearer than a larger one.
     pub fn new(mut points: Vec<(usize, f64)>) -> Self {
         points.sort_by_key(|(units, _)| *units);
         points.dedup_by_key(|(units, _)| *units);
-        Part {
+        TimedPart {
             points: isotonic(&points),
         }
     }
@@ -93,27 +93,27 @@ fn isotonic(points: &[(usize, f64)]) -> Vec<(usize, f64)> {
 
 /// Latencies of a model and of its groups.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Table {
+pub struct LatencyTable {
     /// Milliseconds of the whole dense model.
     pub whole: Spread,
     /// By name of the group.
-    pub parts: BTreeMap<String, Part>,
+    pub parts: BTreeMap<String, TimedPart>,
     /// Per block of channels that was asked for: its heads by the number of channels.
     #[serde(default)]
-    pub channels: Vec<Part>,
+    pub channels: Vec<TimedPart>,
 }
 
 /// Channels inside heads whose time is asked for.
-pub struct Blocks<'a> {
+pub struct TimedBlocks<'a> {
     /// The network in which they are groups.
     pub network: &'a Network,
     /// The blocks.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<TimedBlock>,
 }
 
 /// The channels of one block of heads.
 #[derive(Debug, Clone)]
-pub struct Block {
+pub struct TimedBlock {
     /// The heads.
     pub heads: Option<GroupId>,
     /// The channels.
@@ -124,16 +124,16 @@ pub struct Block {
     pub levels: Vec<usize>,
 }
 
-impl Blocks<'_> {
+impl TimedBlocks<'_> {
     /// What tells tables apart.
     pub fn signature(&self) -> String {
-        let block = |b: &Block| format!("{:?}/{:?}:{}:{:?}", b.heads, b.channels, b.count, b.levels);
+        let block = |b: &TimedBlock| format!("{:?}/{:?}:{}:{:?}", b.heads, b.channels, b.count, b.levels);
         let blocks: Vec<String> = self.blocks.iter().map(block).collect();
         blocks.join(",")
     }
 }
 
-impl Table {
+impl LatencyTable {
     /// What the levels of the targets cost, in nanoseconds. Where the
     /// parts add up to more than the whole, all are scaled down to it.
     ///
@@ -189,10 +189,10 @@ pub fn measure(
     ctx: Ctx,
     network: &Network,
     targets: &[PruneTarget],
-    blocks: Option<&Blocks>,
+    blocks: Option<&TimedBlocks>,
     inputs: &Feeds,
-    options: Options,
-) -> Result<Table> {
+    options: LatencyOptions,
+) -> Result<LatencyTable> {
     let Ctx { engine, progress, .. } = ctx;
     let whole = paired::paired(engine, &network.proto, None, inputs, options.runs)?.a;
     let mut cuts = Vec::with_capacity(targets.len());
@@ -206,7 +206,7 @@ pub fn measure(
     names.dedup();
     let known = fetch(engine, &network.proto, inputs, names)?;
     let mut timer = Timer { ctx, known, options };
-    let mut alike: BTreeMap<String, Part> = BTreeMap::new();
+    let mut alike: BTreeMap<String, TimedPart> = BTreeMap::new();
     let mut parts = BTreeMap::new();
     progress.start("latency", targets.len() as u64);
     for (c, dense) in targets.iter().zip(cuts) {
@@ -238,7 +238,7 @@ pub fn measure(
         None => Vec::new(),
     };
     progress.finish();
-    Ok(Table {
+    Ok(LatencyTable {
         whole,
         parts,
         channels,
@@ -284,15 +284,15 @@ fn levels(kind: Kind, units: usize, align: usize) -> Vec<usize> {
 struct Timer<'a> {
     ctx: Ctx<'a>,
     known: Feeds,
-    options: Options,
+    options: LatencyOptions,
 }
 
 impl Timer<'_> {
     /// The heads of each block by the number of their channels; blocks that are alike are
     /// timed once.
-    fn blocks(&mut self, blocks: &Blocks, inputs: &Feeds) -> Result<Vec<Part>> {
+    fn blocks(&mut self, blocks: &TimedBlocks, inputs: &Feeds) -> Result<Vec<TimedPart>> {
         let network = blocks.network;
-        let mut alike: BTreeMap<String, Part> = BTreeMap::new();
+        let mut alike: BTreeMap<String, TimedPart> = BTreeMap::new();
         let mut parts = Vec::with_capacity(blocks.blocks.len());
         for block in &blocks.blocks {
             let (Some(heads), Some(channels)) = (block.heads, block.channels) else {
@@ -331,7 +331,7 @@ impl Timer<'_> {
         units: usize,
         levels: &[usize],
         cut_at: impl Fn(usize) -> Result<GroupCut>,
-    ) -> Result<Part> {
+    ) -> Result<TimedPart> {
         let open = |model: &proto::ModelProto| self.ctx.engine.session(model, &SessionOptions::default());
         let feeds = dense.feeds(&self.known)?;
         let mut whole = open(&dense.model(&feeds))?;
@@ -368,7 +368,7 @@ impl Timer<'_> {
                 .into_iter()
                 .map(|(kept, ratio)| (kept, (ratio * full - call).max(0.0))),
         );
-        Ok(Part::new(points))
+        Ok(TimedPart::new(points))
     }
 }
 
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn larger_levels_are_never_cheaper() {
-        let part = Part::new(vec![(8, 3.0), (0, 0.0), (4, 4.0), (16, 6.0)]);
+        let part = TimedPart::new(vec![(8, 3.0), (0, 0.0), (4, 4.0), (16, 6.0)]);
         assert_eq!(part.points, [(0, 0.0), (4, 3.5), (8, 3.5), (16, 6.0)]);
         assert_eq!(part.at(0), 0.0);
         assert_eq!(part.at(2), 1.75);

@@ -12,4 +12,4 @@ pub mod command;
 pub mod latency;
 pub mod paired;
 
-pub use cache::{Cache, Key};
+pub use cache::{Cache, CacheKey};

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// One budget that was tried.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct Point {
+pub struct BisectPoint {
     /// The fraction of the prunable blocks that was asked for.
     pub fraction: f64,
     /// What it cost in divergence; NaN where the model's outputs are.
@@ -20,11 +20,11 @@ pub struct Point {
 #[derive(Debug, Clone)]
 pub struct Found<T> {
     /// The smallest fraction tried whose divergence is within the bound.
-    pub point: Point,
+    pub point: BisectPoint,
     /// What was made at that fraction.
     pub made: T,
     /// All that was tried, in that order.
-    pub tried: Vec<Point>,
+    pub tried: Vec<BisectPoint>,
 }
 
 /// Finds the smallest fraction in `[low, high]` whose divergence is at most
@@ -58,9 +58,9 @@ pub fn bisect<T>(
         )));
     }
     let mut tried = Vec::new();
-    let mut within = |fraction: f64| -> Result<Option<(Point, T)>> {
+    let mut within = |fraction: f64| -> Result<Option<(BisectPoint, T)>> {
         let (divergence, made) = try_at(fraction)?;
-        let point = Point { fraction, divergence };
+        let point = BisectPoint { fraction, divergence };
         tried.push(point);
         Ok((divergence <= max_drop).then_some((point, made)))
     };

@@ -69,7 +69,7 @@ fn allocate_with(sites: &[Vec<Choice>], budget: u64, states: usize, choices: usi
 
 /// A choice that no other of its site beats.
 #[derive(Clone, Copy)]
-struct Point {
+struct HullPoint {
     /// Above the site's cheapest.
     cost: u64,
     value: f64,
@@ -80,7 +80,7 @@ struct Point {
 /// The choices of a site that may be worth taking: cost ascends, damage descends.
 struct Front {
     base: u64,
-    points: Vec<Point>,
+    points: Vec<HullPoint>,
 }
 
 impl Front {
@@ -97,10 +97,10 @@ impl Front {
                 .then(i.cmp(j))
         });
         let base = all.first()?.1.cost;
-        let mut points: Vec<Point> = Vec::new();
+        let mut points: Vec<HullPoint> = Vec::new();
         for (index, &Choice { cost, value }) in all {
             if points.last().is_none_or(|last| value < last.value) {
-                points.push(Point {
+                points.push(HullPoint {
                     cost: cost - base,
                     value,
                     index,
@@ -187,7 +187,7 @@ impl Relaxation {
 impl Front {
     /// The least of damage plus cost at this price.
     fn least_at(&self, price: f64) -> f64 {
-        let priced = |p: &Point| p.value + price * p.cost as f64;
+        let priced = |p: &HullPoint| p.value + price * p.cost as f64;
         self.points.iter().map(priced).fold(f64::INFINITY, f64::min)
     }
 
@@ -211,7 +211,7 @@ impl Front {
 
 /// A partial solution over the first sites.
 #[derive(Clone, Copy)]
-struct State {
+struct SearchState {
     cost: u64,
     value: f64,
     /// How far it is off the price so far.
@@ -229,7 +229,7 @@ fn search(
     states: usize,
     choices: usize,
 ) -> (Option<Vec<usize>>, bool) {
-    let start = State {
+    let start = SearchState {
         cost: 0,
         value: 0.0,
         off: 0.0,
@@ -242,9 +242,9 @@ fn search(
         let (points, all) = front.near(relaxation.price, relaxation.gap, choices);
         exact &= all;
         let last = stages.last().map_or(&[][..], |stage| stage.as_slice());
-        let mut next = Next::new(last.len() * points.len(), states, budget);
+        let mut next = NextStep::new(last.len() * points.len(), states, budget);
         for &(point, off) in &points {
-            let Point { cost, value, .. } = front.points[point];
+            let HullPoint { cost, value, .. } = front.points[point];
             for (before, state) in (0..).zip(last) {
                 let off = state.off + off;
                 // The list ascends in cost.
@@ -253,7 +253,7 @@ fn search(
                 };
                 if off <= relaxation.gap {
                     let value = state.value + value;
-                    next.offer(State {
+                    next.offer(SearchState {
                         cost,
                         value,
                         off,
@@ -283,8 +283,8 @@ fn search(
 
 /// Collects the partial solutions of a stage: all of them where they are few,
 /// the best per bin of cost where they are many.
-struct Next {
-    states: Vec<State>,
+struct NextStep {
+    states: Vec<SearchState>,
     bins: Option<Bins>,
     limit: usize,
     budget: u64,
@@ -292,7 +292,7 @@ struct Next {
 }
 
 struct Bins {
-    best: Vec<Option<State>>,
+    best: Vec<Option<SearchState>>,
     per_cost: f64,
 }
 
@@ -305,7 +305,7 @@ impl Bins {
     }
 
     /// Whether nothing had to give way.
-    fn offer(&mut self, state: State) -> bool {
+    fn offer(&mut self, state: SearchState) -> bool {
         let bin = ((state.cost as f64 * self.per_cost) as usize).min(self.best.len() - 1);
         let held = &mut self.best[bin];
         let alone = held.is_none();
@@ -316,7 +316,7 @@ impl Bins {
     }
 }
 
-impl Next {
+impl NextStep {
     fn new(offers: usize, limit: usize, budget: u64) -> Self {
         // Sorting all of them is fast up to here.
         let few = 16 * limit;
@@ -329,14 +329,14 @@ impl Next {
         }
     }
 
-    fn offer(&mut self, state: State) {
+    fn offer(&mut self, state: SearchState) {
         match &mut self.bins {
             Some(bins) => self.exact &= bins.offer(state),
             None => self.states.push(state),
         }
     }
 
-    fn finish(mut self) -> (Vec<State>, bool) {
+    fn finish(mut self) -> (Vec<SearchState>, bool) {
         if let Some(bins) = self.bins {
             self.states = bins.best.into_iter().flatten().collect();
         }
@@ -354,7 +354,7 @@ impl Next {
 
 /// The states that no other beats in both cost and damage: cost ascends, damage
 /// descends.
-fn unbeaten(mut states: Vec<State>) -> Vec<State> {
+fn unbeaten(mut states: Vec<SearchState>) -> Vec<SearchState> {
     states.sort_by(|a, b| a.cost.cmp(&b.cost).then(a.value.total_cmp(&b.value)));
     let mut least = f64::INFINITY;
     states.retain(|state| {

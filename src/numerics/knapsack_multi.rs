@@ -41,7 +41,7 @@ const OFFERS: usize = 4096;
 /// there), its cheapest is the one that takes the least share of any budget,
 /// and a solution may be missed.
 pub fn allocate(sites: &[Vec<Level>], budgets: [u64; MOST]) -> Option<Vec<usize>> {
-    let fronts: Vec<Vec<Point>> = sites.iter().map(|s| front(s)).collect();
+    let fronts: Vec<Vec<MultiPoint>> = sites.iter().map(|s| front(s)).collect();
     let cheapest: Vec<usize> = fronts
         .iter()
         .map(|f| cheapest(f, budgets))
@@ -75,7 +75,7 @@ pub fn allocate(sites: &[Vec<Level>], budgets: [u64; MOST]) -> Option<Vec<usize>
 
 /// A level that no other of its site beats.
 #[derive(Clone, Copy)]
-struct Point {
+struct MultiPoint {
     costs: [u64; MOST],
     value: f64,
     index: usize,
@@ -102,12 +102,12 @@ fn minus(a: &[u64; MOST], b: &[u64; MOST]) -> Option<[u64; MOST]> {
 }
 
 /// The levels that may be worth taking, by ascending cost and falling damage.
-fn front(levels: &[Level]) -> Vec<Point> {
-    let mut all: Vec<Point> = levels
+fn front(levels: &[Level]) -> Vec<MultiPoint> {
+    let mut all: Vec<MultiPoint> = levels
         .iter()
         .enumerate()
         .filter(|(_, l)| l.value.is_finite())
-        .map(|(index, l)| Point {
+        .map(|(index, l)| MultiPoint {
             costs: l.costs,
             value: l.value,
             index,
@@ -120,7 +120,7 @@ fn front(levels: &[Level]) -> Vec<Point> {
             .then(a.index.cmp(&b.index))
     });
     let ordered = all.windows(2).all(|pair| within(&pair[0].costs, &pair[1].costs));
-    let mut points: Vec<Point> = Vec::new();
+    let mut points: Vec<MultiPoint> = Vec::new();
     for point in all {
         let beaten = match ordered {
             true => points.last().is_some_and(|last| last.value <= point.value),
@@ -136,8 +136,8 @@ fn front(levels: &[Level]) -> Vec<Point> {
 }
 
 /// The point that takes the least share of any budget.
-fn cheapest(front: &[Point], budgets: [u64; MOST]) -> Option<usize> {
-    let share = |p: &Point| {
+fn cheapest(front: &[MultiPoint], budgets: [u64; MOST]) -> Option<usize> {
+    let share = |p: &MultiPoint| {
         p.costs
             .iter()
             .zip(&budgets)
@@ -148,12 +148,12 @@ fn cheapest(front: &[Point], budgets: [u64; MOST]) -> Option<usize> {
 }
 
 struct Problem {
-    fronts: Vec<Vec<Point>>,
+    fronts: Vec<Vec<MultiPoint>>,
     budgets: [u64; MOST],
 }
 
 /// Prices per budget, as damage per whole budget, and what they lead to.
-struct Prices {
+struct DualPrices {
     prices: [f64; MOST],
     /// No solution does less damage.
     bound: f64,
@@ -182,7 +182,7 @@ impl Problem {
         }
     }
 
-    fn priced(&self, point: &Point, prices: &[f64; MOST]) -> f64 {
+    fn priced(&self, point: &MultiPoint, prices: &[f64; MOST]) -> f64 {
         let costs: f64 = (0..MOST)
             .filter(|k| prices[*k] > 0.0)
             .map(|k| prices[k] * self.share(k, point.costs[k]))
@@ -192,7 +192,7 @@ impl Problem {
 
     /// The best level of each site at these prices; the cheaper of equals.
     fn at(&self, prices: &[f64; MOST]) -> Vec<usize> {
-        let best = |front: &Vec<Point>| -> usize {
+        let best = |front: &Vec<MultiPoint>| -> usize {
             let priced = |p: &usize| self.priced(&front[*p], prices);
             (0..front.len())
                 .min_by(|a, b| priced(a).total_cmp(&priced(b)))
@@ -221,12 +221,12 @@ impl Problem {
 
     /// Coordinate ascent on the dual: for each budget in turn the least price
     /// at which it is kept.
-    fn search_prices(&self) -> Prices {
+    fn search_prices(&self) -> DualPrices {
         const ROUNDS: usize = 8;
         const HALVINGS: usize = 50;
         let wanted: Vec<usize> = (0..MOST).filter(|k| self.budgets[*k] != u64::MAX).collect();
         let mut prices = [0.0; MOST];
-        let mut best = Prices {
+        let mut best = DualPrices {
             prices,
             bound: self.bound(&prices),
             solutions: vec![self.at(&prices)],
@@ -388,14 +388,14 @@ impl Problem {
     }
 
     /// Dynamic programming between the bound and the best solution so far.
-    fn search(&self, prices: &Prices, best: f64) -> Option<Vec<usize>> {
+    fn search(&self, prices: &DualPrices, best: f64) -> Option<Vec<usize>> {
         let noise = 1e-12 * (best.abs() + prices.prices.iter().sum::<f64>());
         let gap = best - prices.bound;
         if gap <= noise {
             return None;
         }
         let gap = gap + noise;
-        let mut stages = vec![vec![State {
+        let mut stages = vec![vec![MultiState {
             costs: [0; MOST],
             value: 0.0,
             off: 0.0,
@@ -420,7 +420,7 @@ impl Problem {
                         && let Some(costs) = plus(&state.costs, &p.costs)
                         && within(&costs, &self.budgets)
                     {
-                        offers.push(State {
+                        offers.push(MultiState {
                             costs,
                             value: state.value + p.value,
                             off,
@@ -446,7 +446,7 @@ impl Problem {
 
 /// A partial solution over the first sites.
 #[derive(Clone, Copy)]
-struct State {
+struct MultiState {
     costs: [u64; MOST],
     value: f64,
     /// How far it is off the prices so far.
@@ -457,10 +457,10 @@ struct State {
 
 /// The states that no other beats, the nearest to the prices where they are too
 /// many.
-fn unbeaten(mut states: Vec<State>) -> Vec<State> {
+fn unbeaten(mut states: Vec<MultiState>) -> Vec<MultiState> {
     states.sort_by(|a, b| a.off.total_cmp(&b.off).then(a.value.total_cmp(&b.value)));
     states.truncate(OFFERS);
-    let mut kept: Vec<State> = Vec::new();
+    let mut kept: Vec<MultiState> = Vec::new();
     for state in states {
         let beaten = kept
             .iter()

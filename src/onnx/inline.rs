@@ -15,7 +15,7 @@ use super::limits::Growth;
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
 };
-use super::rename::{Names, Renamer};
+use super::rename::{FreshNames, Renamer};
 use crate::error::{Error, Result, ResultExt};
 
 /// Functions that call functions, at most.
@@ -42,7 +42,7 @@ pub fn inline_functions(proto: &ModelProto) -> Result<ModelProto> {
     }
     let mut inliner = Inliner {
         library: library(&proto.functions)?,
-        names: Names::of(proto),
+        names: FreshNames::of(proto),
         budget: Growth {
             nodes: MAX_NODES,
             bytes: MAX_BYTES.saturating_add(MAX_GROWTH.saturating_mul(proto.encoded_len() as u64)),
@@ -71,9 +71,9 @@ pub fn inline_functions(proto: &ModelProto) -> Result<ModelProto> {
 }
 
 /// Domain, name and overload: what a node calls a function by.
-type Key<'a> = (&'a str, &'a str, &'a str);
+type FunctionKey<'a> = (&'a str, &'a str, &'a str);
 
-fn library(functions: &[FunctionProto]) -> Result<HashMap<Key<'_>, &FunctionProto>> {
+fn library(functions: &[FunctionProto]) -> Result<HashMap<FunctionKey<'_>, &FunctionProto>> {
     let mut library = HashMap::new();
     for function in functions {
         if library.insert(key_of(function), function).is_some() {
@@ -86,7 +86,7 @@ fn library(functions: &[FunctionProto]) -> Result<HashMap<Key<'_>, &FunctionProt
     Ok(library)
 }
 
-fn key_of(function: &FunctionProto) -> Key<'_> {
+fn key_of(function: &FunctionProto) -> FunctionKey<'_> {
     (domain_of(function.domain()), function.name(), function.overload())
 }
 
@@ -120,13 +120,13 @@ fn opsets(imports: &[OperatorSetIdProto]) -> Result<BTreeMap<&str, i64>> {
 }
 
 struct Inliner<'a> {
-    library: HashMap<Key<'a>, &'a FunctionProto>,
-    names: Names,
+    library: HashMap<FunctionKey<'a>, &'a FunctionProto>,
+    names: FreshNames,
     budget: Growth,
     /// Operator sets of the model and of the bodies inlined so far.
     opsets: BTreeMap<&'a str, i64>,
     /// The functions whose operator sets are among them.
-    merged: HashSet<Key<'a>>,
+    merged: HashSet<FunctionKey<'a>>,
     /// The functions being expanded, outermost first.
     calls: Vec<&'a FunctionProto>,
     /// How deep the current graph lies.
@@ -135,7 +135,7 @@ struct Inliner<'a> {
 
 /// Where inlined nodes go: the graph that contains the call.
 #[derive(Default)]
-struct Output {
+struct InlinedOutput {
     nodes: Vec<NodeProto>,
     infos: Vec<ValueInfoProto>,
 }
@@ -148,7 +148,7 @@ impl<'a> Inliner<'a> {
             )));
         }
         self.depth += 1;
-        let mut output = Output::default();
+        let mut output = InlinedOutput::default();
         for (index, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
             let named = node_label_parts(&node);
             self.node(node, &mut output)
@@ -161,7 +161,7 @@ impl<'a> Inliner<'a> {
     }
 
     /// Emits a node, or what it stands for.
-    fn node(&mut self, mut node: NodeProto, output: &mut Output) -> Result<()> {
+    fn node(&mut self, mut node: NodeProto, output: &mut InlinedOutput) -> Result<()> {
         for attribute in &mut node.attribute {
             for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
                 self.graph(graph)?;
@@ -176,7 +176,12 @@ impl<'a> Inliner<'a> {
             .context(|| format!("function {}", label(function)))
     }
 
-    fn call(&mut self, function: &'a FunctionProto, call: &NodeProto, output: &mut Output) -> Result<()> {
+    fn call(
+        &mut self,
+        function: &'a FunctionProto,
+        call: &NodeProto,
+        output: &mut InlinedOutput,
+    ) -> Result<()> {
         if self.calls.iter().any(|outer| std::ptr::eq(*outer, function)) {
             return Err(Error::input("it calls itself"));
         }
@@ -264,7 +269,7 @@ fn bind<'b>(
 /// The domains of a body's operators, less its calls of local functions.
 fn operator_domains<'a>(
     nodes: &'a [NodeProto],
-    library: &HashMap<Key<'a>, &'a FunctionProto>,
+    library: &HashMap<FunctionKey<'a>, &'a FunctionProto>,
     domains: &mut BTreeSet<&'a str>,
 ) {
     for node in nodes {

@@ -9,7 +9,7 @@ use super::external;
 use super::label::quoted;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
-use super::visit::{self, Role};
+use super::visit::{self, NameRole};
 use crate::error::{Error, Result};
 
 /// Smaller tensors stay in the model file.
@@ -22,7 +22,7 @@ const LINE: u64 = 1 << 6;
 
 /// The content of a side file: tensors at increasing offsets, zeros between.
 #[derive(Default)]
-pub(super) struct Layout {
+pub(super) struct FileLayout {
     parts: Vec<(u64, Bytes)>,
     length: u64,
     /// Offsets by address and length in memory: tensors that share their bytes
@@ -30,7 +30,7 @@ pub(super) struct Layout {
     shared: HashMap<(usize, usize), u64>,
 }
 
-impl Layout {
+impl FileLayout {
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -41,8 +41,8 @@ impl Layout {
     }
 
     /// Moves the `raw_data` of the tensors of one role here. Their location is
-    /// empty until [`Layout::name`] is called.
-    pub(super) fn take(&mut self, model: &mut ModelProto, role: Role) -> Result<()> {
+    /// empty until [`FileLayout::name`] is called.
+    pub(super) fn take(&mut self, model: &mut ModelProto, role: NameRole) -> Result<()> {
         visit::tensors(model, |tensor, found| {
             if found == role
                 && let Some(raw) = tensor.raw_data.take_if(|raw| raw.len() >= SMALLEST)

@@ -45,7 +45,7 @@ pub(super) fn open(path: &Path) -> Result<Bytes> {
 
 /// Where mapped bytes lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct TensorOrigin {
     /// The file, links resolved.
     pub path: PathBuf,
     /// The first byte in it.
@@ -54,12 +54,12 @@ pub struct Origin {
 
 /// Where `bytes` lie, if they are of a file that is mapped and still the one that was
 /// opened under its path.
-pub fn origin(bytes: &[u8]) -> Option<Origin> {
+pub fn origin(bytes: &[u8]) -> Option<TensorOrigin> {
     let at = bytes.as_ptr().addr();
     let maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
     let map = maps.iter().find(|m| m.holds(at, bytes.len()))?;
     let same = std::fs::metadata(&map.path).is_ok_and(|now| Identity::of(&now) == map.identity);
-    (same && map.identity.is_some()).then(|| Origin {
+    (same && map.identity.is_some()).then(|| TensorOrigin {
         path: map.path.clone(),
         offset: (at - map.start()) as u64,
     })
@@ -78,16 +78,16 @@ pub fn let_go() {
 }
 
 /// The maps of this process.
-static MAPS: Mutex<Vec<Place>> = Mutex::new(Vec::new());
+static MAPS: Mutex<Vec<TensorPlace>> = Mutex::new(Vec::new());
 
 /// A map in memory and the file that it shows.
-struct Place {
+struct TensorPlace {
     map: Arc<memmap2::Mmap>,
     path: PathBuf,
     identity: Option<Identity>,
 }
 
-impl Place {
+impl TensorPlace {
     fn start(&self) -> usize {
         self.map.as_ptr().addr()
     }
@@ -134,11 +134,13 @@ impl Mapped {
     fn new(map: memmap2::Mmap, path: &Path, metadata: &Metadata) -> Self {
         let map = Arc::new(map);
         if let Ok(path) = path.canonicalize() {
-            MAPS.lock().unwrap_or_else(PoisonError::into_inner).push(Place {
-                map: Arc::clone(&map),
-                path,
-                identity: Identity::of(metadata),
-            });
+            MAPS.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(TensorPlace {
+                    map: Arc::clone(&map),
+                    path,
+                    identity: Identity::of(metadata),
+                });
         }
         Self(map)
     }

@@ -33,7 +33,7 @@ pub use hash::sha256;
 pub use inline::inline_functions;
 pub use label::node_label;
 pub use load::{LoadNotes, Model, from_bytes, load};
-pub use map::{Origin, let_go, origin};
+pub use map::{TensorOrigin, let_go, origin};
 pub use save::{External, SaveOptions, Saved, save, stage, written_size};
 pub use tensor::{tensor, tensor_proto};
 pub use validate::validate;

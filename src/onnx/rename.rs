@@ -15,15 +15,15 @@ use crate::error::{Error, Result, ResultExt};
 const LONGEST_PREFIX: usize = 200;
 
 /// Every name in use, of values and of nodes.
-pub(super) struct Names {
+pub(super) struct FreshNames {
     taken: HashSet<String>,
     /// Grows only, so that the search for a free name never starts over.
     next: u64,
 }
 
-impl Names {
+impl FreshNames {
     pub(super) fn of(model: &ModelProto) -> Self {
-        let mut names = Names {
+        let mut names = FreshNames {
             taken: HashSet::new(),
             next: 1,
         };
@@ -75,7 +75,7 @@ pub(super) struct Renamer<'a> {
     /// Outputs of the function that are no node's: value and the call's name for it.
     copies: Vec<(&'a str, &'a str)>,
     prefix: String,
-    names: &'a mut Names,
+    names: &'a mut FreshNames,
     budget: &'a mut Growth,
 }
 
@@ -84,7 +84,7 @@ impl<'a> Renamer<'a> {
         function: &'a FunctionProto,
         call: &'a NodeProto,
         attributes: HashMap<&'a str, &'a AttributeProto>,
-        names: &'a mut Names,
+        names: &'a mut FreshNames,
         budget: &'a mut Growth,
     ) -> Result<Self> {
         for (what, given, declared) in [
@@ -384,7 +384,7 @@ fn clone_without_nodes(graph: &GraphProto) -> GraphProto {
 
 /// What stands before the names of a body: the name of the call, or its operator
 /// made unique when it has none (or an absurdly long one).
-fn prefix(call: &NodeProto, names: &mut Names) -> String {
+fn prefix(call: &NodeProto, names: &mut FreshNames) -> String {
     match call.name() {
         name if (1..=LONGEST_PREFIX).contains(&name.len()) => name.to_owned(),
         _ => names.fresh(call.op_type().chars().take(LONGEST_PREFIX).collect()),

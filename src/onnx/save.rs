@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::label::quoted;
-use super::layout::Layout;
+use super::layout::FileLayout;
 use super::load::{Model, decode};
 use super::proto::ModelProto;
 use super::proto::tensor_proto::DataLocation;
-use super::visit::{self, Role};
+use super::visit::{self, NameRole};
 use super::{external, map, write};
 use crate::error::{Error, Result};
 use crate::io::staged::{Staged, entry, folder_of};
@@ -91,7 +91,7 @@ pub fn save(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<Sa
 /// The same up to the point where the files get their names, so that others can
 /// appear together with them.
 pub fn stage(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<(Staged, Saved)> {
-    let target = Target::new(path)?;
+    let target = SaveTarget::new(path)?;
     let (mut model, layout) = laid_out(proto, options)?;
     let mut staged = Staged::default();
     let mut files = Vec::new();
@@ -134,15 +134,15 @@ pub fn written_size(proto: &ModelProto, path: &Path, options: &SaveOptions) -> R
 }
 
 /// The model without the tensors that go to a side file, and these.
-fn laid_out(proto: &ModelProto, options: &SaveOptions) -> Result<(ModelProto, Layout)> {
+fn laid_out(proto: &ModelProto, options: &SaveOptions) -> Result<(ModelProto, FileLayout)> {
     // Weights are not copied: clones of `raw_data` share the bytes.
     let mut model = proto.clone();
     refuse_external(&mut model)?;
-    let mut layout = Layout::default();
+    let mut layout = FileLayout::default();
     if options.external == External::Always || too_large(&model) {
-        layout.take(&mut model, Role::Initializer)?;
+        layout.take(&mut model, NameRole::Initializer)?;
         if too_large(&model) {
-            layout.take(&mut model, Role::Attribute)?;
+            layout.take(&mut model, NameRole::Attribute)?;
         }
     }
     Ok((model, layout))
@@ -164,12 +164,12 @@ fn refuse_external(model: &mut ModelProto) -> Result<()> {
 }
 
 /// Where a model goes.
-struct Target {
+struct SaveTarget {
     path: PathBuf,
     folder: PathBuf,
 }
 
-impl Target {
+impl SaveTarget {
     /// Refuses what a rename should not replace.
     fn new(path: &Path) -> Result<Self> {
         if path.file_name().is_none() {
@@ -186,7 +186,7 @@ impl Target {
                 path.display()
             )));
         }
-        Ok(Target {
+        Ok(SaveTarget {
             path: path.to_owned(),
             folder: folder_of(path),
         })
@@ -195,7 +195,7 @@ impl Target {
     /// Writes the side file, and returns the name it will have: `model.onnx.data`,
     /// or the next one that is free. A file of this name and content is used as it
     /// is.
-    fn side_file(&self, layout: &Layout, staged: &mut Staged) -> Result<String> {
+    fn side_file(&self, layout: &FileLayout, staged: &mut Staged) -> Result<String> {
         let names = self.side_names()?;
         for name in names.take(MAX_SIDE_FILES) {
             let path = self.folder.join(&name);

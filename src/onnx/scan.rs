@@ -44,7 +44,7 @@ const HANDLE: u64 = 40;
 /// Walks over an encoded `ModelProto`. Returns how many of its bytes belong to
 /// fields that the schema does not know.
 pub(super) fn scan(bytes: &[u8]) -> Result<u64> {
-    let mut reader = Reader { bytes, at: 0 };
+    let mut reader = WireReader { bytes, at: 0 };
     let mut unknown = 0u64;
     let mut memory = 0u64;
     let allowed = MEMORY + MEMORY_PER_BYTE.saturating_mul(bytes.len() as u64);
@@ -108,12 +108,12 @@ fn malformed(at: usize, what: &str) -> Error {
 }
 
 /// A cursor; every read is bounded by the end of the enclosing message.
-struct Reader<'a> {
+struct WireReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> WireReader<'a> {
     fn take(&mut self, count: usize, end: usize) -> Result<&'a [u8]> {
         let stop = self.at.checked_add(count).filter(|stop| *stop <= end);
         match stop.and_then(|stop| self.bytes.get(self.at..stop)) {

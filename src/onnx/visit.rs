@@ -9,18 +9,18 @@ use crate::error::{Result, ResultExt};
 
 /// What a tensor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum NameRole {
     Initializer,
     Attribute,
 }
 
-type Visitor<'a> = &'a mut dyn FnMut(&mut TensorProto, Role) -> Result<()>;
+type Visitor<'a> = &'a mut dyn FnMut(&mut TensorProto, NameRole) -> Result<()>;
 
 /// Calls `visit` on every tensor, in the order of the fields. An error gets the
 /// node in front when the tensor is one of its attributes.
 pub(super) fn tensors(
     model: &mut ModelProto,
-    mut visit: impl FnMut(&mut TensorProto, Role) -> Result<()>,
+    mut visit: impl FnMut(&mut TensorProto, NameRole) -> Result<()>,
 ) -> Result<()> {
     let visit: Visitor = &mut visit;
     if let Some(graph) = &mut model.graph {
@@ -48,10 +48,10 @@ pub(crate) fn constant_names(graph: &GraphProto) -> HashSet<&str> {
 fn in_graph(graph: &mut GraphProto, visit: Visitor) -> Result<()> {
     in_nodes(&mut graph.node, visit)?;
     for tensor in &mut graph.initializer {
-        visit(tensor, Role::Initializer)?;
+        visit(tensor, NameRole::Initializer)?;
     }
     for tensor in &mut graph.sparse_initializer {
-        in_sparse(tensor, Role::Initializer, visit)?;
+        in_sparse(tensor, NameRole::Initializer, visit)?;
     }
     Ok(())
 }
@@ -66,22 +66,22 @@ fn in_nodes(nodes: &mut [NodeProto], visit: Visitor) -> Result<()> {
 fn in_attributes(attributes: &mut [AttributeProto], visit: Visitor) -> Result<()> {
     for attribute in attributes {
         for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
-            visit(tensor, Role::Attribute)?;
+            visit(tensor, NameRole::Attribute)?;
         }
         for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
             in_graph(graph, visit)?;
         }
         if let Some(tensor) = &mut attribute.sparse_tensor {
-            in_sparse(tensor, Role::Attribute, visit)?;
+            in_sparse(tensor, NameRole::Attribute, visit)?;
         }
         for tensor in &mut attribute.sparse_tensors {
-            in_sparse(tensor, Role::Attribute, visit)?;
+            in_sparse(tensor, NameRole::Attribute, visit)?;
         }
     }
     Ok(())
 }
 
-fn in_sparse(sparse: &mut SparseTensorProto, role: Role, visit: Visitor) -> Result<()> {
+fn in_sparse(sparse: &mut SparseTensorProto, role: NameRole, visit: Visitor) -> Result<()> {
     for tensor in sparse.values.iter_mut().chain(&mut sparse.indices) {
         visit(tensor, role)?;
     }

@@ -33,7 +33,7 @@ pub fn encode(proto: &ModelProto) -> Vec<u8> {
 }
 
 pub(super) fn write(proto: &ModelProto, out: &mut dyn Write) -> io::Result<u64> {
-    let mut stream = Stream {
+    let mut stream = WireStream {
         out,
         buffer: Vec::with_capacity(2 * PIECE),
         written: 0,
@@ -43,13 +43,13 @@ pub(super) fn write(proto: &ModelProto, out: &mut dyn Write) -> io::Result<u64> 
     Ok(stream.written)
 }
 
-struct Stream<'a> {
+struct WireStream<'a> {
     out: &'a mut dyn Write,
     buffer: Vec<u8>,
     written: u64,
 }
 
-impl Stream<'_> {
+impl WireStream<'_> {
     fn model(&mut self, model: &ModelProto) -> io::Result<()> {
         let ModelProto {
             ir_version,

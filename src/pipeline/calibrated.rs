@@ -7,7 +7,7 @@ use std::path::Path;
 use super::journal::Journal;
 use super::source::{Source, probes};
 use crate::calibrate::{self, Timings, Watched, file};
-use crate::channels::Calibration;
+use crate::channels::ChannelCalibration;
 use crate::data::{self, split};
 use crate::numerics::Statistics;
 use crate::rank::Effort;
@@ -78,8 +78,8 @@ impl<'a> Calibrated<'a> {
     }
 
     /// As other stages read it.
-    pub(super) fn known(&self) -> Calibration<'_> {
-        Calibration {
+    pub(super) fn known(&self) -> ChannelCalibration<'_> {
+        ChannelCalibration {
             network: self.source.network(),
             targets: &self.source.targets,
             statistics: &self.statistics,
@@ -116,7 +116,7 @@ impl<'a> Calibrated<'a> {
             false => Recording::new([], 1),
         };
         let values: Vec<String> = recording.values().cloned().collect();
-        let pass = calibrate::Pass {
+        let pass = calibrate::CollectPass {
             max_rows: data::ROWS,
             apart: if self.guarded {
                 split::is_ridge_holdout

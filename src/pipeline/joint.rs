@@ -11,7 +11,7 @@ use super::ranked::{Ranked, rank};
 use super::recorded::words;
 use super::source::Source;
 use super::write::Finished;
-use crate::budget::shared::{self, Class, File};
+use crate::budget::shared::{self, FileClass, SharedFile};
 use crate::channels::{ChannelBlock, ChannelKind};
 use crate::numerics::Statistics;
 use crate::progress::Progress;
@@ -118,11 +118,11 @@ fn together(plans: &[super::Plan]) -> f64 {
 }
 
 /// What the files share, with the statistics of all inputs of each shared weight.
-fn pooled(mut calibrated: Vec<Calibrated>) -> Result<(Vec<Calibrated>, Vec<Class>)> {
+fn pooled(mut calibrated: Vec<Calibrated>) -> Result<(Vec<Calibrated>, Vec<FileClass>)> {
     let taken = calibrated.iter_mut().map(|c| std::mem::take(&mut c.statistics));
     let mut statistics: Vec<Statistics> = taken.collect();
     let classes = {
-        let files: Vec<File> = calibrated.iter().map(|c| of(&c.source)).collect();
+        let files: Vec<SharedFile> = calibrated.iter().map(|c| of(&c.source)).collect();
         let classes = shared::tie(&files)?;
         shared::pool(&files, &classes, &mut statistics)?;
         classes
@@ -132,8 +132,8 @@ fn pooled(mut calibrated: Vec<Calibrated>) -> Result<(Vec<Calibrated>, Vec<Class
     Ok((calibrated.collect(), classes))
 }
 
-fn of<'s>(source: &'s Source) -> File<'s> {
-    File {
+fn of<'s>(source: &'s Source) -> SharedFile<'s> {
+    SharedFile {
         name: source
             .loaded
             .file
@@ -148,7 +148,7 @@ fn of<'s>(source: &'s Source) -> File<'s> {
 
 /// Gives the heads that files share one basis, so that they stay one model; channels that
 /// are not alike in all files stay.
-fn share_channels(ranked: &mut [Ranked], classes: &[Class]) {
+fn share_channels(ranked: &mut [Ranked], classes: &[FileClass]) {
     for class in classes.iter().filter(|c| c.is_tied()) {
         for kind in [ChannelKind::Values, ChannelKind::QueriesAndKeys] {
             let find = |ranked: &[Ranked], member: &shared::Member| -> Option<usize> {

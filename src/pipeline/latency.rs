@@ -8,9 +8,9 @@ use crate::Result;
 use crate::budget::{Demand, Measure, Prices};
 use crate::data::{self, ExactBatch};
 use crate::engine::{Engine as _, SessionOptions};
-use crate::measure::latency::{self, Blocks};
+use crate::measure::latency::{self, TimedBlocks};
 use crate::measure::paired::{self, Measured};
-use crate::measure::{Cache, Key};
+use crate::measure::{Cache, CacheKey};
 use crate::onnx::proto;
 use crate::tensor::Feeds;
 use crate::verify::Interface;
@@ -43,7 +43,7 @@ pub(super) struct Times {
     /// By target and number of units.
     pub(super) prices: Prices,
     /// Per block of channels: milliseconds of its heads by the number of channels.
-    channels: Vec<latency::Part>,
+    channels: Vec<latency::TimedPart>,
     /// Channels of each block.
     counts: Vec<usize>,
 }
@@ -113,12 +113,12 @@ pub(super) fn prepare(networks: &[&Ranked], demands: &[Demand]) -> Result<Timed>
 /// What the levels of the targets of a network cost in time.
 fn table(ranked: &Ranked, inputs: &Feeds) -> Result<Times> {
     let source = ranked.source();
-    let options = latency::Options {
+    let options = latency::LatencyOptions {
         align: source
             .options
             .alignment(&source.engine.info().device)
             .of(usize::MAX),
-        ..latency::Options::default()
+        ..latency::LatencyOptions::default()
     };
     let (network, targets) = match &source.simplified {
         Some(s) => (&s.network, s.targets(&source.targets)),
@@ -127,13 +127,13 @@ fn table(ranked: &Ranked, inputs: &Feeds) -> Result<Times> {
     let blocks = ranked.channels.as_ref().map(|channels| {
         let open = channels.open();
         let blocks = channels.narrower.blocks();
-        let of = |(at, block): (usize, &crate::channels::ChannelBlock)| latency::Block {
+        let of = |(at, block): (usize, &crate::channels::ChannelBlock)| latency::TimedBlock {
             heads: open.groups.get(source.targets[block.at].group.0).copied(),
             channels: open.group_of_block(at),
             count: block.count(),
             levels: block.levels.clone(),
         };
-        Blocks {
+        TimedBlocks {
             network: &open.network,
             blocks: blocks.iter().enumerate().map(of).collect(),
         }
@@ -143,11 +143,11 @@ fn table(ranked: &Ranked, inputs: &Feeds) -> Result<Times> {
         Some(blocks) => format!("{changes} {}", blocks.signature()),
         None => changes.to_owned(),
     };
-    let key = Key::new(&source.sha256, &changes, source.engine.info(), inputs, options);
+    let key = CacheKey::new(&source.sha256, &changes, source.engine.info(), inputs, options);
     let path = source.options.latency_cache.clone().or_else(Cache::usual_path);
     let mut cache = path.as_deref().map(Cache::open);
     let known = cache.as_ref().and_then(|c| c.get(&key)).cloned();
-    let complete = |t: &latency::Table| {
+    let complete = |t: &latency::LatencyTable| {
         targets
             .iter()
             .all(|c| t.parts.contains_key(&network.group(c.group).name))

@@ -34,7 +34,7 @@ pub struct Options {
     /// What may be pruned.
     pub selection: Selection,
     /// Which axes may shrink together, and whether the interface may.
-    pub axes: axes::Options,
+    pub axes: axes::AnalysisOptions,
     /// Calibration inputs; `batch` and `seq` also say what costs are computed for.
     pub data: DataOptions,
     /// What runs the model.
@@ -82,7 +82,7 @@ impl Default for Options {
             rank: RankOptions::default(),
             refit: RefitOptions::default(),
             selection: Selection::default(),
-            axes: axes::Options::default(),
+            axes: axes::AnalysisOptions::default(),
             data: DataOptions {
                 batch: 1,
                 join: true,

@@ -14,7 +14,7 @@ use crate::network::Network;
 use crate::numerics::SiteStatistics;
 use crate::onnx::{proto, provenance};
 use crate::refit::{self, InOrder, Layers, Local, Passes, Reconstruct};
-use crate::rewrite::lossless::{self, Pass};
+use crate::rewrite::lossless::{self, LosslessPass};
 use crate::rewrite::{self, Sliced};
 use crate::sites::{Fit, Fitted, PruneTarget};
 use crate::tensor::{Feeds, Tensor};
@@ -36,7 +36,7 @@ pub struct Pruned {
     /// What it has of the dense model's inputs and outputs.
     pub interface: Interface,
     /// Lossless rewrites that it went through.
-    pub passes: Vec<Pass>,
+    pub passes: Vec<LosslessPass>,
     pub(super) journal: Journal,
 }
 
@@ -218,7 +218,7 @@ impl<'a> Ranked<'a> {
         interface: &Interface,
         equality: &mut Equality,
         journal: &mut Journal,
-    ) -> Result<(proto::ModelProto, Vec<Pass>)> {
+    ) -> Result<(proto::ModelProto, Vec<LosslessPass>)> {
         if self.source().simplified.is_none() {
             return Ok((sliced, Vec::new()));
         }
@@ -241,7 +241,7 @@ impl<'a> Ranked<'a> {
         samples: &Samples,
         interface: &Interface,
         equality: &mut Equality,
-    ) -> Result<Option<(proto::ModelProto, Vec<Pass>)>> {
+    ) -> Result<Option<(proto::ModelProto, Vec<LosslessPass>)>> {
         let source = self.source();
         let (model, passes) = lossless::apply(sliced)?;
         if passes.is_empty() {

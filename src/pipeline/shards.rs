@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use super::options::Options;
 use super::paths;
 use super::source::{Opened, open, probes};
-use crate::calibrate::{self, Kept, SiteProbe, Watched, file};
-use crate::data::Origin;
+use crate::calibrate::{self, KeptStatistics, SiteProbe, Watched, file};
+use crate::data::DataOrigin;
 use crate::engine::{self, Ctx, Engine, EngineInfo};
 use crate::io::staged;
 use crate::onnx::provenance;
@@ -30,7 +30,7 @@ pub struct StatisticsReport {
     /// SHA-256 of the model that they are of.
     pub model_sha256: String,
     /// Where the inputs came from; nothing for a sum.
-    pub origin: Option<Origin>,
+    pub origin: Option<DataOrigin>,
     /// How many inputs were run.
     pub samples: usize,
     /// Their real tokens (or rows).
@@ -113,7 +113,7 @@ pub fn collect(
     let probes = probes(&targets)?;
     let model = loaded.file.sha256()?;
     let found = calibrate::collect_kept(
-        Kept {
+        KeptStatistics {
             path: &partial,
             key: &key(&model, &probes, engine.as_ref(), options)?,
             every: PART,

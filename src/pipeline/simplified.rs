@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::measure::paired::{self, Spread};
 use crate::network::Network;
 use crate::onnx::proto;
-use crate::rewrite::lossless::{self, Pass};
+use crate::rewrite::lossless::{self, LosslessPass};
 use crate::sites::PruneTarget;
 
 /// Pairs of runs that decide between a fused kernel and less work.
@@ -24,7 +24,7 @@ pub struct Simplified {
     /// From the index of a group to that of the same group here.
     pub groups: Vec<GroupId>,
     /// What was done.
-    pub passes: Vec<Pass>,
+    pub passes: Vec<LosslessPass>,
 }
 
 impl Simplified {
@@ -36,7 +36,7 @@ impl Simplified {
     pub(super) fn choose(
         engine: &dyn Engine,
         dense: &proto::ModelProto,
-        (network, options): (&Network, axes::Options),
+        (network, options): (&Network, axes::AnalysisOptions),
         inputs: impl FnOnce() -> Result<ExactBatch>,
     ) -> Result<(Option<Self>, Option<String>)> {
         let Some(found) = Self::find(dense, network, options)? else {
@@ -66,7 +66,11 @@ impl Simplified {
     /// The dense model as it was read is rewritten: where activations are quantised by the
     /// range of all positions, float weights must not hide that. `None` where
     /// nothing can be done, or the groups would not be the same.
-    fn find(dense: &proto::ModelProto, known: &Network, options: axes::Options) -> Result<Option<Self>> {
+    fn find(
+        dense: &proto::ModelProto,
+        known: &Network,
+        options: axes::AnalysisOptions,
+    ) -> Result<Option<Self>> {
         let (model, passes) = lossless::apply(dense)?;
         if passes.is_empty() {
             return Ok(None);

@@ -35,7 +35,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// A file that cannot be read or is no valid model.
-pub fn load(path: &Path, axes: axes::Options) -> Result<Loaded> {
+pub fn load(path: &Path, axes: axes::AnalysisOptions) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());
     onnx::validate(&file.proto).context(place)?;

@@ -16,7 +16,7 @@ use crate::mask::{self, Mask};
 use crate::measure::paired::Measured;
 use crate::numerics::score::Ranking;
 use crate::onnx::{self, provenance};
-use crate::report::{self, Calibration, DamageCurve, DamageKind, GroupReport, Report, Size, command};
+use crate::report::{self, CalibrationReport, DamageCurve, DamageKind, GroupReport, Report, Size, command};
 use crate::{Result, rewrite, verify};
 
 /// A file that is made from the report and appears together with the model.
@@ -192,7 +192,7 @@ impl Ranked<'_> {
     }
 }
 
-fn calibration(ranked: &Ranked, held: Option<&HeldOut>) -> Result<Option<Calibration>> {
+fn calibration(ranked: &Ranked, held: Option<&HeldOut>) -> Result<Option<CalibrationReport>> {
     let (source, calibrated) = (ranked.source(), &ranked.calibrated);
     let options = source.options;
     if !source.needs_data() {
@@ -203,7 +203,7 @@ fn calibration(ranked: &Ranked, held: Option<&HeldOut>) -> Result<Option<Calibra
         .chain(&options.data.tokenizer)
         .cloned()
         .collect();
-    Ok(Some(Calibration {
+    Ok(Some(CalibrationReport {
         origin: source.samples.origin.clone(),
         files: provenance::data_files(&read)?,
         samples: match options.stats.is_empty() {

@@ -11,7 +11,7 @@
 //! point ([`crate::numerics::score::obs::Level`]). `docs/experiments.md` has what other
 //! levels and sample sizes give.
 
-use crate::numerics::score::{Curve, Ranking, Site};
+use crate::numerics::score::{Curve, Ranking, ScoredSite};
 use crate::numerics::solve::{self, Levels};
 use crate::numerics::{SiteStatistics, Statistics};
 use crate::rank::probe::Probe;
@@ -67,7 +67,7 @@ pub fn measure(
             .zip(&means)
             .zip(fitted.iter().zip(&statistics))
             .map(|((sigma, mean), (part, statistics))| {
-                let site = Site {
+                let site = ScoredSite {
                     sigma,
                     mean,
                     tokens: statistics.total(),

@@ -15,8 +15,8 @@ use std::collections::BTreeSet;
 
 use crate::axes::{GroupId, Kind};
 use crate::network::Network;
-use crate::numerics::score::obs::Level;
-use crate::numerics::score::{self, Ranking, Site};
+use crate::numerics::score::obs::ObsLevel;
+use crate::numerics::score::{self, Ranking, ScoredSite};
 use crate::numerics::{SiteStatistics, Statistics, Sums};
 use crate::sites::{PruneTarget, each, side_by_side};
 use crate::{Error, Result, ResultExt};
@@ -27,7 +27,7 @@ pub struct Rankings {
     /// Per target.
     pub rankings: Vec<Ranking>,
     /// Its weight at the levels that were asked for, where one sink reads it.
-    pub levels: Vec<Vec<Level>>,
+    pub levels: Vec<Vec<ObsLevel>>,
     /// Iterations that kcm ran, per group it ranked.
     pub iterations: Vec<(String, usize)>,
     /// What the user should know.
@@ -138,7 +138,7 @@ fn holding(targets: &[PruneTarget]) -> BTreeSet<GroupId> {
 /// What a method says about one group.
 struct One {
     ranking: Ranking,
-    levels: Vec<Level>,
+    levels: Vec<ObsLevel>,
     /// Iterations that kcm ran.
     iterations: Option<usize>,
 }
@@ -165,7 +165,7 @@ fn rank_one(
             let pooled = pooled(&c.sites, statistics)?;
             let has_bias = c.sites.iter().all(|s| s.bias.is_some());
             let (sigma, mean) = pooled.moments(has_bias);
-            let site = Site {
+            let site = ScoredSite {
                 sigma: &sigma,
                 mean: &mean,
                 tokens: pooled.total(),

@@ -20,7 +20,7 @@ use faer::Mat;
 
 use crate::Result;
 use crate::axes::Kind;
-use crate::data::{Place, PositionWeights, Rows, Strides};
+use crate::data::{PositionWeights, RowPlace, Rows, Strides};
 use crate::numerics::linalg;
 use crate::rank::damage::damage;
 use crate::rank::probe::Probe;
@@ -84,7 +84,7 @@ pub fn measure(probe: &mut Probe, targets: &[PruneTarget]) -> Result<Weights> {
         };
         let width = weight.rows;
         let mut values: Vec<f32> = Vec::new();
-        let mut places: Vec<Place> = Vec::new();
+        let mut places: Vec<RowPlace> = Vec::new();
         let mut sequence = false;
         after.rows(|rows, row, x| {
             sequence |= rows.are_sequence();
@@ -106,7 +106,7 @@ pub fn measure(probe: &mut Probe, targets: &[PruneTarget]) -> Result<Weights> {
         let w = weight.read(network)?;
         let y = linalg::product(x.as_ref(), w.as_ref());
         let axes = site.sink.activation_axes.clone();
-        let mut sensitivity = |place: Place| -> Result<Option<f64>> {
+        let mut sensitivity = |place: RowPlace| -> Result<Option<f64>> {
             let energy: f64 = places
                 .iter()
                 .enumerate()
@@ -129,9 +129,9 @@ pub fn measure(probe: &mut Probe, targets: &[PruneTarget]) -> Result<Weights> {
             })?;
             Ok(Some(damage(&comparison) / energy))
         };
-        let first = sensitivity(Place::First)?;
-        let inner = sensitivity(Place::Inner)?;
-        let last = sensitivity(Place::Last)?;
+        let first = sensitivity(RowPlace::First)?;
+        let inner = sensitivity(RowPlace::Inner)?;
+        let last = sensitivity(RowPlace::Last)?;
         let top = [first, inner, last].into_iter().flatten().fold(0.0, f64::max);
         if top > 0.0 && top.is_finite() {
             let share = |s: Option<f64>| s.map_or(1.0, |s| (s / top).max(FLOOR)) as f32;

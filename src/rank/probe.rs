@@ -97,11 +97,11 @@ impl<'a> Probe<'a> {
     /// The values that cross the first cuts, as many as may be held at once, and
     /// how many cuts these are.
     fn record(&mut self, cuts: &[(usize, Vec<ValueId>)]) -> Result<(usize, Stream)> {
-        let mut recording = Recording::open(self, cuts)?;
+        let mut recording = DamageRecording::open(self, cuts)?;
         recording.run(self, 1)?;
         let count = recording.fitting(self, cuts)?;
         if count < cuts.len() {
-            recording = Recording::open(self, &cuts[..count])?;
+            recording = DamageRecording::open(self, &cuts[..count])?;
         }
         recording.run(self, self.batches.len())?;
         if self.dense.is_empty() {
@@ -149,7 +149,7 @@ impl<'a> Probe<'a> {
 }
 
 /// The dense model on its way through the batches.
-struct Recording {
+struct DamageRecording {
     session: Box<dyn Session>,
     wanted: Vec<ValueId>,
     stream: Stream,
@@ -157,7 +157,7 @@ struct Recording {
     outputs: Vec<Vec<Tensor>>,
 }
 
-impl Recording {
+impl DamageRecording {
     /// Fetches what crosses `cuts` and the outputs.
     fn open(probe: &Probe, cuts: &[(usize, Vec<ValueId>)]) -> Result<Self> {
         let network = probe.network;
@@ -216,7 +216,7 @@ impl Recording {
 }
 
 /// Changes an activation in place, given its batch, values and shape.
-type Change<'c> = dyn Fn(&Batch, &mut [f32], &[usize]) + 'c;
+type BatchChange<'c> = dyn Fn(&Batch, &mut [f32], &[usize]) + 'c;
 
 /// The network after the first sink of a group, with the weights and biases of
 /// its sinks as inputs.
@@ -245,11 +245,11 @@ impl After<'_> {
     ///
     /// # Errors
     /// The engine's, an interrupt.
-    pub fn with_activation(&mut self, change: &Change) -> Result<Comparison> {
+    pub fn with_activation(&mut self, change: &BatchChange) -> Result<Comparison> {
         self.compare(self.fed.clone(), Some(change))
     }
 
-    fn compare(&mut self, fed: Feeds, change: Option<&Change>) -> Result<Comparison> {
+    fn compare(&mut self, fed: Feeds, change: Option<&BatchChange>) -> Result<Comparison> {
         let probe = self.probe;
         let activation = self.sink()?.activation;
         self.runner.feed(fed);

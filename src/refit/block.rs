@@ -4,7 +4,7 @@ use crate::numerics::SiteStatistics;
 use crate::numerics::solve::Regression;
 
 /// Sums over the rows of some samples.
-pub(super) struct Target {
+pub(super) struct FitTarget {
     pub(super) regression: Regression,
     /// Of the dense model's X, where that stands for the target.
     pub(super) dense: SiteStatistics,
@@ -12,7 +12,7 @@ pub(super) struct Target {
 
 /// Rows that wait to be summed.
 #[derive(Default)]
-pub(super) struct Block {
+pub(super) struct RefitBlock {
     /// The dense model's X, all columns, where it is needed.
     pub(super) dense: Vec<f32>,
     /// The pruned model's, kept columns.

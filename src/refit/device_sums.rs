@@ -7,7 +7,7 @@
 
 use faer::Mat;
 
-use super::block::{Block, Target};
+use super::block::{FitTarget, RefitBlock};
 use crate::calibrate::{Nodes, finite};
 use crate::engine::{Engine, Session, SessionOptions};
 use crate::numerics::solve;
@@ -19,17 +19,17 @@ use crate::{Error, Result};
 pub(super) struct OnDevice {
     /// n, the number of the pruned model's columns and that of Y.
     sizes: [usize; 3],
-    ready: Option<Ready>,
+    ready: Option<ReadySums>,
 }
 
-struct Ready {
+struct ReadySums {
     session: Box<dyn Session>,
-    names: Names,
+    names: SumNames,
 }
 
 /// What the target is made of.
 #[derive(Clone, Copy)]
-pub(super) enum Made<'a> {
+pub(super) enum MadeSums<'a> {
     /// X W of the dense model's X, on top of what is given.
     Product(&'a Mat<f32>),
     /// The dense model's X itself.
@@ -39,7 +39,7 @@ pub(super) enum Made<'a> {
 }
 
 /// The inputs.
-struct Names {
+struct SumNames {
     /// The dense model's X, where the target is made of it.
     dense: Option<String>,
     pruned: String,
@@ -54,14 +54,14 @@ struct Names {
 
 impl OnDevice {
     /// The columns of the dense X, of the pruned one and of the target.
-    pub(super) fn new(engine: &dyn Engine, sizes: [usize; 3], made: Made) -> Self {
+    pub(super) fn new(engine: &dyn Engine, sizes: [usize; 3], made: MadeSums) -> Self {
         let ready = prepare(engine, made);
         let ready = ready.map_err(|error| failed(&error)).ok();
         Self { sizes, ready }
     }
 
     /// Adds the rows of a block; `false` where nothing was added.
-    pub(super) fn add(&mut self, block: &Block, into: &mut Target) -> bool {
+    pub(super) fn add(&mut self, block: &RefitBlock, into: &mut FitTarget) -> bool {
         if block.weights.is_empty() {
             return true;
         }
@@ -87,7 +87,7 @@ fn failed(error: &Error) {
 }
 
 /// The model and its session.
-fn prepare(engine: &dyn Engine, made: Made) -> Result<Ready> {
+fn prepare(engine: &dyn Engine, made: MadeSums) -> Result<ReadySums> {
     let mut model = proto::ModelProto {
         ir_version: Some(8),
         opset_import: vec![proto::OperatorSetIdProto {
@@ -106,7 +106,7 @@ fn prepare(engine: &dyn Engine, made: Made) -> Result<Ready> {
     let roots = matrix(&mut nodes, "roots");
     let pilots = ["p", "q"].map(|what| nodes.input(what, Elem::F32, 1));
     let (y, dense, target) = match made {
-        Made::Product(weight) => {
+        MadeSums::Product(weight) => {
             let (dense, target) = (matrix(&mut nodes, "dense"), matrix(&mut nodes, "target"));
             let (n, d) = (weight.nrows(), weight.ncols());
             let rows = weight
@@ -117,11 +117,11 @@ fn prepare(engine: &dyn Engine, made: Made) -> Result<Ready> {
             let sum = nodes.node("Add", &[&product, &target], Vec::new());
             (sum, Some(dense), Some(target))
         }
-        Made::Dense => {
+        MadeSums::Dense => {
             let dense = matrix(&mut nodes, "dense");
             (dense.clone(), Some(dense), None)
         }
-        Made::Given => {
+        MadeSums::Given => {
             let target = matrix(&mut nodes, "target");
             (target.clone(), None, Some(target))
         }
@@ -148,9 +148,9 @@ fn prepare(engine: &dyn Engine, made: Made) -> Result<Ready> {
         optimise: true,
         outputs: Some(outputs),
     };
-    Ok(Ready {
+    Ok(ReadySums {
         session: engine.session(&model, &options)?,
-        names: Names {
+        names: SumNames {
             dense,
             pruned,
             target,
@@ -161,8 +161,13 @@ fn prepare(engine: &dyn Engine, made: Made) -> Result<Ready> {
     })
 }
 
-impl Ready {
-    fn run(&mut self, [n, kept, width]: [usize; 3], block: &Block, into: &Target) -> Result<Vec<Tensor>> {
+impl ReadySums {
+    fn run(
+        &mut self,
+        [n, kept, width]: [usize; 3],
+        block: &RefitBlock,
+        into: &FitTarget,
+    ) -> Result<Vec<Tensor>> {
         let rows = block.weights.len();
         let matrix = |values: &[f32], columns: usize| Tensor::f32([rows, columns], values.to_vec());
         let vector = |values: &[f64]| Tensor::f32([values.len()], values.iter().map(|v| *v as f32).collect());
@@ -188,13 +193,18 @@ impl Ready {
 }
 
 /// Adds what came back, if all of it is finite and of the right size.
-fn add([n, kept, width]: [usize; 3], block: &Block, given: &[Tensor], into: &mut Target) -> Option<()> {
+fn add(
+    [n, kept, width]: [usize; 3],
+    block: &RefitBlock,
+    given: &[Tensor],
+    into: &mut FitTarget,
+) -> Option<()> {
     let [x, gram, y, cross, square, of_dense @ ..] = given else {
         return None;
     };
     let tokens = block.weights.iter().filter(|w| **w > 0.0).count() as u64;
     let total = block.weights.iter().map(|w| f64::from(w.max(0.0))).sum();
-    let sums = solve::Sums {
+    let sums = solve::RegressionSums {
         tokens,
         total,
         x: finite(x, kept)?,
@@ -227,7 +237,7 @@ mod tests {
     use crate::refit::Layers;
     use crate::refit::dense::Dense;
     use crate::refit::schedule::FitLayer;
-    use crate::refit::sums::{Runs, Sums, sums, values};
+    use crate::refit::sums::{FitSums, Runs, sums, values};
 
     /// An engine on the CPU that makes the sums all the same.
     struct Reducing(Box<dyn Engine>, Arc<AtomicUsize>);
@@ -290,7 +300,7 @@ mod tests {
         (a - b).norm_max() / b.norm_max().max(f64::MIN_POSITIVE)
     }
 
-    fn difference(a: &Sums, b: &Sums, intercept: bool) -> f64 {
+    fn difference(a: &FitSums, b: &FitSums, intercept: bool) -> f64 {
         let of = |a: &solve::Regression, b: &solve::Regression| {
             assert_eq!(a.tokens(), b.tokens());
             let columns: Vec<usize> = (0..a.pilots().1.len()).collect();

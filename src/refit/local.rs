@@ -3,7 +3,7 @@
 use super::Reconstruct;
 use crate::mask::Mask;
 use crate::network::Network;
-use crate::numerics::score::Site;
+use crate::numerics::score::ScoredSite;
 use crate::numerics::{Sums, solve};
 use crate::rank::pooled;
 use crate::refit::RefitOptions;
@@ -50,7 +50,7 @@ impl Local<'_> {
             for part in parts(self.network, &c.sites)? {
                 let pooled = pooled(&part.sites, statistics)?;
                 let (sigma, mean) = (pooled.covariance(), pooled.mean());
-                let site = Site {
+                let site = ScoredSite {
                     sigma: &sigma,
                     mean: &mean,
                     tokens: pooled.total(),

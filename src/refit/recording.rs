@@ -21,7 +21,7 @@ pub struct Recording {
     step: usize,
     /// Batches so far, those that are not kept among them.
     seen: usize,
-    batches: Vec<BTreeMap<String, Kept>>,
+    batches: Vec<BTreeMap<String, KeptRows>>,
     /// Bytes of what is in memory.
     held: usize,
     /// What does not fit there.
@@ -29,13 +29,13 @@ pub struct Recording {
 }
 
 /// Where a tensor is.
-enum Kept {
+enum KeptRows {
     Held(Tensor),
-    Written(Place),
+    Written(RecordedAt),
 }
 
 /// Where a tensor lies in the file.
-struct Place {
+struct RecordedAt {
     start: u64,
     length: usize,
     shape: Vec<usize>,
@@ -87,8 +87,8 @@ impl Recording {
             }
             // Once there is a file, all goes there.
             let place = self.file.as_mut().and_then(|file| write(file, tensor));
-            let kept = place.map_or_else(|| Kept::Held(Tensor::clone(tensor)), Kept::Written);
-            if let Kept::Held(tensor) = &kept {
+            let kept = place.map_or_else(|| KeptRows::Held(Tensor::clone(tensor)), KeptRows::Written);
+            if let KeptRows::Held(tensor) = &kept {
                 self.held += tensor.len() * tensor.elem().size();
             }
             batch.insert(value.clone(), kept);
@@ -107,11 +107,11 @@ impl Recording {
         }
         let Some(file) = &mut self.file else { return };
         for kept in self.batches.iter_mut().flat_map(BTreeMap::values_mut) {
-            let Kept::Held(tensor) = kept else { continue };
+            let KeptRows::Held(tensor) = kept else { continue };
             match write(file, tensor) {
                 Some(place) => {
                     self.held = self.held.saturating_sub(place.length);
-                    *kept = Kept::Written(place);
+                    *kept = KeptRows::Written(place);
                 }
                 None => return,
             }
@@ -126,8 +126,8 @@ impl Recording {
     pub fn get(&self, batch: usize, value: &str) -> Result<Option<Tensor>> {
         let place = match self.batches.get(batch).and_then(|b| b.get(value)) {
             None => return Ok(None),
-            Some(Kept::Held(tensor)) => return Ok(Some(tensor.clone())),
-            Some(Kept::Written(place)) => place,
+            Some(KeptRows::Held(tensor)) => return Ok(Some(tensor.clone())),
+            Some(KeptRows::Written(place)) => place,
         };
         let io = |e| Error::io("cannot read what was kept in", &std::env::temp_dir(), e);
         let file = self
@@ -145,7 +145,7 @@ impl Recording {
 }
 
 /// Appends a tensor; `None` where that failed.
-fn write(file: &mut File, tensor: &Tensor) -> Option<Place> {
+fn write(file: &mut File, tensor: &Tensor) -> Option<RecordedAt> {
     let start = file.seek(SeekFrom::End(0)).ok()?;
     match &tensor.data {
         Data::F32(v) => write_all(file, v, f32::to_le_bytes),
@@ -154,7 +154,7 @@ fn write(file: &mut File, tensor: &Tensor) -> Option<Place> {
         _ => return None,
     }
     .ok()?;
-    Some(Place {
+    Some(RecordedAt {
         start,
         length: tensor.len() * tensor.elem().size(),
         shape: tensor.shape.clone(),
@@ -162,7 +162,7 @@ fn write(file: &mut File, tensor: &Tensor) -> Option<Place> {
     })
 }
 
-fn read(mut file: &File, place: &Place) -> std::io::Result<Vec<u8>> {
+fn read(mut file: &File, place: &RecordedAt) -> std::io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(place.start))?;
     let mut bytes = vec![0; place.length];
     file.read_exact(&mut bytes)?;

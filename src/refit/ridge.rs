@@ -7,7 +7,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::schedule::FitLayer;
-use super::sums::Sums;
+use super::sums::FitSums;
 use crate::Result;
 use crate::numerics::linalg;
 use crate::numerics::solve::{Normal, Refit};
@@ -32,7 +32,7 @@ fn ranges(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
 
 /// Better fits than `priors` of the layers of a halt, where the samples kept apart say
 /// so.
-pub(super) fn fit(halt: &[FitLayer], sums: Sums, priors: &[Cow<Fit>]) -> Result<Vec<Option<Fit>>> {
+pub(super) fn fit(halt: &[FitLayer], sums: FitSums, priors: &[Cow<Fit>]) -> Result<Vec<Option<Fit>>> {
     let intercept = halt[0].part.has_bias();
     let biased = |normal: &Normal, weight: &Mat<f64>| {
         if intercept {

@@ -72,13 +72,13 @@ pub struct Layers<'a> {
     /// The network.
     pub network: &'a Network,
     /// What was pruned and what could have been.
-    targets: Vec<Layer>,
+    targets: Vec<ScheduledLayer>,
     /// The contractions of all groups.
     sinks: BTreeSet<NodeId>,
 }
 
 /// A target as it is in the network.
-struct Layer {
+struct ScheduledLayer {
     /// Its sinks that are still there, by the index of the target's own.
     sites: Vec<Site>,
     /// The rows that stay, where it was pruned.
@@ -91,7 +91,7 @@ struct Layer {
 impl<'a> Layers<'a> {
     /// Those of a network that has all units still.
     pub fn masked(network: &'a Network, targets: &[PruneTarget], mask: &Mask) -> Self {
-        let layer = |target: &PruneTarget| Layer {
+        let layer = |target: &PruneTarget| ScheduledLayer {
             sites: target.sites.clone(),
             rows: mask
                 .kept
@@ -125,7 +125,7 @@ impl<'a> Layers<'a> {
                 .map(|w| (0..w.rows).collect());
             let sources = dense.group(target.group).sources.iter();
             let sources = sources.flat_map(|value| moved.constant(&dense.graph, *value));
-            Layer {
+            ScheduledLayer {
                 rows: rows.filter(|_| pruned),
                 sources: sources.filter_map(|name| network.graph.find(name)).collect(),
                 kind: target.kind,
@@ -145,7 +145,7 @@ impl<'a> Layers<'a> {
     /// # Errors
     /// A weight that is quantised or computed.
     pub fn parts(&self) -> Result<Vec<Vec<Part>>> {
-        let parts = |layer: &Layer| match layer.rows {
+        let parts = |layer: &ScheduledLayer| match layer.rows {
             Some(_) => parts(self.network, &layer.sites),
             None => Ok(Vec::new()),
         };
@@ -257,7 +257,7 @@ impl<'a> Layers<'a> {
                 continue;
             };
             // What feeds neurons is read where their own sink is read.
-            let feeds = |t: &&Layer| t.kind == Kind::Neurons && t.sources.contains(&source);
+            let feeds = |t: &&ScheduledLayer| t.kind == Kind::Neurons && t.sources.contains(&source);
             let fed = self.targets.iter().find(feeds);
             let own = fed
                 .and_then(|t| t.sites.first())

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef};
 
-use super::block::{Block, Target};
+use super::block::{FitTarget, RefitBlock};
 use super::dense::Fetch;
-use super::device_sums::{Made, OnDevice};
+use super::device_sums::{MadeSums, OnDevice};
 use super::schedule::{FitLayer, Residual};
 use crate::Result;
 use crate::data::{Batch, Rows, Strides, floats};
@@ -32,7 +32,7 @@ const ON_DEVICE: usize = 4096;
 const PILOT: usize = 128;
 
 /// Sums over all batches, of the samples to fit and those kept apart.
-pub(super) struct Sums {
+pub(super) struct FitSums {
     pub(super) fit: Regression,
     pub(super) guard: Regression,
 }
@@ -89,7 +89,7 @@ pub(super) fn sums(
     runs: Runs,
     dense: &mut Fetch,
     is_ridge_holdout: fn(usize) -> bool,
-) -> Result<Option<Sums>> {
+) -> Result<Option<FitSums>> {
     let Runs {
         graph,
         batches,
@@ -106,17 +106,17 @@ pub(super) fn sums(
     let from = From::of(stop, d);
     let narrow = from == From::Narrow;
     let width = if narrow { n } else { d };
-    let of = || Target {
+    let of = || FitTarget {
         regression: Regression::new(stop.rows.len(), width),
         dense: SiteStatistics::new(if narrow { n } else { 0 }),
     };
     let mut sums = [of(), of()];
-    let mut blocks = [Block::default(), Block::default()];
+    let mut blocks = [RefitBlock::default(), RefitBlock::default()];
     let weight = (from == From::Product).then(|| Mat::<f32>::from_fn(n, d, |i, j| whole[(i, j)] as f32));
     let made = match (from, &weight) {
-        (From::Product, Some(weight)) => Made::Product(weight),
-        (From::Narrow, _) => Made::Dense,
-        _ => Made::Given,
+        (From::Product, Some(weight)) => MadeSums::Product(weight),
+        (From::Narrow, _) => MadeSums::Dense,
+        _ => MadeSums::Given,
     };
     let mut device = (engine.reduces() && !stop.rows.is_empty())
         .then(|| OnDevice::new(engine, [n, stop.rows.len(), width], made));
@@ -156,7 +156,7 @@ pub(super) fn sums(
             None => None,
             Some(r) => {
                 let own = r.sum.unwrap_or(r.other);
-                let here = Layout {
+                let here = SumLayout {
                     axis,
                     rows: &strides,
                     columns: d,
@@ -180,7 +180,7 @@ pub(super) fn sums(
                 .filter(|(_, guard)| usize::from(*guard) == at)
                 .map(|(row, _)| *row)
                 .collect();
-            let Block {
+            let RefitBlock {
                 dense,
                 pruned,
                 target,
@@ -228,11 +228,11 @@ pub(super) fn sums(
             sums.regression
         }
     });
-    Ok(Some(Sums { fit, guard }))
+    Ok(Some(FitSums { fit, guard }))
 }
 
 /// How the residual stream of a batch lies.
-struct Layout<'r> {
+struct SumLayout<'r> {
     /// The axis of its columns; the last one without.
     axis: Option<usize>,
     /// The rows of the activation, which are its rows.
@@ -240,7 +240,7 @@ struct Layout<'r> {
     columns: usize,
 }
 
-impl Layout<'_> {
+impl SumLayout<'_> {
     /// The stream, one row after the other; `None` where it lies otherwise.
     fn of<'t>(&self, tensor: Option<&'t Tensor>, name: &str) -> Result<Option<Cow<'t, [f32]>>> {
         let Some(tensor) = tensor else {
@@ -264,13 +264,13 @@ impl Layout<'_> {
     }
 }
 
-impl Block {
+impl RefitBlock {
     fn flush(
         &mut self,
         from: From,
         weight: Option<&Mat<f32>>,
         device: Option<&mut OnDevice>,
-        into: &mut Target,
+        into: &mut FitTarget,
     ) {
         if let Some(device) = device {
             // The first rows set the pilots.
@@ -307,7 +307,7 @@ impl Block {
         self.weights.clear();
     }
 
-    fn add(&mut self, from: From, weight: Option<&Mat<f32>>, into: &mut Target) {
+    fn add(&mut self, from: From, weight: Option<&Mat<f32>>, into: &mut FitTarget) {
         let rows = self.weights.len();
         if rows == 0 {
             return;

@@ -5,7 +5,7 @@ use crate::axes::Kind;
 
 /// The groups of one layer, in the order of the graph.
 #[derive(Debug, Clone)]
-pub struct Layer<'r> {
+pub struct LayerRow<'r> {
     /// Its place, from 0.
     pub index: usize,
     /// Attention: more than one where there is cross attention.
@@ -19,9 +19,9 @@ pub struct Layer<'r> {
 /// Nothing else than the order of the groups is needed, with one exception: where
 /// the attention of a layer stands after its feed-forward block (they run side by
 /// side), the numbers in both names are the same.
-pub fn layers(groups: &[GroupReport]) -> Vec<Layer<'_>> {
+pub fn layers(groups: &[GroupReport]) -> Vec<LayerRow<'_>> {
     let feed_forward = groups.iter().any(|g| g.kind != Kind::Heads);
-    let mut out: Vec<Layer> = Vec::new();
+    let mut out: Vec<LayerRow> = Vec::new();
     for group in groups {
         let heads = group.kind == Kind::Heads;
         let joins = out
@@ -33,7 +33,7 @@ pub fn layers(groups: &[GroupReport]) -> Vec<Layer<'_>> {
                 (false, Some(_)) => false,
             });
         if !joins {
-            out.push(Layer {
+            out.push(LayerRow {
                 index: out.len(),
                 heads: Vec::new(),
                 neurons: Vec::new(),

@@ -45,7 +45,7 @@ pub struct Report {
     /// Engine, device, threads.
     pub engine: Option<EngineInfo>,
     /// Where calibration inputs came from.
-    pub calibration: Option<Calibration>,
+    pub calibration: Option<CalibrationReport>,
     /// Asked and got.
     pub budget: Budget,
     /// Parameters, bytes before and after.
@@ -69,7 +69,7 @@ pub struct Report {
     /// Pruned against dense on held-out samples.
     pub held_out: Option<Comparison>,
     /// Passes that left what it computes.
-    pub lossless: Vec<crate::rewrite::lossless::Pass>,
+    pub lossless: Vec<crate::rewrite::lossless::LosslessPass>,
     /// The pruned model (`a`) timed in turns with the dense one (`b`).
     pub latency: Option<crate::measure::paired::Measured>,
     /// Operators after the engine's optimisations.
@@ -77,7 +77,7 @@ pub struct Report {
     /// Limits of several measures, asked and got.
     pub limits: Vec<crate::budget::Got>,
     /// Budgets that a search tried.
-    pub tried: Vec<crate::numerics::bisect::Point>,
+    pub tried: Vec<crate::numerics::bisect::BisectPoint>,
     /// Seconds per stage.
     pub seconds: Vec<(String, f64)>,
     /// Seconds of these in the engine.
@@ -90,9 +90,9 @@ pub struct Report {
 
 /// Calibration inputs.
 #[derive(Debug, Clone, Serialize)]
-pub struct Calibration {
+pub struct CalibrationReport {
     /// Where they come from.
-    pub origin: crate::data::Origin,
+    pub origin: crate::data::DataOrigin,
     /// The files that were read, with their hashes.
     pub files: Vec<crate::onnx::provenance::DataFile>,
     /// Samples that statistics were taken of.

@@ -1,6 +1,6 @@
 //! The summary of a run on one screen.
 
-use super::layers::{Layer, kept_of, layers};
+use super::layers::{LayerRow, kept_of, layers};
 use super::style::{Ink, Style};
 use super::{GroupReport, Report};
 use crate::Warning;
@@ -149,7 +149,7 @@ impl Page {
     }
 
     /// A line per layer.
-    fn rows(&mut self, layers: &[Layer]) {
+    fn rows(&mut self, layers: &[LayerRow]) {
         let head = format!("  {:<7}{:<30}{}", "layer", "heads", "neurons");
         self.line(self.style.paint(Ink::Dim, &head));
         for layer in layers {
@@ -174,9 +174,9 @@ impl Page {
     }
 
     /// A column per layer: its height is what stays.
-    fn columns(&mut self, layers: &[Layer]) {
+    fn columns(&mut self, layers: &[LayerRow]) {
         for (name, ink) in [("heads", Ink::Heads), ("neurons", Ink::Neurons)] {
-            let of = |layer: &Layer| match ink {
+            let of = |layer: &LayerRow| match ink {
                 Ink::Heads => kept_of(&layer.heads),
                 _ => kept_of(&layer.neurons),
             };

@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// Axes that shrink, with what stays.
-type Cut = Vec<(usize, Vec<usize>)>;
+type CutAxes = Vec<(usize, Vec<usize>)>;
 
 /// Slices the constants that live nodes read.
 pub(super) fn cut(draft: &mut Draft) -> Result<()> {
@@ -29,7 +29,7 @@ pub(super) fn cut(draft: &mut Draft) -> Result<()> {
             continue;
         }
         let id = ValueId(at as u32);
-        let mut by_cut: Vec<(Cut, Vec<(NodeId, usize)>)> = Vec::new();
+        let mut by_cut: Vec<(CutAxes, Vec<(NodeId, usize)>)> = Vec::new();
         for &(node, input) in &value.consumers {
             if !draft.live[node.0 as usize] || reads_other(draft, node, input, &value.name) {
                 continue;
@@ -74,9 +74,9 @@ fn reads_other(draft: &Draft, node: NodeId, input: usize, name: &str) -> bool {
     }
 }
 
-fn cut_of(draft: &Draft, dims: &[Dim], node: NodeId, name: &str) -> Result<Cut> {
+fn cut_of(draft: &Draft, dims: &[Dim], node: NodeId, name: &str) -> Result<CutAxes> {
     let space = &draft.analysis.space;
-    let mut cut = Cut::new();
+    let mut cut = CutAxes::new();
     for (axis, dim) in dims.iter().enumerate() {
         if !draft.kept.touches(space, dim) {
             continue;
@@ -101,7 +101,7 @@ fn linked(draft: &Draft, link: &Link) -> Option<(usize, Vec<usize>)> {
     Some((link.axis, draft.kept.indices(space, &link.other)?))
 }
 
-fn place(draft: &mut Draft, id: ValueId, by_cut: Vec<(Cut, Vec<(NodeId, usize)>)>) -> Result<()> {
+fn place(draft: &mut Draft, id: ValueId, by_cut: Vec<(CutAxes, Vec<(NodeId, usize)>)>) -> Result<()> {
     let value = draft.graph.value(id);
     let several = by_cut.len() > 1 || value.is_output;
     for (cut, uses) in by_cut {

@@ -51,7 +51,7 @@ pub struct Sliced {
 /// # Errors
 /// A group without units whose sink cannot be cut ([`can_empty`] tells), a
 /// tensor that cannot be sliced.
-pub fn slice(network: &Network, mask: &Mask, options: axes::Options) -> Result<Sliced> {
+pub fn slice(network: &Network, mask: &Mask, options: axes::AnalysisOptions) -> Result<Sliced> {
     let (proto, moved) = plan(network, mask)?.finish()?;
     let network = Network::of(proto, options)?;
     Ok(Sliced { network, moved })

@@ -4,7 +4,7 @@ use faer::Mat;
 
 use super::weights::Weight;
 use crate::graph::{Graph, ValueId};
-use crate::network::{Network, Reader};
+use crate::network::{Network, WeightReader};
 use crate::numerics::solve::Refit;
 use crate::rewrite::segment::Boundary;
 use crate::sites::Site;
@@ -24,7 +24,7 @@ pub struct Part {
     value: ValueId,
     elem: crate::tensor::Elem,
     /// The biases: who reads each, and its old values.
-    biases: Vec<(Vec<Reader>, Tensor)>,
+    biases: Vec<(Vec<WeightReader>, Tensor)>,
 }
 
 /// The parts of some sinks.
@@ -209,8 +209,8 @@ impl Part {
 pub struct Fit {
     /// The weight.
     pub weight: Tensor,
-    places: Vec<Reader>,
-    biases: Vec<(Vec<Reader>, Tensor)>,
+    places: Vec<WeightReader>,
+    biases: Vec<(Vec<WeightReader>, Tensor)>,
     /// For the report.
     pub told: Fitted,
 }

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use crate::axes::{Analysis, GroupId, Kind, PruneGroup, Sink};
 use crate::calibrate::SiteProbe;
 use crate::mask::Kept;
-use crate::network::{Network, Reader};
+use crate::network::{Network, WeightReader};
 use crate::numerics::linalg;
 use crate::numerics::score::Units;
 use crate::onnx::proto;
@@ -37,7 +37,7 @@ pub struct Site {
     /// The weight, where it is a plain float matrix.
     pub weight: Option<Weight>,
     /// Where the bias is, if there is one.
-    pub bias: Option<Reader>,
+    pub bias: Option<WeightReader>,
     /// What calibration watches; `None` without a weight.
     pub probe: Option<SiteProbe>,
 }
@@ -132,7 +132,7 @@ pub fn moved(site: &Site, to: &Network, moved: &Moved) -> Option<Site> {
     let bias = site.bias.as_ref().and_then(|bias| {
         let node = moved.node(bias.node)?;
         let value = graph.input(node, bias.input)?;
-        Some(Reader {
+        Some(WeightReader {
             node,
             input: bias.input,
             value,
@@ -159,7 +159,7 @@ pub fn own_biases(network: &Network, targets: &[PruneTarget]) -> Result<Option<p
         let mut done = Vec::new();
         for site in &target.sites {
             let Some(place) = &site.bias else { continue };
-            let together: Vec<Reader> = target
+            let together: Vec<WeightReader> = target
                 .sites
                 .iter()
                 .filter_map(|s| s.bias.clone())

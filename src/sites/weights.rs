@@ -6,7 +6,7 @@ use faer::Mat;
 use crate::axes::Sink;
 use crate::graph::NodeId;
 use crate::graph::operators::addition;
-use crate::network::{Network, Reader};
+use crate::network::{Network, WeightReader};
 use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result, ResultExt};
 
@@ -14,7 +14,7 @@ use crate::{Error, Result, ResultExt};
 #[derive(Debug, Clone)]
 pub struct Weight {
     /// Where it is read.
-    pub place: Reader,
+    pub place: WeightReader,
     /// Axes of the constant: the contracted ones first, then the others.
     axes: Vec<usize>,
     shape: Vec<usize>,
@@ -28,7 +28,7 @@ pub struct Weight {
 /// is quantised or computed in another way.
 pub fn weight(network: &Network, sink: &Sink) -> Option<Weight> {
     let graph = &network.graph;
-    let mut place = Reader {
+    let mut place = WeightReader {
         node: sink.node,
         input: sink.weight_input,
         value: sink.weight,
@@ -62,7 +62,7 @@ pub fn weight(network: &Network, sink: &Sink) -> Option<Weight> {
             }
             _ => return None,
         }
-        place = Reader {
+        place = WeightReader {
             node,
             input: 0,
             value: graph.input(node, 0)?,
@@ -160,15 +160,15 @@ impl Weight {
 
 /// The bias that follows a sink: Gemm's own, an addition of a constant vector,
 /// the bias of a fused skip normalisation.
-pub fn bias(network: &Network, sink: &Sink, columns: usize) -> Option<Reader> {
+pub fn bias(network: &Network, sink: &Sink, columns: usize) -> Option<WeightReader> {
     let graph = &network.graph;
-    let vector = |node: NodeId, input: usize| -> Option<Reader> {
+    let vector = |node: NodeId, input: usize| -> Option<WeightReader> {
         let value = graph.input(node, input)?;
         let constant = graph.value(value).constant.as_ref()?;
         let fits = constant.shape.iter().product::<usize>() == columns
             && constant.shape.last() == Some(&columns)
             && graph.value(value).elem.is_some_and(Elem::is_float);
-        fits.then_some(Reader { node, input, value })
+        fits.then_some(WeightReader { node, input, value })
     };
     if let Some(input) = network.axes.contractions.get(sink.contraction)?.bias {
         return vector(sink.node, input);

@@ -102,7 +102,7 @@ fn is_cache(name: &str) -> bool {
 }
 
 #[derive(Default, Clone)]
-struct Sums {
+struct ErrorSums {
     count: f64,
     max: f64,
     max_b: f64,
@@ -232,7 +232,7 @@ pub fn compare_alike(
 /// Differences of two models' outputs, batch by batch.
 pub struct Differences {
     names: Vec<String>,
-    sums: Vec<Sums>,
+    sums: Vec<ErrorSums>,
     samples: usize,
 }
 
@@ -241,7 +241,7 @@ impl Differences {
     pub fn new(names: &[String]) -> Self {
         Self {
             names: names.to_vec(),
-            sums: vec![Sums::default(); names.len()],
+            sums: vec![ErrorSums::default(); names.len()],
             samples: 0,
         }
     }
@@ -252,7 +252,7 @@ impl Differences {
     /// # Errors
     /// Outputs of different shapes.
     pub fn add(&mut self, batch: &Batch, x: &[Tensor], y: &[Tensor]) -> Result<()> {
-        let rows = Rows {
+        let rows = OutputRows {
             batch: batch.size,
             real: batch.rows.len(),
             tokens: batch.tokens,
@@ -280,14 +280,14 @@ impl Differences {
 }
 
 /// Which rows of an output count.
-struct Rows<'a> {
+struct OutputRows<'a> {
     batch: usize,
     real: usize,
     tokens: Option<usize>,
     mask: Option<&'a [bool]>,
 }
 
-impl Rows<'_> {
+impl OutputRows<'_> {
     /// Whether the element at `index` of a tensor of this shape counts.
     fn counts(&self, shape: &[usize], index: usize) -> bool {
         if shape.first() != Some(&self.batch) || self.batch == 0 {
@@ -309,8 +309,8 @@ impl Rows<'_> {
     }
 }
 
-impl Sums {
-    fn add(&mut self, name: &str, x: &Tensor, y: &Tensor, rows: &Rows) -> Result<()> {
+impl ErrorSums {
+    fn add(&mut self, name: &str, x: &Tensor, y: &Tensor, rows: &OutputRows) -> Result<()> {
         if x.shape != y.shape {
             return Err(Error::Unmet(format!(
                 "the output '{name}' has the shape {:?} in one model and {:?} in the other",
@@ -461,13 +461,13 @@ mod tests {
     use super::*;
 
     fn difference(name: &str, x: Tensor, y: Tensor) -> OutputDifference {
-        let rows = Rows {
+        let rows = OutputRows {
             batch: x.shape.first().copied().unwrap_or(0),
             real: x.shape.first().copied().unwrap_or(0),
             tokens: None,
             mask: None,
         };
-        let mut sums = Sums::default();
+        let mut sums = ErrorSums::default();
         sums.add(name, &x, &y, &rows).expect("equal shapes");
         sums.difference(name)
     }
@@ -507,13 +507,13 @@ mod tests {
         let mut pruned = dense.clone();
         // The second token of the first row is padding, the second row fills.
         pruned.data = crate::tensor::Data::F32(vec![1.0, 1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0]);
-        let rows = Rows {
+        let rows = OutputRows {
             batch: 2,
             real: 1,
             tokens: Some(2),
             mask: Some(&[true, false, false, false]),
         };
-        let mut sums = Sums::default();
+        let mut sums = ErrorSums::default();
         sums.add("last_hidden_state", &pruned, &dense, &rows)
             .expect("equal shapes");
         assert!((sums.difference("last_hidden_state").cosine.unwrap_or(0.0) - 1.0).abs() < 1e-12);

@@ -311,7 +311,7 @@ impl Analysed {
 
 thread_local! {
     static ANALYSED: Analysed = {
-        let network = Network::of(image().clone(), axes::Options::default()).expect("a fixture");
+        let network = Network::of(image().clone(), axes::AnalysisOptions::default()).expect("a fixture");
         let targets = sites::choose(&network, &Selection::default()).expect("a fixture");
         Analysed { network, targets }
     };
@@ -391,7 +391,7 @@ fn statistics(path: &Path) {
 
 /// Latencies, which become prices and a mask.
 fn table(content: &[u8]) {
-    let Ok(table) = serde_json::from_slice::<latency::Table>(content) else {
+    let Ok(table) = serde_json::from_slice::<latency::LatencyTable>(content) else {
         return;
     };
     ANALYSED.with(|Analysed { network, targets }| {

@@ -200,10 +200,10 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
     let Ok(model) = onnx::inline_functions(model) else {
         return;
     };
-    let options = axes::Options {
+    let options = axes::AnalysisOptions {
         change_interface: seed & 16 != 0,
         uniform_kv: seed & 32 != 0,
-        ..axes::Options::default()
+        ..axes::AnalysisOptions::default()
     };
     let Ok(network) = Network::of(model, options) else {
         return;
@@ -289,7 +289,7 @@ fn chosen(network: &Network) {
     for target in &targets {
         let _ = segment::group::cut(&network.proto, network, target.group);
     }
-    let file = shared::File {
+    let file = shared::SharedFile {
         name: "it",
         network,
         targets: &targets,
@@ -335,7 +335,7 @@ fn aligned(cost: &Cost, network: &Network, targets: &[PruneTarget], rankings: &[
 }
 
 /// Quantised weights as floats and back, whole and pruned.
-fn quantised(model: &proto::ModelProto, options: axes::Options, seed: u8) {
+fn quantised(model: &proto::ModelProto, options: axes::AnalysisOptions, seed: u8) {
     let Ok(Some((opened, closed))) = dequantise::open(model) else {
         return;
     };

@@ -44,7 +44,7 @@ fn cases() -> Vec<Case> {
 fn load(path: &Path) -> Option<Case> {
     let file = onnx::load(path).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
-    let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+    let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
     let targets = sites::choose(&network, &Selection::default()).ok()?;
     Some(Case {
         name: path.display().to_string(),

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use onnx_prune::calibrate::Watched;
-use onnx_prune::channels::{Calibration, ChannelKind, ChannelOptions, Narrowed, Narrower};
+use onnx_prune::channels::{ChannelCalibration, ChannelKind, ChannelOptions, Narrowed, Narrower};
 use onnx_prune::data::{DataOptions, Samples};
 use onnx_prune::engine::{Engine, SessionOptions};
 use onnx_prune::mask::Narrowing;
@@ -37,7 +37,7 @@ impl Case {
     fn load(path: &Path, engine: &dyn Engine) -> Option<Self> {
         let file = onnx::load(path).unwrap();
         let model = onnx::inline_functions(&file.proto).unwrap();
-        let network = Network::of(model, axes::Options::default()).unwrap();
+        let network = Network::of(model, axes::AnalysisOptions::default()).unwrap();
         let targets = sites::choose(&network, &Selection::default()).ok()?;
         let data = DataOptions {
             samples: 12,
@@ -64,8 +64,8 @@ impl Case {
         })
     }
 
-    fn known<'a>(&'a self, positions: &'a Weights) -> Calibration<'a> {
-        Calibration {
+    fn known<'a>(&'a self, positions: &'a Weights) -> ChannelCalibration<'a> {
+        ChannelCalibration {
             network: &self.network,
             targets: &self.targets,
             statistics: &self.statistics,
@@ -75,7 +75,7 @@ impl Case {
 
     fn narrower(&self, engine: &dyn Engine) -> Option<Narrower> {
         let options = ChannelOptions {
-            axes: axes::Options::default(),
+            axes: axes::AnalysisOptions::default(),
             damp: self.damp,
             cuda: false,
         };

@@ -60,7 +60,7 @@ fn pruned_models_are_valid_and_keep_their_kernels() {
                 continue;
             }
             let model = onnx::inline_functions(&onnx::load(&case.join("model.onnx")).unwrap().proto).unwrap();
-            let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+            let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
             let analysis = &network.axes;
             if analysis.groups.is_empty() {
                 continue;

@@ -58,7 +58,7 @@ fn block(
 }
 
 fn check(case: &str, model: &ModelProto) {
-    let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+    let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
     let analysis = &network.axes;
     let found: Vec<(Kind, usize)> = analysis.groups.iter().map(|g| (g.kind, g.units)).collect();
     assert_eq!(found, [(Kind::Neurons, NEURONS)], "{case}: {:?}", analysis.frozen);

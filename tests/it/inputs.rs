@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use onnx_prune::data::{DataOptions, InputDim, Origin, Sample, Samples, batches, input_specs, read_samples};
+use onnx_prune::data::{
+    DataOptions, DataOrigin, InputDim, Sample, Samples, batches, input_specs, read_samples,
+};
 use onnx_prune::io::npz;
 use onnx_prune::onnx::proto;
 use onnx_prune::tensor::{Data, Elem, Tensor};
@@ -121,7 +123,7 @@ fn npz_padding_is_cut_and_missing_inputs_are_made() {
     let model = bert("batch", "sequence", 100);
     let path = padded(folder.path(), Elem::I32);
     let samples = read_samples(&model, &options(&path)).unwrap();
-    assert_eq!(samples.origin, Origin::Files { paths: vec![path] });
+    assert_eq!(samples.origin, DataOrigin::Files { paths: vec![path] });
     let all: Vec<Vec<i64>> = samples.samples.iter().map(ids).collect();
     assert_eq!(all, [vec![5, 6, 7, 8], vec![9, 10], vec![11, 12, 13, 14, 15]]);
     for sample in &samples.samples {
@@ -1000,7 +1002,7 @@ fn synthetic_tokens() {
         ..Default::default()
     };
     let samples = read_samples(&model, &options).unwrap();
-    assert_eq!(samples.origin, Origin::Synthetic { seed: 0 });
+    assert_eq!(samples.origin, DataOrigin::Synthetic { seed: 0 });
     let lengths: BTreeSet<usize> = samples.samples.iter().map(|s| ids(s).len()).collect();
     assert_eq!((lengths.first(), lengths.last()), (Some(&10), Some(&40)));
     assert_eq!(lengths.len(), 12);

@@ -18,9 +18,9 @@ use crate::common::{cases, feeds, name, take};
 fn options(change_interface: bool) -> Options {
     let mut options = Options {
         demands: vec![Demand::Flops(0.6)],
-        axes: axes::Options {
+        axes: axes::AnalysisOptions {
             change_interface,
-            ..axes::Options::default()
+            ..axes::AnalysisOptions::default()
         },
         engine: EngineOptions {
             engine: EngineChoice::Ort,

@@ -43,7 +43,7 @@ fn difference(a: &Tensor, b: &Tensor) -> f32 {
 fn check(engine: &dyn Engine, path: &Path) -> Result<usize, String> {
     let file = onnx::load(&path.join("model.onnx")).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
-    let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+    let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
     let inputs = feeds(path, 1);
     let mut checked = 0;
     for (at, group) in network.axes.indexed() {
@@ -127,11 +127,11 @@ fn a_table_buys_a_speed_up() {
     let Some(engine) = engine() else { return };
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let file = onnx::load(&root.join("fixtures/text-language/model.onnx")).unwrap();
-    let network = Network::of(file.proto.clone(), axes::Options::default()).unwrap();
+    let network = Network::of(file.proto.clone(), axes::AnalysisOptions::default()).unwrap();
     let chosen = sites::choose(&network, &Selection::default()).unwrap();
     let inputs = onnx_prune::data::exact_batch(&file.proto, 32, 48, &[]).unwrap();
     assert_eq!((inputs.batch, inputs.seq), (32, Some(48)));
-    let options = latency::Options { runs: 9, align: 16 };
+    let options = latency::LatencyOptions { runs: 9, align: 16 };
     let table = latency::measure(
         quiet(engine.as_ref()),
         &network,

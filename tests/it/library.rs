@@ -80,9 +80,9 @@ fn a_rule_of_ones_own_frees_what_the_operator_froze() {
     }
     let graph = graph::build(&model).unwrap();
     let neurons = |own_rules: &'static [OwnRule]| {
-        let options = axes::Options {
+        let options = axes::AnalysisOptions {
             own_rules,
-            ..axes::Options::default()
+            ..axes::AnalysisOptions::default()
         };
         let found = axes::analyse(&graph, options);
         let count = found.groups.iter().filter(|g| g.kind == Kind::Neurons).count();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use onnx_prune::calibrate::{self, Kept};
+use onnx_prune::calibrate::{self, KeptStatistics};
 use onnx_prune::data::Samples;
 use onnx_prune::engine::{self, Ctx, Engine, EngineChoice, EngineOptions};
 use onnx_prune::io::npz;
@@ -216,7 +216,7 @@ impl Fixture {
             ..EngineOptions::default()
         };
         let model = onnx::load(&fixture("text-language/model.onnx")).unwrap().proto;
-        let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+        let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
         let chosen = sites::choose(&network, &Selection::default()).unwrap();
         let probes = chosen
             .iter()
@@ -235,7 +235,12 @@ impl Fixture {
         }
     }
 
-    fn run(&self, kept: Kept, progress: &dyn Progress, cancelled: &AtomicBool) -> Result<Statistics> {
+    fn run(
+        &self,
+        kept: KeptStatistics,
+        progress: &dyn Progress,
+        cancelled: &AtomicBool,
+    ) -> Result<Statistics> {
         calibrate::collect_kept(
             kept,
             Ctx {
@@ -264,7 +269,7 @@ fn a_calibration_that_was_stopped_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let (at_once, in_parts) = (folder.path().join("a"), folder.path().join("b"));
     let never = AtomicBool::new(false);
-    let kept = |path| Kept {
+    let kept = |path| KeptStatistics {
         path,
         key: "the model and the samples",
         every: 12,
@@ -304,7 +309,7 @@ fn statistics_of_something_else_are_not_gone_on_from() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("statistics");
     let never = AtomicBool::new(false);
-    let kept = |key, every| Kept {
+    let kept = |key, every| KeptStatistics {
         path: &path,
         key,
         every,

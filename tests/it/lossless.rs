@@ -67,7 +67,7 @@ fn model(path: &Path) -> ModelProto {
 }
 
 fn analysed(model: &ModelProto) -> Network {
-    Network::of(model.clone(), axes::Options::default()).unwrap()
+    Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap()
 }
 
 fn run(

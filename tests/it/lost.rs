@@ -429,7 +429,7 @@ fn killed_at_any_moment() {
     let before = onnx::load(&out).unwrap().proto;
     let analysis = {
         let model = onnx::load(&place.at("in.onnx")).unwrap().proto;
-        axes::analyse(&graph::build(&model).unwrap(), axes::Options::default())
+        axes::analyse(&graph::build(&model).unwrap(), axes::AnalysisOptions::default())
     };
     let open = analysis.indexed().map(|(g, _)| (g, 0)).collect();
 

@@ -12,7 +12,7 @@ use onnx_prune::{graph, onnx};
 fn analysis(path: &Path) -> Analysis {
     let model = onnx::load(path).unwrap().proto;
     let model = onnx::inline_functions(&model).unwrap();
-    axes::analyse(&graph::build(&model).unwrap(), axes::Options::default())
+    axes::analyse(&graph::build(&model).unwrap(), axes::AnalysisOptions::default())
 }
 
 fn fixture(name: &str) -> PathBuf {

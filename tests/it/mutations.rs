@@ -81,7 +81,7 @@ fn mask(chosen: &[PruneTarget], analysis: &Analysis, from: usize) -> Mask {
 
 fn case(name: &str) -> Case {
     let model = varied(onnx::inline_functions(&onnx::load(&path(name)).unwrap().proto).unwrap());
-    let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+    let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
     let targets = sites::choose(&network, &Selection::default()).unwrap();
     let options = DataOptions {
         samples: 3,

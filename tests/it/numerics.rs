@@ -4,9 +4,11 @@
 use faer::Mat;
 use faer::linalg::solvers::Solve;
 use onnx_prune::numerics::score::baselines::{magnitude, wanda};
-use onnx_prune::numerics::score::kcm::{KcmOptions, Normalise, Parts, gaussian_kernel, kcm, representatives};
+use onnx_prune::numerics::score::kcm::{
+    KcmOptions, KcmParts, Normalise, gaussian_kernel, kcm, representatives,
+};
 use onnx_prune::numerics::score::obs::{ObsOptions, obs, obs_at};
-use onnx_prune::numerics::score::{Curve, Site, Units, curve_of_order, order_of_scores};
+use onnx_prune::numerics::score::{Curve, ScoredSite, Units, curve_of_order, order_of_scores};
 use onnx_prune::numerics::solve::{Levels, local, rescale};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -48,8 +50,8 @@ impl Layer {
         Self::new(x, random(rng, n, d), units)
     }
 
-    fn site(&self) -> Site<'_> {
-        Site {
+    fn site(&self) -> ScoredSite<'_> {
+        ScoredSite {
             sigma: &self.sigma,
             mean: &self.mean,
             tokens: self.x.nrows() as f64,
@@ -545,7 +547,7 @@ fn one_unit_is_enough() {
 #[test]
 fn bad_input_is_an_error_that_says_so() {
     let layer = Layer::random(24, 20, Units::single(5), 3);
-    let fails = |site: &Site, says: &str| {
+    let fails = |site: &ScoredSite, says: &str| {
         let order: Vec<usize> = (0..site.units.len()).collect();
         for error in [
             obs(site, &ObsOptions::default()).err(),
@@ -566,7 +568,7 @@ fn bad_input_is_an_error_that_says_so() {
         }
     });
     fails(
-        &Site {
+        &ScoredSite {
             sigma: &nan,
             ..layer.site()
         },
@@ -574,35 +576,35 @@ fn bad_input_is_an_error_that_says_so() {
     );
     let infinite = Mat::from_fn(5, 3, |_, _| f64::INFINITY);
     fails(
-        &Site {
+        &ScoredSite {
             weight: &infinite,
             ..layer.site()
         },
         "infinite",
     );
     fails(
-        &Site {
+        &ScoredSite {
             tokens: 0.0,
             ..layer.site()
         },
         "0 tokens",
     );
     fails(
-        &Site {
+        &ScoredSite {
             mean: &[0.0; 4],
             ..layer.site()
         },
         "do not fit",
     );
     fails(
-        &Site {
+        &ScoredSite {
             units: Units::single(4),
             ..layer.site()
         },
         "row 4 is in no unit",
     );
     fails(
-        &Site {
+        &ScoredSite {
             units: Units {
                 rows: vec![vec![0, 1, 2, 3, 4], vec![4]],
             },
@@ -617,7 +619,7 @@ fn bad_input_is_an_error_that_says_so() {
             0.0
         }
     });
-    let site = Site {
+    let site = ScoredSite {
         sigma: &negative,
         ..layer.site()
     };
@@ -690,7 +692,7 @@ fn r2_is_the_publications_iteration() {
             sigma,
             alpha,
             max_iterations: 50,
-            parts: Parts::R2,
+            parts: KcmParts::R2,
             ..KcmOptions::default()
         };
         let scores = kcm(&weight, &[], &options).unwrap();
@@ -750,10 +752,10 @@ fn kcm_merges_what_it_is_told_to() {
         )
         .unwrap()
     };
-    let both = run(Parts::Both, Normalise::MinMax);
+    let both = run(KcmParts::Both, Normalise::MinMax);
     let (r2, d2) = (
-        run(Parts::R2, Normalise::MinMax),
-        run(Parts::D2, Normalise::MinMax),
+        run(KcmParts::R2, Normalise::MinMax),
+        run(KcmParts::D2, Normalise::MinMax),
     );
     assert_eq!(d2.iterations, 0);
     for i in 0..20 {
@@ -763,14 +765,14 @@ fn kcm_merges_what_it_is_told_to() {
     }
     let least = r2.scores.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!(least, 0.0);
-    assert_eq!(run(Parts::D2, Normalise::None).scores, d2.d2);
+    assert_eq!(run(KcmParts::D2, Normalise::None).scores, d2.d2);
     close(
-        run(Parts::D2, Normalise::Max).scores[10],
+        run(KcmParts::D2, Normalise::Max).scores[10],
         10.0 / 19.0,
         1e-12,
         "by the greatest",
     );
-    let shares = run(Parts::D2, Normalise::Sum).scores;
+    let shares = run(KcmParts::D2, Normalise::Sum).scores;
     close(shares.iter().sum(), 1.0, 1e-12, "shares");
     close(shares[10], 10.0 / 190.0, 1e-12, "a share");
 }
@@ -790,7 +792,7 @@ fn scores_without_a_scale_are_one_and_stay_finite() {
     let weight = weights(5, 6, 3);
     for normalise in [Normalise::MinMax, Normalise::Max, Normalise::Sum] {
         let options = KcmOptions {
-            parts: Parts::D2,
+            parts: KcmParts::D2,
             normalise,
             ..KcmOptions::default()
         };

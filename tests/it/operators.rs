@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use onnx_prune::graph::{self, Declared};
+use onnx_prune::graph::{self, DeclaredShape};
 use onnx_prune::{axes, onnx};
 
 /// The node tests of the ONNX package as files, where Python has it.
@@ -44,9 +44,9 @@ fn shapes_are_those_of_the_onnx_package() {
         };
         let Ok(graph) = graph::build(&model) else { continue };
         for change_interface in [false, true] {
-            let options = axes::Options {
+            let options = axes::AnalysisOptions {
                 change_interface,
-                ..axes::Options::default()
+                ..axes::AnalysisOptions::default()
             };
             let analysis = axes::analyse(&graph, options);
             for op in analysis.unsupported.keys() {
@@ -68,7 +68,7 @@ fn shapes_are_those_of_the_onnx_package() {
                     continue;
                 }
                 for (axis, (dim, declared)) in dims.iter().zip(declared).enumerate() {
-                    if let (Some(size), Declared::Size(n)) = (analysis.space.size(dim), declared)
+                    if let (Some(size), DeclaredShape::Size(n)) = (analysis.space.size(dim), declared)
                         && size != *n
                     {
                         wrong.push(format!(

@@ -150,7 +150,7 @@ fn operators_are_followed_in_all_operator_sets() {
                 problem(error.chain());
                 continue;
             }
-            let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+            let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
             let analysis = &network.axes;
             if found(analysis) != expected(wanted) {
                 let why: Vec<_> = analysis

@@ -88,7 +88,7 @@ fn padding_that_changes_nothing_is_found_and_batches_are_fewer() {
 fn statistics_are_those_of_the_texts_alone() {
     let (model, mut samples) = language();
     let engine = tract();
-    let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+    let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
     let chosen = sites::choose(&network, &Selection::default()).expect("groups");
     let probes: Vec<SiteProbe> = chosen
         .into_iter()

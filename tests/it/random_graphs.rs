@@ -243,7 +243,7 @@ fn sliced_equals_masked_on_random_graphs() {
     for seed in 0..60 {
         let (model, hidden, expected) = random_model(seed);
         onnx::validate(&model).unwrap();
-        let network = Network::of(model.clone(), axes::Options::default()).unwrap();
+        let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
         let analysis = &network.axes;
         let of = |kind: Kind| analysis.groups.iter().filter(|g| g.kind == kind).count();
         assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use onnx_prune::axes::{self, Kind};
-use onnx_prune::budget::shared::{self, Class, File, Member};
+use onnx_prune::budget::shared::{self, FileClass, Member, SharedFile};
 use onnx_prune::budget::{self, Align, Budget, Cost, Demand, Limit, Prices, Sizes};
 use onnx_prune::mask::Mask;
 use onnx_prune::network::Network;
@@ -27,7 +27,7 @@ impl Loaded {
     }
 
     fn with(name: &str, model: proto::ModelProto, selection: &Selection) -> Self {
-        let network = Network::of(model, axes::Options::default()).unwrap();
+        let network = Network::of(model, axes::AnalysisOptions::default()).unwrap();
         let targets = sites::choose(&network, selection).unwrap();
         Loaded {
             name: name.to_owned(),
@@ -36,8 +36,8 @@ impl Loaded {
         }
     }
 
-    fn file(&self) -> File<'_> {
-        File {
+    fn file(&self) -> SharedFile<'_> {
+        SharedFile {
             name: &self.name,
             network: &self.network,
             targets: &self.targets,
@@ -73,8 +73,8 @@ fn text() -> proto::ModelProto {
     onnx::load(&fixture("text-language")).unwrap().proto
 }
 
-fn tie(files: &[&Loaded]) -> onnx_prune::Result<Vec<Class>> {
-    let files: Vec<File<'_>> = files.iter().map(|f| f.file()).collect();
+fn tie(files: &[&Loaded]) -> onnx_prune::Result<Vec<FileClass>> {
+    let files: Vec<SharedFile<'_>> = files.iter().map(|f| f.file()).collect();
     shared::tie(&files)
 }
 
@@ -83,7 +83,7 @@ fn member(file: usize, target: usize) -> Member {
 }
 
 /// Every chosen group is in exactly one class.
-fn check_partition(files: &[&Loaded], classes: &[Class]) {
+fn check_partition(files: &[&Loaded], classes: &[FileClass]) {
     let all: Vec<Member> = classes.iter().flat_map(|c| c.members.iter().copied()).collect();
     let distinct: BTreeSet<Member> = all.iter().copied().collect();
     assert_eq!(all.len(), distinct.len());
@@ -277,7 +277,7 @@ fn curves(file: &Loaded, scale: f64) -> Vec<Ranking> {
 
 /// The masks of several files from one knapsack, and what they cost together.
 fn allocate(
-    files: &[File<'_>],
+    files: &[SharedFile<'_>],
     costs: &[Cost<'_>],
     rankings: &[Vec<Ranking>],
     asked: f64,

@@ -82,7 +82,7 @@ fn what_costs_nothing_comes_first_and_counts() {
 fn constant_units_are_folded_when_asked() {
     let path = fixture("digits-vit/model.onnx");
     let mut file = onnx::load(&path).unwrap();
-    let network = Network::of(file.proto.clone(), axes::Options::default()).unwrap();
+    let network = Network::of(file.proto.clone(), axes::AnalysisOptions::default()).unwrap();
     let (graph, analysis) = (&network.graph, &network.axes);
     let group = analysis.groups.iter().find(|g| g.kind == Kind::Neurons).unwrap();
     // The weights in front of two neurons become zero: their bias alone goes

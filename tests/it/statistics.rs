@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use faer::Mat;
 use onnx_prune::calibrate::file::{self, Stored};
 use onnx_prune::calibrate::{SiteProbe, Timings, Watched, collect};
-use onnx_prune::data::{Origin, Padding, Sample, Samples};
+use onnx_prune::data::{DataOrigin, Padding, Sample, Samples};
 use onnx_prune::engine::{Ctx, Engine, EngineInfo, Session, SessionOptions};
 use onnx_prune::numerics::{SiteStatistics, Statistics};
 use onnx_prune::onnx::proto;
@@ -429,7 +429,7 @@ fn samples(count: usize, pad_to: Option<usize>) -> Samples {
     }
     Samples {
         samples,
-        origin: Origin::Synthetic { seed: 0 },
+        origin: DataOrigin::Synthetic { seed: 0 },
         notes: Vec::new(),
         padding: Padding::No,
     }

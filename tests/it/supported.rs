@@ -81,9 +81,9 @@ fn row(engine: &dyn Engine, case: &Path) -> String {
         serde_json::from_str(&std::fs::read_to_string(case.join("meta.json")).unwrap()).unwrap();
     let file = onnx::load(&case.join("model.onnx")).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
-    let options = axes::Options {
+    let options = axes::AnalysisOptions {
         change_interface: meta["prunable"]["cache_in_interface"].as_bool() == Some(true),
-        ..axes::Options::default()
+        ..axes::AnalysisOptions::default()
     };
     let network = Network::of(model, options).unwrap();
     let (graph, analysis) = (&network.graph, &network.axes);

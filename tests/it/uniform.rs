@@ -20,7 +20,7 @@ use onnx_prune::{onnx, pipeline, rewrite, sites};
 
 use crate::corpus::within;
 
-const UNIFORM: axes::Options = axes::Options {
+const UNIFORM: axes::AnalysisOptions = axes::AnalysisOptions {
     change_interface: true,
     uniform_kv: true,
     own_rules: &[],

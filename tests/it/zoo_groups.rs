@@ -43,7 +43,7 @@ fn groups_equal_the_architecture() {
         let cache = meta["prunable"]["cache_in_interface"].as_bool() == Some(true);
         let analysis = axes::analyse(
             &graph,
-            axes::Options {
+            axes::AnalysisOptions {
                 change_interface: cache,
                 ..Default::default()
             },

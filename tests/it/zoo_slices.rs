@@ -109,7 +109,7 @@ fn load(path: &Path) -> Option<Case> {
     let file = onnx::load(&path.join("model.onnx")).unwrap();
     let model = onnx::inline_functions(&file.proto).unwrap();
     let cache = meta["prunable"]["cache_in_interface"].as_bool() == Some(true);
-    let options = axes::Options {
+    let options = axes::AnalysisOptions {
         change_interface: cache,
         ..Default::default()
     };

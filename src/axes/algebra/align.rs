@@ -14,7 +14,7 @@ use crate::graph::NodeId;
 
 /// One entry of the shape vector.
 #[derive(Debug, Clone)]
-pub(crate) enum Entry {
+pub(crate) enum AlignEntry {
     /// A known integer.
     Int(Int),
     /// `-1`.
@@ -22,14 +22,14 @@ pub(crate) enum Entry {
 }
 
 /// The dimensions of a reshaped tensor.
-pub(crate) fn reshape(space: &mut Space, input: &[Dim], entries: &[Entry], at: NodeId) -> Vec<Dim> {
+pub(crate) fn reshape(space: &mut Space, input: &[Dim], entries: &[AlignEntry], at: NodeId) -> Vec<Dim> {
     let mut terms: VecDeque<Term> = VecDeque::new();
     for dim in input {
         terms.extend(space.resolve(dim).0);
     }
     let mut out: Vec<Option<Dim>> = vec![None; entries.len()];
     let mut first = 0;
-    while let Some(Entry::Int(int)) = entries.get(first) {
+    while let Some(AlignEntry::Int(int)) = entries.get(first) {
         let Some(dim) = consume(space, &mut terms, int, true, at) else {
             break;
         };
@@ -38,7 +38,7 @@ pub(crate) fn reshape(space: &mut Space, input: &[Dim], entries: &[Entry], at: N
     }
     let mut last = entries.len();
     while last > first
-        && let Entry::Int(int) = &entries[last - 1]
+        && let AlignEntry::Int(int) = &entries[last - 1]
         && let Some(dim) = consume(space, &mut terms, int, false, at)
     {
         last -= 1;
@@ -52,7 +52,7 @@ pub(crate) fn reshape(space: &mut Space, input: &[Dim], entries: &[Entry], at: N
             }
         }
         [entry] => {
-            if let Entry::Int(int) = entry
+            if let AlignEntry::Int(int) = entry
                 && let (Some(wanted), Some(is)) = (space.value(int).as_const(), space.size(&rest))
                 && usize::try_from(wanted) != Ok(is)
             {
@@ -64,8 +64,8 @@ pub(crate) fn reshape(space: &mut Space, input: &[Dim], entries: &[Entry], at: N
             space.freeze(&rest, Some(at), "a reshape takes it apart across its factors");
             for (entry, slot) in several.iter().zip(&mut out[first..]) {
                 let dim = match entry {
-                    Entry::Int(int) => space.dim_of(int),
-                    Entry::Rest => space.unknown(),
+                    AlignEntry::Int(int) => space.dim_of(int),
+                    AlignEntry::Rest => space.unknown(),
                 };
                 space.freeze(&dim, Some(at), "a reshape takes it apart across its factors");
                 *slot = Some(dim);

@@ -22,7 +22,7 @@ pub struct Freeze {
 }
 
 #[derive(Debug, Clone)]
-enum State {
+enum AxisState {
     Leaf(Option<Freeze>),
     Bound(Dim),
 }
@@ -30,7 +30,7 @@ enum State {
 #[derive(Debug, Clone)]
 struct Slot {
     size: usize,
-    state: State,
+    state: AxisState,
     /// Made by repeating an activation (the query heads of a KV group).
     repeat: bool,
 }
@@ -91,7 +91,7 @@ impl Space {
         let id = FactorId(self.slots.len() as u32);
         self.slots.push(Slot {
             size,
-            state: State::Leaf(frozen),
+            state: AxisState::Leaf(frozen),
             repeat: false,
         });
         id
@@ -171,8 +171,8 @@ impl Space {
         for term in &dim.0 {
             match term {
                 Term::Factor(f) => match &self.slots[f.0 as usize].state {
-                    State::Leaf(_) => out.push(Term::Factor(*f)),
-                    State::Bound(to) => self.resolve_into(to, out),
+                    AxisState::Leaf(_) => out.push(Term::Factor(*f)),
+                    AxisState::Bound(to) => self.resolve_into(to, out),
                 },
                 Term::Symbol(s) => out.push(Term::Symbol(*s)),
                 Term::Sum(parts) => {
@@ -234,8 +234,8 @@ impl Space {
     /// Why the leaf must keep its size.
     pub fn frozen(&self, id: FactorId) -> Option<&Freeze> {
         match &self.slots[id.0 as usize].state {
-            State::Leaf(frozen) => frozen.as_ref(),
-            State::Bound(_) => None,
+            AxisState::Leaf(frozen) => frozen.as_ref(),
+            AxisState::Bound(_) => None,
         }
     }
 
@@ -244,14 +244,14 @@ impl Space {
         self.slots
             .iter()
             .enumerate()
-            .filter(|(_, s)| matches!(s.state, State::Leaf(_)))
+            .filter(|(_, s)| matches!(s.state, AxisState::Leaf(_)))
             .map(|(i, s)| (FactorId(i as u32), s.size))
     }
 
     /// Freezes every leaf of a dimension; the first reason stays.
     pub fn freeze(&mut self, dim: &Dim, node: Option<NodeId>, why: &str) {
         for leaf in self.leaves(dim) {
-            let State::Leaf(frozen) = &mut self.slots[leaf.0 as usize].state else {
+            let AxisState::Leaf(frozen) = &mut self.slots[leaf.0 as usize].state else {
                 continue;
             };
             if frozen.is_none() {
@@ -266,7 +266,7 @@ impl Space {
     /// Binds a leaf to what stands for it; a freeze goes over to all of it.
     fn bind(&mut self, leaf: FactorId, to: Dim) {
         let slot = &mut self.slots[leaf.0 as usize];
-        let State::Leaf(frozen) = std::mem::replace(&mut slot.state, State::Bound(to.clone())) else {
+        let AxisState::Leaf(frozen) = std::mem::replace(&mut slot.state, AxisState::Bound(to.clone())) else {
             unreachable!("only leaves are bound: resolve comes first");
         };
         let repeat = slot.repeat;

@@ -11,7 +11,7 @@ use crate::graph::{Graph, NodeId, Role, ValueId};
 
 /// What was found about one leaf.
 #[derive(Default)]
-struct Class {
+struct UnitClass {
     sinks: Vec<Sink>,
     sources: BTreeSet<ValueId>,
     /// Nodes that carry the class, for its name.
@@ -26,7 +26,7 @@ pub(crate) fn find(analysis: &mut Analysis, graph: &Graph) {
     let classes = classes(analysis, graph);
     // Where an axis leads into a node that is not followed, nothing is known of its
     // sinks: it is told as frozen all the same.
-    let ends = |leaf: FactorId, class: &Class| {
+    let ends = |leaf: FactorId, class: &UnitClass| {
         let node = analysis.space.frozen(leaf).and_then(|f| f.node);
         !class.nodes.is_empty() && node.is_some_and(|n| analysis.lost.contains(&n))
     };
@@ -34,8 +34,8 @@ pub(crate) fn find(analysis: &mut Analysis, graph: &Graph) {
     let mut groups = Vec::new();
     let mut frozen = Vec::new();
     let roles = kind::Roles::of(analysis, graph);
-    let mut names = names::Names::default();
-    let mut found: Vec<(FactorId, Class)> = classes
+    let mut names = names::GroupNames::default();
+    let mut found: Vec<(FactorId, UnitClass)> = classes
         .into_iter()
         .filter(|(leaf, class)| {
             let without_sink =
@@ -79,8 +79,8 @@ pub(crate) fn find(analysis: &mut Analysis, graph: &Graph) {
     analysis.frozen = frozen;
 }
 
-fn classes(analysis: &Analysis, graph: &Graph) -> BTreeMap<FactorId, Class> {
-    let mut classes: BTreeMap<FactorId, Class> = BTreeMap::new();
+fn classes(analysis: &Analysis, graph: &Graph) -> BTreeMap<FactorId, UnitClass> {
+    let mut classes: BTreeMap<FactorId, UnitClass> = BTreeMap::new();
     let space = &analysis.space;
     for (index, c) in analysis.contractions.iter().enumerate() {
         if c.inner || c.constant[0] == c.constant[1] {
@@ -131,7 +131,7 @@ fn classes(analysis: &Analysis, graph: &Graph) -> BTreeMap<FactorId, Class> {
 
 /// Constants of two and more axes that carry a leaf and are no operand of a
 /// contraction (embedding tables, convolution filters) are sources, too.
-fn tables(analysis: &Analysis, graph: &Graph, classes: &mut BTreeMap<FactorId, Class>) {
+fn tables(analysis: &Analysis, graph: &Graph, classes: &mut BTreeMap<FactorId, UnitClass>) {
     for (at, value) in graph.values.iter().enumerate() {
         let id = ValueId(at as u32);
         if value.role != Role::Constant {

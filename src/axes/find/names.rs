@@ -7,11 +7,11 @@ use crate::graph::{Graph, NodeId, ValueId};
 
 /// Hands out unique names.
 #[derive(Default)]
-pub(crate) struct Names {
+pub(crate) struct GroupNames {
     taken: HashSet<String>,
 }
 
-impl Names {
+impl GroupNames {
     pub(crate) fn unique(&mut self, prefix: &str, kind: Kind) -> String {
         let base = match (prefix.is_empty(), kind) {
             (true, kind) => kind.noun().to_string(),

@@ -9,10 +9,10 @@ use crate::axes::op::Op;
 use crate::graph::{Attr, Graph};
 
 /// Sizes of one value, `None` where a size is not fixed.
-type Sizes = Vec<Option<usize>>;
+type KnownSizes = Vec<Option<usize>>;
 
 pub(super) fn branches(op: &mut Op) -> Option<()> {
-    let branch = |op: &mut Op, name: &str| -> Option<Vec<Option<Sizes>>> {
+    let branch = |op: &mut Op, name: &str| -> Option<Vec<Option<KnownSizes>>> {
         let body = body(op, name)?;
         Some(run(op, body, &[]))
     };
@@ -106,7 +106,7 @@ fn body<'g>(op: &Op<'g>, name: &str) -> Option<&'g Graph> {
 
 /// Follows a body with nothing but ranks, fixed sizes and numbers of what it
 /// captures; the sizes of its outputs.
-fn run(op: &mut Op, body: &Graph, formal: &[Option<Sizes>]) -> Vec<Option<Sizes>> {
+fn run(op: &mut Op, body: &Graph, formal: &[Option<KnownSizes>]) -> Vec<Option<KnownSizes>> {
     let mut inner = Analysis::empty(body);
     for (at, input) in body.inputs.iter().enumerate() {
         let facts = match formal.get(at) {
@@ -128,7 +128,7 @@ fn run(op: &mut Op, body: &Graph, formal: &[Option<Sizes>]) -> Vec<Option<Sizes>
         .collect()
 }
 
-fn dims(inner: &mut Analysis, sizes: &Sizes) -> Vec<Dim> {
+fn dims(inner: &mut Analysis, sizes: &KnownSizes) -> Vec<Dim> {
     let dim = |size: &Option<usize>| match size {
         Some(n) => inner.space.fresh(*n),
         None => inner.space.unknown(),
@@ -144,7 +144,7 @@ fn captured(op: &Op, inner: &mut Analysis, name: &str) -> Facts {
         return Facts::default();
     };
     let outer = op.a.facts(*value);
-    let sizes: Option<Sizes> = outer
+    let sizes: Option<KnownSizes> = outer
         .dims
         .as_ref()
         .map(|dims| dims.iter().map(|d| op.a.space.size(d)).collect());
@@ -163,13 +163,13 @@ fn captured(op: &Op, inner: &mut Analysis, name: &str) -> Facts {
 }
 
 /// What two branches have in common.
-fn common(a: Sizes, b: Sizes) -> Option<Sizes> {
+fn common(a: KnownSizes, b: KnownSizes) -> Option<KnownSizes> {
     (a.len() == b.len()).then(|| a.into_iter().zip(b).map(|(x, y)| x.filter(|_| x == y)).collect())
 }
 
 /// Freezes what the node reads (all of it, or the values of these names) and
 /// gives its outputs their sizes.
-fn settle(op: &mut Op, made: Vec<Option<Sizes>>, read: Option<&[&str]>) {
+fn settle(op: &mut Op, made: Vec<Option<KnownSizes>>, read: Option<&[&str]>) {
     let why = format!("the body of {} reads it", op.node().op);
     op.give_up_on(&why, read);
     for (output, sizes) in made.into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use crate::axes::algebra::dim::{Dim, Term};
 use crate::axes::algebra::int::Int;
-use crate::axes::facts::Run;
+use crate::axes::facts::RunFacts;
 use crate::axes::op::Op;
 
 pub(super) fn gather(op: &mut Op) -> Option<()> {
@@ -58,7 +58,7 @@ fn cut(op: &mut Op, dim: &Dim, picks: &[i64]) -> Option<Dim> {
     }
     let part = op.a.space.cut(dim, first, first.checked_add(picks.len())?)?;
     let before = op.a.space.cut(dim, 0, first)?;
-    op.a.runs.push(Run {
+    op.a.runs.push(RunFacts {
         node: op.id,
         before,
         part: part.clone(),

@@ -1,6 +1,6 @@
 //! Operators that move elements without changing them.
 
-use crate::axes::algebra::align::{self, Entry};
+use crate::axes::algebra::align::{self, AlignEntry};
 use crate::axes::algebra::dim::Dim;
 use crate::axes::algebra::elements;
 use crate::axes::algebra::int::Int;
@@ -23,14 +23,14 @@ pub(super) fn reshape(op: &mut Op) -> Option<()> {
     let mut entries = Vec::with_capacity(shape.len());
     for (at, int) in shape.iter().enumerate() {
         entries.push(match int {
-            Int::Const(-1) => Entry::Rest,
-            Int::Const(0) if !zero_is_size => Entry::Int(Int::Dim(input.get(at)?.clone())),
-            other => Entry::Int(other.clone()),
+            Int::Const(-1) => AlignEntry::Rest,
+            Int::Const(0) if !zero_is_size => AlignEntry::Int(Int::Dim(input.get(at)?.clone())),
+            other => AlignEntry::Int(other.clone()),
         });
     }
     let out = align::reshape(&mut op.a.space, &input, &entries, op.id);
     for (at, (entry, dim)) in entries.iter().zip(&out).enumerate() {
-        if let Entry::Int(actual) = entry {
+        if let AlignEntry::Int(actual) = entry {
             op.needs(1, at, actual.clone(), Int::Dim(dim.clone()));
         }
     }

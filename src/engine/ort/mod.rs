@@ -20,7 +20,7 @@ use prost::Message;
 
 use self::bound::Bound;
 use super::guard::guard;
-use super::locate::{self, Candidate, Origin, Surroundings};
+use super::locate::{self, LibraryCandidate, LibraryOrigin, Surroundings};
 use super::prepare::{Prepared, prepare};
 use super::serialise::{LIMIT, Serialised, beside, serialise};
 use super::signature::Signature;
@@ -200,7 +200,7 @@ impl OnnxRuntime {
 
     /// [`Engine::session`], with models of more than `limit` bytes handed over
     /// in files.
-    fn open(&self, model: &ModelProto, options: &SessionOptions, limit: usize) -> Result<Run> {
+    fn open(&self, model: &ModelProto, options: &SessionOptions, limit: usize) -> Result<OrtRun> {
         let Prepared {
             model,
             signature,
@@ -211,7 +211,7 @@ impl OnnxRuntime {
             let builder = |precise| self.builder(options.optimise, precise).map_err(|e| failed(&e));
             Self::loaded(builder, model, limit)
         })?;
-        Ok(Run {
+        Ok(OrtRun {
             session,
             signature,
             outputs,
@@ -264,7 +264,7 @@ impl Engine for OnnxRuntime {
 }
 
 /// A loaded model.
-struct Run {
+struct OrtRun {
     session: OrtSession,
     signature: Signature,
     outputs: Vec<String>,
@@ -274,7 +274,7 @@ struct Run {
     bound: Option<Bound>,
 }
 
-impl Session for Run {
+impl Session for OrtRun {
     fn outputs(&self) -> &[String] {
         &self.outputs
     }
@@ -328,20 +328,20 @@ fn library(asked: Option<&Path>) -> Result<(Library, Vec<String>)> {
         return Ok((library.clone(), Vec::new()));
     }
     let surroundings = Surroundings::of_process();
-    let candidates: Box<dyn Iterator<Item = Candidate>> = match asked {
-        Some(path) => Box::new(locate::named(path).into_iter().map(|path| Candidate {
+    let candidates: Box<dyn Iterator<Item = LibraryCandidate>> = match asked {
+        Some(path) => Box::new(locate::named(path).into_iter().map(|path| LibraryCandidate {
             path,
-            origin: Origin::Option,
+            origin: LibraryOrigin::Option,
         })),
         None => Box::new(surroundings.candidates()),
     };
     let mut failures = Vec::new();
-    for Candidate { path, origin } in candidates {
+    for LibraryCandidate { path, origin } in candidates {
         match load(&path) {
             Ok(library) => return Ok((loaded.insert(library).clone(), failures)),
             // A bare name that is not found is the end of the search, not a
             // fault of something that is there.
-            Err(_) if origin == Origin::System && !path.is_absolute() => {}
+            Err(_) if origin == LibraryOrigin::System && !path.is_absolute() => {}
             Err(reason) => failures.push(format!("{origin}: {reason}")),
         }
     }

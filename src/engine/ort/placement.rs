@@ -44,12 +44,12 @@ pub(super) fn of(engine: &OnnxRuntime, model: &ModelProto, feeds: &Feeds) -> Res
 struct Event {
     name: String,
     #[serde(default)]
-    args: Option<Place>,
+    args: Option<NodePlacement>,
 }
 
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
-struct Place {
+struct NodePlacement {
     provider: Option<String>,
 }
 

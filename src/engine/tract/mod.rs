@@ -91,7 +91,7 @@ impl Engine for Tract {
                 .model_for_read(&mut bytes.as_slice())
                 .map_err(|e| refused(&e))
         })?;
-        Ok(Box::new(Run {
+        Ok(Box::new(TractRun {
             parsed,
             signature,
             outputs,
@@ -110,10 +110,10 @@ impl Engine for Tract {
 }
 
 /// The shapes of the inputs, in the order of the parsed model.
-type Shapes = Vec<Vec<usize>>;
+type InputShapes = Vec<Vec<usize>>;
 
 /// A parsed model with its plans.
-struct Run {
+struct TractRun {
     parsed: InferenceModel,
     signature: Signature,
     outputs: Vec<String>,
@@ -121,11 +121,11 @@ struct Run {
     optimise: bool,
     executor: Executor,
     /// The most recently used last.
-    plans: Vec<(Shapes, Arc<TypedSimplePlan>)>,
+    plans: Vec<(InputShapes, Arc<TypedSimplePlan>)>,
     capacity: usize,
 }
 
-impl Session for Run {
+impl Session for TractRun {
     fn outputs(&self) -> &[String] {
         &self.outputs
     }
@@ -145,7 +145,7 @@ impl Session for Run {
     }
 }
 
-impl Run {
+impl TractRun {
     fn run_in_scope(&mut self, feeds: &Feeds) -> Result<Vec<Tensor>> {
         let inputs: Vec<&Tensor> = self
             .signature
@@ -174,7 +174,7 @@ impl Run {
 
     /// The plan for inputs of these shapes, made when it is not there.
     fn plan(&mut self, inputs: &[&Tensor]) -> Result<Arc<TypedSimplePlan>> {
-        let shapes: Shapes = inputs.iter().map(|t| t.shape.clone()).collect();
+        let shapes: InputShapes = inputs.iter().map(|t| t.shape.clone()).collect();
         let entry = match self.plans.iter().position(|(known, _)| *known == shapes) {
             Some(place) => self.plans.remove(place),
             None => (shapes, self.make_plan(inputs)?),

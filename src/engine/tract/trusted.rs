@@ -80,7 +80,7 @@ pub(super) fn check(model: &ModelProto) -> Result<()> {
         .iter()
         .map(|f| (spelling(f.domain()), f.name()))
         .collect();
-    let file = File::read(graph);
+    let file = TrustedFile::read(graph);
     if let Some(tensor) = file.bfloat16 {
         return Err(super::no_bfloat16().context(format!("tensor `{}`", tensor.name())));
     }
@@ -123,15 +123,15 @@ fn name(node: &NodeProto) -> &str {
 }
 
 /// What the objections look up: all graphs of the file taken together.
-struct File<'a> {
+struct TrustedFile<'a> {
     constants: HashMap<&'a str, &'a TensorProto>,
     producers: HashMap<&'a str, &'a NodeProto>,
     bfloat16: Option<&'a TensorProto>,
 }
 
-impl<'a> File<'a> {
+impl<'a> TrustedFile<'a> {
     fn read(graph: &'a GraphProto) -> Self {
-        let mut file = File {
+        let mut file = TrustedFile {
             constants: HashMap::new(),
             producers: HashMap::new(),
             bfloat16: None,

@@ -12,14 +12,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{ARRAYS, Found};
+use super::{ARRAYS, FoundMasks};
 use crate::axes::{Analysis, Dim, FactorId, GroupId, Kind, PruneGroup, Term};
 use crate::mask::{Kept, Mask};
 use crate::tensor::{Data, Tensor};
 use crate::{Error, Result, ResultExt};
 
 /// What one row of an array is about.
-struct Layer<'a> {
+struct LayerMask<'a> {
     /// The group.
     at: GroupId,
     group: &'a PruneGroup,
@@ -27,12 +27,12 @@ struct Layer<'a> {
     heads: Vec<usize>,
 }
 
-impl<'a> Layer<'a> {
+impl<'a> LayerMask<'a> {
     fn all(analysis: &'a Analysis, kind: Kind) -> Vec<Self> {
         analysis
             .indexed()
             .filter(|(_, group)| group.kind == kind)
-            .map(|(at, group)| Layer {
+            .map(|(at, group)| LayerMask {
                 at,
                 group,
                 heads: query_heads(analysis, group).unwrap_or_else(|| (0..group.units).collect()),
@@ -77,8 +77,8 @@ pub(super) fn from_arrays(
     analysis: &Analysis,
     arrays: &BTreeMap<String, Tensor>,
     notes: &mut Vec<String>,
-) -> Result<Found> {
-    let mut found = Found::new();
+) -> Result<FoundMasks> {
+    let mut found = FoundMasks::new();
     for (name, kind) in ARRAYS {
         if let Some(array) = arrays.get(name) {
             from_array(analysis, kind, array, &mut found, notes).context(|| format!("array '{name}'"))?;
@@ -91,7 +91,7 @@ fn from_array(
     analysis: &Analysis,
     kind: Kind,
     array: &Tensor,
-    found: &mut Found,
+    found: &mut FoundMasks,
     notes: &mut Vec<String>,
 ) -> Result<()> {
     let [rows, width] = array.shape[..] else {
@@ -102,10 +102,10 @@ fn from_array(
         )));
     };
     let flags = non_zero(array, width)?;
-    let layers = Layer::all(analysis, kind);
+    let layers = LayerMask::all(analysis, kind);
     let of_row = layers_of_rows(&layers, rows, kind)?;
     // One array is by query head or by unit as a whole: no row says it alone.
-    let widest = |of: fn(&Layer<'_>) -> usize| layers.iter().map(of).max().unwrap_or(0);
+    let widest = |of: fn(&LayerMask<'_>) -> usize| layers.iter().map(of).max().unwrap_or(0);
     let (units, heads) = (widest(|l| l.group.units), widest(|l| l.heads.len()));
     let by_head = heads > units && width >= heads;
     if by_head {
@@ -136,11 +136,15 @@ fn from_array(
 }
 
 /// The layer that each row is about.
-fn layers_of_rows<'a, 'b>(layers: &'a [Layer<'b>], rows: usize, kind: Kind) -> Result<Vec<&'a Layer<'b>>> {
+fn layers_of_rows<'a, 'b>(
+    layers: &'a [LayerMask<'b>],
+    rows: usize,
+    kind: Kind,
+) -> Result<Vec<&'a LayerMask<'b>>> {
     if rows == layers.len() {
         return Ok(layers.iter().collect());
     }
-    let mut uses: Vec<(usize, &Layer<'_>)> = layers
+    let mut uses: Vec<(usize, &LayerMask<'_>)> = layers
         .iter()
         .flat_map(|layer| {
             layer
@@ -168,7 +172,7 @@ fn layers_of_rows<'a, 'b>(layers: &'a [Layer<'b>], rows: usize, kind: Kind) -> R
     )))
 }
 
-fn units_of_row(layer: &Layer<'_>, row: &[bool], by_head: bool) -> Result<Vec<bool>> {
+fn units_of_row(layer: &LayerMask<'_>, row: &[bool], by_head: bool) -> Result<Vec<bool>> {
     let count = if by_head {
         layer.heads.len()
     } else {
@@ -240,7 +244,7 @@ fn non_zero(array: &Tensor, width: usize) -> Result<Vec<bool>> {
 /// The array of one kind as float32 zeros and ones; `None` where the model has
 /// no group of the kind.
 pub(super) fn array(analysis: &Analysis, mask: &Mask, kind: Kind, notes: &mut Vec<String>) -> Option<Tensor> {
-    let layers = Layer::all(analysis, kind);
+    let layers = LayerMask::all(analysis, kind);
     let width = layers.iter().map(|l| l.heads.len()).max()?;
     if layers.iter().any(|l| l.heads.len() < width) {
         notes.push(format!(

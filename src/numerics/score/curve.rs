@@ -2,7 +2,7 @@
 
 use faer::Mat;
 
-use super::site::{Site, check_damp};
+use super::site::{ScoredSite, check_damp};
 use crate::error::Result;
 use crate::numerics::linalg::{self, Cholesky};
 
@@ -73,7 +73,7 @@ pub fn order_of_scores(scores: &[f64]) -> Vec<usize> {
 ///
 /// # Errors
 /// Bad statistics, or an `order` that is no permutation of the units.
-pub fn curve_of_order(site: &Site, order: &[usize], damp: f64) -> Result<Curve> {
+pub fn curve_of_order(site: &ScoredSite, order: &[usize], damp: f64) -> Result<Curve> {
     site.check()?;
     check_damp(damp)?;
     site.units.check_order(order)?;
@@ -102,7 +102,7 @@ pub fn curve_of_order(site: &Site, order: &[usize], damp: f64) -> Result<Curve> 
 }
 
 /// `tr(W^T Sigma W)` from `tr(W^T H W)`; 0 where nothing but rounding is left.
-fn energy(site: &Site, lambda: f64, with_ridge: f64) -> f64 {
+fn energy(site: &ScoredSite, lambda: f64, with_ridge: f64) -> f64 {
     let size = linalg::inner(site.weight.as_ref(), site.weight.as_ref());
     let energy = with_ridge - lambda * size;
     if energy > 1e-12 * with_ridge { energy } else { 0.0 }
@@ -134,7 +134,7 @@ fn around(
 /// The least `tr(D^T Sigma D) + lambda |D|^2` after each removal, and the lambda
 /// that was used.
 fn objective(
-    site: &Site,
+    site: &ScoredSite,
     order: &[usize],
     rows: &[usize],
     weight: &Mat<f64>,

@@ -40,7 +40,7 @@ words!(Normalise { None = "none", MinMax = "minmax", Max = "max", Sum = "sum" })
 
 /// Which parts of the score are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Parts {
+pub enum KcmParts {
     /// R2 alone.
     R2,
     /// D2 alone.
@@ -62,7 +62,7 @@ pub struct KcmOptions {
     /// How R2 and D2 are brought to one scale, per layer.
     pub normalise: Normalise,
     /// Which of them are used.
-    pub parts: Parts,
+    pub parts: KcmParts,
 }
 
 impl Default for KcmOptions {
@@ -72,7 +72,7 @@ impl Default for KcmOptions {
             alpha: 0.01,
             max_iterations: 100,
             normalise: Normalise::default(),
-            parts: Parts::default(),
+            parts: KcmParts::default(),
         }
     }
 }
@@ -107,7 +107,7 @@ pub fn kcm(weight: &Mat<f32>, squares: &[f64], options: &KcmOptions) -> Result<K
         iterations: 0,
         converged: true,
     };
-    if options.parts != Parts::D2 {
+    if options.parts != KcmParts::D2 {
         if options.alpha.is_nan() || options.alpha < 0.0 {
             return Err(Error::input(format!(
                 "the convergence bound alpha is {}: it must be at least 0",
@@ -118,7 +118,7 @@ pub fn kcm(weight: &Mat<f32>, squares: &[f64], options: &KcmOptions) -> Result<K
         let found = representatives(&kernel, options.alpha, options.max_iterations);
         (scores.r2, scores.iterations, scores.converged) = found;
     }
-    if options.parts != Parts::R2 {
+    if options.parts != KcmParts::R2 {
         scores.d2 = data_driven(weight.nrows(), squares)?;
     }
     for part in [&scores.r2, &scores.d2] {

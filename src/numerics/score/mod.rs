@@ -15,4 +15,4 @@ mod site;
 pub use curve::{Curve, curve_of_order, order_of_scores};
 pub use ranking::Ranking;
 pub(crate) use site::check_damp;
-pub use site::{DEFAULT_DAMP, Site, Units};
+pub use site::{DEFAULT_DAMP, ScoredSite, Units};

@@ -15,9 +15,9 @@ pub const DEFAULT_DAMP: f64 = 0.03;
 /// A sink: `Y = X W + b` with X the `T x n` input over T real tokens.
 ///
 /// A sink without a bias cannot absorb the mean: for it, `sigma` is to be the
-/// uncentred `X^T X` ([`Site::uncentred`]) and `mean` zero.
+/// uncentred `X^T X` ([`ScoredSite::uncentred`]) and `mean` zero.
 #[derive(Clone, Debug)]
-pub struct Site<'a> {
+pub struct ScoredSite<'a> {
     /// Sigma, `n x n`, symmetric: `X^T X - T mu mu^T`, not divided by T.
     pub sigma: &'a Mat<f64>,
     /// mu, the mean of each of the n columns of X.
@@ -135,7 +135,7 @@ impl Units {
     }
 }
 
-impl Site<'_> {
+impl ScoredSite<'_> {
     /// Checks shapes, units, and that every number is finite.
     ///
     /// # Errors

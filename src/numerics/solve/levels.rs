@@ -2,18 +2,18 @@
 
 use faer::Mat;
 
-use super::local::{Change, covariance};
+use super::local::{WeightChange, covariance};
 use super::{Refit, relative};
 use crate::error::{Error, Result};
 use crate::numerics::linalg::{self, Cholesky};
-use crate::numerics::score::{Site, check_damp};
+use crate::numerics::score::{ScoredSite, check_damp};
 
 /// What all levels of an order share: with the rows in reverse order of
 /// elimination and `H = L L^T`, each kept set is a leading block of H and L, and
 /// its re-fit is `L_SS^-T y_S` with `y = L^T W`. A level then costs one
 /// triangular solve instead of a factor and a product.
 pub struct Levels<'a> {
-    site: Site<'a>,
+    site: ScoredSite<'a>,
     with_bias: bool,
     factor: Cholesky,
     /// `L^T W`.
@@ -33,7 +33,7 @@ impl<'a> Levels<'a> {
     ///
     /// # Errors
     /// Bad statistics, or an `order` that is no permutation of the units.
-    pub fn new(site: &Site<'a>, order: &[usize], damp: f64, with_bias: bool) -> Result<Self> {
+    pub fn new(site: &ScoredSite<'a>, order: &[usize], damp: f64, with_bias: bool) -> Result<Self> {
         site.check()?;
         check_damp(damp)?;
         site.units.check_order(order)?;
@@ -48,7 +48,7 @@ impl<'a> Levels<'a> {
             left.push(left[left.len() - 1] - units[unit].len());
         }
         let sigma = covariance(site, with_bias);
-        let lambda = Site {
+        let lambda = ScoredSite {
             sigma: &sigma,
             ..site.clone()
         }
@@ -87,7 +87,7 @@ impl<'a> Levels<'a> {
         let lower = self.factor.lower.as_ref().submatrix(0, 0, left, left);
         linalg::solve_transposed(lower, fitted.as_mut());
         let gone = self.y.as_ref().subrows(left, self.rows.len() - left);
-        let change = Change::new(self.site.weight, self.site.mean, &self.rows[..left], &fitted);
+        let change = WeightChange::new(self.site.weight, self.site.mean, &self.rows[..left], &fitted);
         let after = linalg::inner(gone, gone) - self.factor.ridge * change.square;
 
         let mut ascending: Vec<usize> = (0..left).collect();
@@ -103,7 +103,7 @@ impl<'a> Levels<'a> {
 
 /// `|X_R W_R|^2` for the removed rows after each removal: the sums of
 /// `(X^T X) * (W W^T)`, elementwise, over trailing blocks.
-fn dropped(site: &Site, rows: &[usize], left: &[usize], weight: &Mat<f64>) -> Vec<f64> {
+fn dropped(site: &ScoredSite, rows: &[usize], left: &[usize], weight: &Mat<f64>) -> Vec<f64> {
     let products = linalg::outer(weight.as_ref());
     let entry = |i: usize, j: usize| {
         let gram = site.sigma[(rows[i], rows[j])] + site.tokens * site.mean[rows[i]] * site.mean[rows[j]];

@@ -7,7 +7,7 @@ use faer::Mat;
 use super::{Refit, relative};
 use crate::error::{Error, Result};
 use crate::numerics::linalg::{self, Cholesky};
-use crate::numerics::score::{Site, check_damp};
+use crate::numerics::score::{ScoredSite, check_damp};
 
 /// Re-fits the kept rows S: `W' = (Sigma_SS + lambda I)^-1 (Sigma_S: W + lambda
 /// W_S)` and `b' = b + mu W - mu_S W'`, with `lambda = damp` x the mean diagonal
@@ -18,7 +18,7 @@ use crate::numerics::score::{Site, check_damp};
 ///
 /// # Errors
 /// Bad statistics, or rows that do not ascend or do not exist.
-pub fn local(site: &Site, keep_rows: &[usize], damp: f64, with_bias: bool) -> Result<Refit> {
+pub fn local(site: &ScoredSite, keep_rows: &[usize], damp: f64, with_bias: bool) -> Result<Refit> {
     site.check()?;
     check_damp(damp)?;
     let n = site.weight.nrows();
@@ -29,7 +29,7 @@ pub fn local(site: &Site, keep_rows: &[usize], damp: f64, with_bias: bool) -> Re
         )));
     }
     let sigma = covariance(site, with_bias);
-    let lambda = Site {
+    let lambda = ScoredSite {
         sigma: &sigma,
         ..site.clone()
     }
@@ -44,7 +44,7 @@ pub fn local(site: &Site, keep_rows: &[usize], damp: f64, with_bias: bool) -> Re
     let explained = linalg::inner(fitted.as_ref(), fitted.as_ref());
     linalg::solve_transposed(factor.lower.as_ref(), fitted.as_mut());
 
-    let change = Change::new(site.weight, site.mean, keep_rows, &fitted);
+    let change = WeightChange::new(site.weight, site.mean, keep_rows, &fitted);
     let energy = linalg::inner(site.weight.as_ref(), full.as_ref());
     let size = linalg::inner(site.weight.as_ref(), site.weight.as_ref());
     // The least of tr(D^T Sigma D) + lambda |D|^2, less the second term.
@@ -60,7 +60,7 @@ pub fn local(site: &Site, keep_rows: &[usize], damp: f64, with_bias: bool) -> Re
 /// Re-fitted rows of `weight` that are known, with what the bias takes over of the
 /// `mean` of the input; their errors are not.
 pub fn known(weight: &Mat<f64>, mean: &[f64], rows: &[usize], fitted: Mat<f64>, with_bias: bool) -> Refit {
-    let change = Change::new(weight, mean, rows, &fitted);
+    let change = WeightChange::new(weight, mean, rows, &fitted);
     Refit {
         weight: fitted,
         bias_shift: with_bias.then_some(change.shift),
@@ -70,7 +70,7 @@ pub fn known(weight: &Mat<f64>, mean: &[f64], rows: &[usize], fitted: Mat<f64>, 
 }
 
 /// Sigma for a site with a bias, `X^T X` for one without.
-pub(super) fn covariance<'a>(site: &Site<'a>, with_bias: bool) -> Cow<'a, Mat<f64>> {
+pub(super) fn covariance<'a>(site: &ScoredSite<'a>, with_bias: bool) -> Cow<'a, Mat<f64>> {
     if with_bias {
         Cow::Borrowed(site.sigma)
     } else {
@@ -79,14 +79,14 @@ pub(super) fn covariance<'a>(site: &Site<'a>, with_bias: bool) -> Cow<'a, Mat<f6
 }
 
 /// The change `D = W - W'`, with `W' = 0` in the removed rows.
-pub(super) struct Change {
+pub(super) struct WeightChange {
     /// `|D|^2`.
     pub(super) square: f64,
     /// `mu D`, what the bias takes over.
     pub(super) shift: Vec<f64>,
 }
 
-impl Change {
+impl WeightChange {
     pub(super) fn new(weight: &Mat<f64>, mean: &[f64], rows: &[usize], fitted: &Mat<f64>) -> Self {
         let mut change = weight.clone();
         for (i, &row) in rows.iter().enumerate() {
@@ -103,7 +103,7 @@ impl Change {
 }
 
 /// `|X_R W_R|^2` for the removed rows R: what is lost when nothing is re-fitted.
-fn dropped(site: &Site, keep_rows: &[usize]) -> f64 {
+fn dropped(site: &ScoredSite, keep_rows: &[usize]) -> f64 {
     let mut kept = keep_rows.iter().copied().peekable();
     let removed: Vec<usize> = (0..site.weight.nrows())
         .filter(|&row| kept.next_if_eq(&row).is_none())

@@ -10,7 +10,7 @@ use faer::Mat;
 
 pub use levels::Levels;
 pub use local::{known, local};
-pub use regress::{Normal, Regression, Sums};
+pub use regress::{Normal, Regression, RegressionSums};
 pub use rescale::rescale;
 
 /// New weights for the rows of one site that are kept.

@@ -28,7 +28,7 @@ pub struct Regression {
 }
 
 /// Sums about the pilots of a regression that were made elsewhere, of some rows.
-pub struct Sums<'a> {
+pub struct RegressionSums<'a> {
     /// Rows that count.
     pub tokens: u64,
     /// The sum of their weights.
@@ -144,7 +144,7 @@ impl Regression {
     }
 
     /// Adds sums about these pilots.
-    pub fn add_sums(&mut self, sums: &Sums) {
+    pub fn add_sums(&mut self, sums: &RegressionSums) {
         self.x.add_sums(sums.tokens, sums.total, sums.x, sums.gram);
         let add = |own: &mut [f64], more: &[f32]| {
             own.iter_mut()

@@ -5,7 +5,7 @@ use faer::Mat;
 use super::{Refit, relative};
 use crate::error::{Error, Result};
 use crate::numerics::linalg::{self, Cholesky};
-use crate::numerics::score::{Site, check_damp};
+use crate::numerics::score::{ScoredSite, check_damp};
 
 /// Rescales each kept unit by one scalar, by least squares against the unpruned
 /// layer: the least `|X W - sum_u s_u X_u W_u|^2`, with normal equations
@@ -17,7 +17,7 @@ use crate::numerics::score::{Site, check_damp};
 ///
 /// # Errors
 /// Bad statistics, or units that do not ascend or do not exist.
-pub fn rescale(site: &Site, keep_units: &[usize], damp: f64) -> Result<Refit> {
+pub fn rescale(site: &ScoredSite, keep_units: &[usize], damp: f64) -> Result<Refit> {
     site.check()?;
     check_damp(damp)?;
     let units = &site.units.rows;
@@ -79,7 +79,7 @@ pub fn rescale(site: &Site, keep_units: &[usize], damp: f64) -> Result<Refit> {
 }
 
 /// `tr(W_u^T G_uv W_v)` for all pairs of units, and `tr(W^T Sigma W)`.
-fn unit_products(site: &Site) -> (Mat<f64>, f64) {
+fn unit_products(site: &ScoredSite) -> (Mat<f64>, f64) {
     let n = site.weight.nrows();
     let units = site.units.len();
     let mut unit_of_row = vec![0; n];

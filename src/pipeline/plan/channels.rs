@@ -1,8 +1,8 @@
 //! Channels inside heads: which of them are worth their price where a goal is met.
 
 use super::pricing::Pricing;
-use super::{Found, Planner, has_channels};
-use crate::budget::shared::Class;
+use super::{FoundPlan, Planner, has_channels};
+use crate::budget::shared::FileClass;
 use crate::budget::{Demand, Limit};
 use crate::channels::{ChannelBlock, ChannelKind, worth};
 use crate::mask::Narrowing;
@@ -22,7 +22,7 @@ pub(super) struct ChannelSet {
 }
 
 /// The sets of all networks.
-pub(super) fn sets(networks: &[&Ranked], classes: &[Class]) -> Vec<ChannelSet> {
+pub(super) fn sets(networks: &[&Ranked], classes: &[FileClass]) -> Vec<ChannelSet> {
     let mut sets = Vec::new();
     for class in classes {
         for kind in [ChannelKind::Values, ChannelKind::QueriesAndKeys] {
@@ -49,7 +49,12 @@ impl Planner<'_> {
     }
 
     /// The best allocation that loses channels too, where that is better than `whole`.
-    pub(super) fn with_channels(&self, demands: &[Demand], pricing: &Pricing, whole: Found) -> Result<Found> {
+    pub(super) fn with_channels(
+        &self,
+        demands: &[Demand],
+        pricing: &Pricing,
+        whole: FoundPlan,
+    ) -> Result<FoundPlan> {
         let none = vec![Narrowing::default(); self.networks.len()];
         let Some(mut prices) = self.prices(demands, pricing, &none)? else {
             return Ok(whole);
@@ -102,7 +107,7 @@ impl Planner<'_> {
     }
 
     /// An allocation with what its narrowing does added to the groups of heads.
-    fn with_damage(&self, mut found: Found) -> Found {
+    fn with_damage(&self, mut found: FoundPlan) -> FoundPlan {
         for (network, narrowing) in found.narrowings.iter().enumerate() {
             let ranked = self.networks[network];
             for (at, kept) in &narrowing.kept {

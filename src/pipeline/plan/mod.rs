@@ -16,7 +16,7 @@ pub use search::{Candidate, search};
 use super::journal::Journal;
 use super::ranked::Ranked;
 use crate::axes::Kind;
-use crate::budget::shared::{self, Class, File};
+use crate::budget::shared::{self, FileClass, SharedFile};
 use crate::budget::{
     self, Align, Allocation, Budget, Demand, Goal, Got, Item, Limit, Tied, cheapest_step, constant_units,
 };
@@ -49,7 +49,7 @@ pub struct Plan {
 /// Decides what stays.
 pub struct Planner<'r> {
     networks: Vec<&'r Ranked<'r>>,
-    classes: Vec<Class>,
+    classes: Vec<FileClass>,
     items: Vec<Item>,
     tied: Tied,
     align: Align,
@@ -57,7 +57,7 @@ pub struct Planner<'r> {
 }
 
 /// What stays of all networks, with what is expected of it.
-struct Found {
+struct FoundPlan {
     masks: Vec<Mask>,
     /// Per network and target.
     damage: Vec<Vec<f64>>,
@@ -65,7 +65,7 @@ struct Found {
     got: Vec<Got>,
 }
 
-impl Found {
+impl FoundPlan {
     fn total(&self) -> f64 {
         self.damage.iter().flatten().sum()
     }
@@ -85,7 +85,7 @@ impl<'r> Planner<'r> {
     /// # Errors
     /// Groups that are tied and ranked in different ways.
     pub fn of(ranked: &'r Ranked<'r>) -> Result<Self> {
-        let classes = (0..ranked.targets().len()).map(|target| Class {
+        let classes = (0..ranked.targets().len()).map(|target| FileClass {
             members: vec![shared::Member { file: 0, target }],
             units: ranked.targets()[target].units.len(),
             least: ranked.targets()[target].least,
@@ -97,8 +97,8 @@ impl<'r> Planner<'r> {
     ///
     /// # Errors
     /// Groups of one class that are ranked in different ways.
-    pub fn joint(networks: Vec<&'r Ranked<'r>>, classes: Vec<Class>) -> Result<Self> {
-        let files: Vec<File> = networks.iter().map(|r| file(r)).collect();
+    pub fn joint(networks: Vec<&'r Ranked<'r>>, classes: Vec<FileClass>) -> Result<Self> {
+        let files: Vec<SharedFile> = networks.iter().map(|r| file(r)).collect();
         let rankings: Vec<&[Ranking]> = networks.iter().map(|r| &r.rankings.rankings[..]).collect();
         let items = match rankings.iter().all(|r| r.is_empty()) {
             true => Vec::new(),
@@ -198,7 +198,7 @@ impl<'r> Planner<'r> {
     ///
     /// # Errors
     /// [`Error::Unmet`] where a fraction of the multiply-accumulates was exceeded.
-    fn budget(&self, found: &Found, demands: &[Demand]) -> Result<Budget> {
+    fn budget(&self, found: &FoundPlan, demands: &[Demand]) -> Result<Budget> {
         let costs: Vec<_> = (self.networks.iter().zip(&found.narrowings))
             .map(|(ranked, narrowing)| ranked.cost_of(narrowing))
             .collect();
@@ -223,7 +223,7 @@ impl<'r> Planner<'r> {
     }
 
     /// The best masks within limits, channels left alone.
-    fn allocated(&self, limits: &[Limit], narrowings: &[Narrowing]) -> Result<Found> {
+    fn allocated(&self, limits: &[Limit], narrowings: &[Narrowing]) -> Result<FoundPlan> {
         let picked = budget::allocate(limits, &self.items, &self.tied, self.align, self.method())?;
         let mut masks = vec![Mask::default(); self.networks.len()];
         let mut damage: Vec<Vec<f64>> = (self.networks.iter())
@@ -242,7 +242,7 @@ impl<'r> Planner<'r> {
                 }
             }
         }
-        Ok(Found {
+        Ok(FoundPlan {
             masks,
             damage,
             narrowings: narrowings.to_vec(),
@@ -276,9 +276,9 @@ impl<'r> Planner<'r> {
 }
 
 /// A ranked network as one of several files.
-pub(super) fn file<'r>(ranked: &'r Ranked) -> File<'r> {
+pub(super) fn file<'r>(ranked: &'r Ranked) -> SharedFile<'r> {
     let path = ranked.source().loaded.file.path.as_deref();
-    File {
+    SharedFile {
         name: path.and_then(|p| p.to_str()).unwrap_or("a file"),
         network: ranked.network(),
         targets: ranked.targets(),

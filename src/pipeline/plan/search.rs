@@ -7,7 +7,7 @@ use super::{Plan, Planner, import};
 use crate::budget::{Demand, Goal, Measure};
 use crate::measure::command;
 use crate::measure::paired::Measured;
-use crate::numerics::bisect::{self, Point};
+use crate::numerics::bisect::{self, BisectPoint};
 use crate::onnx;
 use crate::pipeline::latency;
 use crate::pipeline::pruned::Pruned;
@@ -35,7 +35,7 @@ pub struct Candidate {
     /// Their latencies, where the goal asked for them.
     pub measured: Vec<Option<Measured>>,
     /// Budgets that were tried.
-    pub tried: Vec<Point>,
+    pub tried: Vec<BisectPoint>,
 }
 
 impl Candidate {

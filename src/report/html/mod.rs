@@ -98,9 +98,9 @@ fn told(r: &Report) -> String {
             ", from {} samples {}",
             c.samples,
             match &c.origin {
-                crate::data::Origin::Synthetic { .. } => "that were made up".to_owned(),
-                crate::data::Origin::Given => "without labels".to_owned(),
-                crate::data::Origin::Files { paths } => {
+                crate::data::DataOrigin::Synthetic { .. } => "that were made up".to_owned(),
+                crate::data::DataOrigin::Given => "without labels".to_owned(),
+                crate::data::DataOrigin::Files { paths } => {
                     let names: Vec<_> = paths
                         .iter()
                         .map(|p| file_name(&p.to_string_lossy()).to_owned())

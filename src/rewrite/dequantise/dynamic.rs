@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::integers::{Integers, Names};
+use super::integers::{Integers, QuantisedNames};
 use crate::Result;
 use crate::onnx::{self, proto};
 
@@ -134,7 +134,8 @@ impl Product {
         nodes: &mut Vec<proto::NodeProto>,
         made: &mut Vec<proto::TensorProto>,
     ) {
-        let names: Names = ["_quantised", "_scale", "_zero_point"].map(|s| format!("{}{s}", self.weight));
+        let names: QuantisedNames =
+            ["_quantised", "_scale", "_zero_point"].map(|s| format!("{}{s}", self.weight));
         made.extend(integers.constants(&names));
         let quantiser = quantiser.cloned().unwrap_or_else(|| proto::NodeProto {
             name: Some(format!("{x}_quantiser")),

@@ -20,7 +20,7 @@ pub(super) struct Integers {
 }
 
 /// Names of the constants: integers, scales, zero points.
-pub(super) type Names = [String; 3];
+pub(super) type QuantisedNames = [String; 3];
 
 impl Integers {
     /// Of a `DequantizeLinear` node that reads constants only.
@@ -204,13 +204,13 @@ impl Integers {
     }
 
     /// Names of the constants of a node, which keeps those it had.
-    pub(super) fn names(&self, node: &proto::NodeProto) -> Names {
+    pub(super) fn names(&self, node: &proto::NodeProto) -> QuantisedNames {
         let output = node.output.first().cloned().unwrap_or_default();
         // Constants that several nodes share would be overwritten.
         ["_quantised", "_scale", "_zero_point"].map(|suffix| format!("{output}{suffix}"))
     }
 
-    pub(super) fn constants(&self, names: &Names) -> Vec<proto::TensorProto> {
+    pub(super) fn constants(&self, names: &QuantisedNames) -> Vec<proto::TensorProto> {
         let [values, scale, zero] = names;
         let mut out = vec![
             onnx::tensor_proto(values, &self.values),
@@ -221,7 +221,7 @@ impl Integers {
     }
 
     /// The `DequantizeLinear` node with these constants.
-    pub(super) fn node(&self, old: &proto::NodeProto, names: &Names) -> proto::NodeProto {
+    pub(super) fn node(&self, old: &proto::NodeProto, names: &QuantisedNames) -> proto::NodeProto {
         let count = if self.zero.is_some() { 3 } else { 2 };
         proto::NodeProto {
             input: names[..count].to_vec(),

@@ -29,14 +29,14 @@ use integers::Integers;
 
 /// What the closed form of an opened model needs.
 pub struct Closed {
-    weights: Vec<Weight>,
+    weights: Vec<IntegerWeight>,
     products: Vec<Product>,
     /// The `DynamicQuantizeLinear` nodes, by what they read.
     quantisers: BTreeMap<String, proto::NodeProto>,
 }
 
 /// A constant that was dequantised.
-struct Weight {
+struct IntegerWeight {
     node: proto::NodeProto,
     integers: Integers,
 }
@@ -95,7 +95,7 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
                 opened
                     .initializer
                     .push(onnx::tensor_proto(output, &integers.floats()?));
-                closed.weights.push(Weight {
+                closed.weights.push(IntegerWeight {
                     node: node.clone(),
                     integers,
                 });

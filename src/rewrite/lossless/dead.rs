@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::Pass;
+use super::LosslessPass;
 use crate::graph::sweep::{Swept, sweep};
 use crate::onnx::proto;
 use crate::{Error, Result};
 
 /// The model without what no output needs.
-pub(super) fn remove(model: &proto::ModelProto, passes: &mut Vec<Pass>) -> Result<proto::ModelProto> {
+pub(super) fn remove(model: &proto::ModelProto, passes: &mut Vec<LosslessPass>) -> Result<proto::ModelProto> {
     let before = model
         .graph
         .as_ref()
@@ -20,7 +20,7 @@ pub(super) fn remove(model: &proto::ModelProto, passes: &mut Vec<Pass>) -> Resul
     if nodes + tensors == 0 {
         return Ok(model.clone());
     }
-    passes.push(Pass {
+    passes.push(LosslessPass {
         name: "dead",
         what: format!("{nodes} operators and {tensors} constants that no output needs"),
         nodes,

@@ -22,7 +22,7 @@ use crate::{Result, axes, graph};
 
 /// What one pass did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Pass {
+pub struct LosslessPass {
     /// `"dead"` or `"positions"`.
     pub name: &'static str,
     /// In words, for the user.
@@ -41,14 +41,14 @@ pub struct Pass {
 ///
 /// # Errors
 /// A graph that is not well-formed.
-pub fn apply(model: &proto::ModelProto) -> Result<(proto::ModelProto, Vec<Pass>)> {
+pub fn apply(model: &proto::ModelProto) -> Result<(proto::ModelProto, Vec<LosslessPass>)> {
     /// Values that are read at one position only; a model has one or two.
     const MOST: usize = 64;
     let mut passes = Vec::new();
     let mut model = dead::remove(model, &mut passes)?;
     for _ in 0..MOST {
         let graph = graph::build(&model)?;
-        let analysis = axes::analyse(&graph, axes::Options::default());
+        let analysis = axes::analyse(&graph, axes::AnalysisOptions::default());
         let Some((next, pass)) = positions::narrow(&model, &graph, &analysis)? else {
             break;
         };

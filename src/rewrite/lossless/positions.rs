@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::cut::{Context, PositionCut, slice};
-use super::{Pass, dead, rules};
+use super::{LosslessPass, dead, rules};
 use crate::axes::Analysis;
 use crate::graph::{Graph, NodeId, ValueId, operators};
 use crate::onnx::{self, proto};
@@ -49,7 +49,7 @@ pub(super) fn narrow(
     model: &proto::ModelProto,
     graph: &Graph,
     analysis: &Analysis,
-) -> Result<Option<(proto::ModelProto, Pass)>> {
+) -> Result<Option<(proto::ModelProto, LosslessPass)>> {
     if graph.opset < 10 {
         // `Slice` has attributes there.
         return Ok(None);
@@ -70,10 +70,10 @@ pub(super) fn narrow(
             .filter(|(reader, input)| *input == 0 && pick(&cx, *reader) == Some(cut))
             .map(|(reader, _)| (*reader, cut))
             .collect();
-        let mut plan = Plan::new(cx, readers);
+        let mut plan = PositionPlan::new(cx, readers);
         plan.walk();
         if plan.contractions > 0 && !plan.slices.is_empty() {
-            let pass = Pass {
+            let pass = LosslessPass {
                 name: "positions",
                 what: format!(
                     "{} reads one position of '{}' only: {} operators run on that position only",
@@ -91,7 +91,7 @@ pub(super) fn narrow(
 }
 
 /// What becomes of the graph.
-struct Plan<'a> {
+struct PositionPlan<'a> {
     cx: Context<'a>,
     /// Nodes that pick the position now.
     readers: BTreeMap<NodeId, PositionCut>,
@@ -106,14 +106,14 @@ struct Plan<'a> {
     contractions: usize,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> PositionPlan<'a> {
     fn new(cx: Context<'a>, readers: BTreeMap<NodeId, PositionCut>) -> Self {
         let values = cx.graph.values.len();
         let mut needed = vec![false; values];
         for output in &cx.graph.outputs {
             needed[output.0 as usize] = true;
         }
-        Plan {
+        PositionPlan {
             cx,
             readers,
             needed,
@@ -212,7 +212,7 @@ impl<'a> Plan<'a> {
             .graph
             .clone()
             .ok_or_else(|| Error::input("the model has no graph"))?;
-        let mut made = Made::new(graph);
+        let mut made = MadeNodes::new(graph);
         let mut slices: BTreeMap<(ValueId, PositionCut), String> = BTreeMap::new();
         for (value, cut) in &self.slices {
             let name = made.slice(&graph.value(*value).name, *cut);
@@ -287,16 +287,16 @@ impl<'a> Plan<'a> {
 }
 
 /// Nodes and constants that come in.
-struct Made {
+struct MadeNodes {
     names: HashSet<String>,
     nodes: Vec<proto::NodeProto>,
     tensors: Vec<proto::TensorProto>,
     constants: BTreeMap<(Vec<i64>, bool), String>,
 }
 
-impl Made {
+impl MadeNodes {
     fn new(graph: &Graph) -> Self {
-        Made {
+        MadeNodes {
             names: graph.values.iter().map(|v| v.name.clone()).collect(),
             nodes: Vec::new(),
             tensors: Vec::new(),

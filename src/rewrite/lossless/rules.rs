@@ -59,7 +59,7 @@ pub(super) fn contracts(op: &str) -> bool {
 
 /// The cuts of the inputs for the same cut of the outputs `wanted`.
 pub(super) fn push(cx: &Context, id: NodeId, cut: PositionCut, wanted: &[usize]) -> Option<Push> {
-    let rule = Rule {
+    let rule = LosslessRule {
         cx,
         id,
         node: cx.graph.node(id),
@@ -107,14 +107,14 @@ pub(super) fn push(cx: &Context, id: NodeId, cut: PositionCut, wanted: &[usize])
 }
 
 /// A node under a cut of its output.
-struct Rule<'a> {
+struct LosslessRule<'a> {
     cx: &'a Context<'a>,
     id: NodeId,
     node: &'a Node,
     cut: PositionCut,
 }
 
-impl Rule<'_> {
+impl LosslessRule<'_> {
     fn has(&self, input: usize) -> bool {
         self.node.inputs.get(input).is_some_and(Option::is_some)
     }

@@ -118,7 +118,7 @@ pub fn quiet(engine: &dyn Engine) -> Ctx<'_> {
 /// A model with functions inlined, as a network.
 pub fn network(model: &ModelProto) -> Network {
     let model = onnx::inline_functions(model).unwrap();
-    Network::of(model, axes::Options::default()).unwrap()
+    Network::of(model, axes::AnalysisOptions::default()).unwrap()
 }
 
 /// Checks a JSON report against `docs/report.schema.json`, where the Python of the tests is

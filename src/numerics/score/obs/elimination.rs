@@ -30,7 +30,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::numerics::linalg::{self, Cholesky};
-use crate::numerics::score::site::{Site, check_damp};
+use crate::numerics::score::site::{ScoredSite, check_damp};
 
 /// Entries of W that a task of a step works on: they fit the L2 cache.
 const CHUNK: usize = 192 * 1024;
@@ -84,7 +84,7 @@ impl Elimination {
     ///
     /// # Errors
     /// When the statistics are no Gram matrix, or `damp` no ridge.
-    pub fn new(site: &Site, damp: f64) -> Result<Self> {
+    pub fn new(site: &ScoredSite, damp: f64) -> Result<Self> {
         check_damp(damp)?;
         let n = site.weight.nrows();
         let all: Vec<usize> = (0..n).collect();

@@ -22,7 +22,7 @@ use faer::Mat;
 use self::blocks::Blocks;
 pub use self::elimination::Elimination;
 use super::curve::Curve;
-use super::site::{DEFAULT_DAMP, Site, Units};
+use super::site::{DEFAULT_DAMP, ScoredSite, Units};
 use crate::error::Result;
 
 /// No step takes more than this fraction of what is left.
@@ -64,14 +64,14 @@ impl Default for ObsOptions {
 /// values they follow the objective (error plus ridge).
 ///
 /// # Errors
-/// Bad shapes, units, or numbers in `site` ([`Site::check`]).
-pub fn obs(site: &Site, options: &ObsOptions) -> Result<Curve> {
+/// Bad shapes, units, or numbers in `site` ([`ScoredSite::check`]).
+pub fn obs(site: &ScoredSite, options: &ObsOptions) -> Result<Curve> {
     Ok(obs_at(site, options, &[])?.0)
 }
 
 /// What W has become when some units are gone.
 #[derive(Clone, Debug)]
-pub struct Level {
+pub struct ObsLevel {
     /// How many units are gone.
     pub removed: usize,
     /// The re-fitted rows of those left, ascending: the local fit of
@@ -83,7 +83,7 @@ pub struct Level {
 ///
 /// # Errors
 /// As [`obs`].
-pub fn obs_at(site: &Site, options: &ObsOptions, levels: &[usize]) -> Result<(Curve, Vec<Level>)> {
+pub fn obs_at(site: &ScoredSite, options: &ObsOptions, levels: &[usize]) -> Result<(Curve, Vec<ObsLevel>)> {
     site.check()?;
     let elimination = Elimination::new(site, options.damp)?;
     Ok(run(elimination, &site.units, options, levels))
@@ -94,7 +94,12 @@ pub fn eliminate(state: Elimination, units: &Units, options: &ObsOptions) -> Cur
     run(state, units, options, &[]).0
 }
 
-fn run(mut state: Elimination, units: &Units, options: &ObsOptions, levels: &[usize]) -> (Curve, Vec<Level>) {
+fn run(
+    mut state: Elimination,
+    units: &Units,
+    options: &ObsOptions,
+    levels: &[usize],
+) -> (Curve, Vec<ObsLevel>) {
     let mut trace = Trace::new(&state);
     let mut levels = levels.iter().copied().peekable();
     let mut reached = Vec::new();
@@ -102,7 +107,7 @@ fn run(mut state: Elimination, units: &Units, options: &ObsOptions, levels: &[us
         while let Some(level) = levels.next_if(|level| *level <= removed) {
             if level == removed {
                 let weight = state.fitted();
-                reached.push(Level { removed, weight });
+                reached.push(ObsLevel { removed, weight });
             }
         }
         // How many more until the next one.
