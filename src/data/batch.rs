@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::layout::Layout;
 use super::padding::{self, Padding};
-use super::read::{Sample, Samples};
+use super::samples::{Sample, Samples};
 use super::spec::InputSpec;
 use crate::error::{Error, Result, ResultExt};
 use crate::tensor::{Feeds, Tensor, ops};

@@ -7,7 +7,8 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session as OrtSession};
 use ort::value::{DynValue, Tensor as OrtTensor};
 
-use super::{failed, from_engine};
+use super::failed;
+use super::values::from_engine;
 use crate::error::{Error, Result, ResultExt};
 use crate::tensor::{Data, Feeds, Tensor};
 

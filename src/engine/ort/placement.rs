@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use super::{NAME, OnnxRuntime, failed, inputs};
+use super::values::inputs;
+use super::{NAME, OnnxRuntime, failed};
 use crate::engine::guard::guard;
 use crate::engine::prepare::prepare;
 use crate::engine::serialise::LIMIT;

@@ -1,0 +1,189 @@
+//! Samples from texts.
+
+use std::path::PathBuf;
+
+use super::draw::{Purpose, Random, Reservoir};
+use super::finish::FinishReading;
+use super::layout::{InputAxis, InputRole, LayoutInput, StreamKind};
+use super::padding::Padding;
+use super::read::{DataReader, ReadParts, fixed_tokens};
+use super::spec::InputDim;
+use super::text::{self, Text};
+use super::tokenize::{Tokenizer, Tokens};
+use crate::error::{Error, Result, ResultExt};
+use crate::tensor::{Feeds, Tensor, ops};
+
+impl DataReader<'_> {
+    pub(super) fn read_texts(
+        &self,
+        paths: &[PathBuf],
+        parts: &mut ReadParts,
+    ) -> Result<(Vec<String>, Padding)> {
+        let Some(tokenizer) = &self.options.tokenizer else {
+            return Err(Error::input(
+                "texts need the model's tokenizer: give its tokenizer.json with --tokenizer",
+            ));
+        };
+        if self.options.text_columns.len() > 2 {
+            return Err(Error::input(
+                "--text-column takes one column, or two for pairs of texts",
+            ));
+        }
+        let ids = self
+            .layout
+            .inputs
+            .iter()
+            .find(|i| i.role == InputRole::TokenIds)
+            .ok_or_else(|| {
+                Error::input(format!(
+                    "texts are for models with token ids; the graph wants {}",
+                    self.layout.describe()
+                ))
+            })?;
+        let mut notes = Vec::new();
+        let fixed = fixed_tokens(&self.layout, ids.stream);
+        let length = self.longest(self.options.max_length, fixed);
+        if length < self.options.max_length {
+            notes.push(format!(
+                "texts are cut to {length} tokens, the most that the model takes"
+            ));
+        }
+        let tokenizer = Tokenizer::open(tokenizer, length)?;
+
+        let mut reservoir = Reservoir::new(self.options.samples, self.options.seed);
+        for path in paths {
+            let note = text::for_each(path, &self.options.text_columns, &mut |text| {
+                reservoir.offer(|| tokenizer.shortened(text));
+            })?;
+            notes.extend(note);
+        }
+        let seen = reservoir.seen();
+        if seen > self.options.samples as u64 {
+            notes.push(format!(
+                "{} of {seen} texts were taken at random (seed {})",
+                self.options.samples, self.options.seed
+            ));
+        }
+        let mut texts = reservoir.into_items();
+        if self.options.join {
+            let joined = join(&mut texts, &tokenizer, length, self.options.seed)?;
+            if joined > 0 {
+                notes.push(format!(
+                    "{joined} texts were joined with others (--no-join leaves all as they are)"
+                ));
+            }
+        }
+        let template = tokenizer.template();
+        let mut finish = FinishReading::new(self, self.filler(&template), parts);
+        for text in texts {
+            let (feeds, token_mask) = self.text_inputs(&tokenizer, &text, fixed)?;
+            finish.add(feeds, token_mask)?;
+        }
+        let mut notes = finish.into_notes(notes);
+        if self.layout.ids(StreamKind::Decoder).is_some() && ids.stream != StreamKind::Decoder {
+            notes.push("the decoder is fed the same texts as the encoder".to_owned());
+        }
+        Ok((notes, Padding::for_texts(&self.layout, tokenizer.pad_id)))
+    }
+
+    /// The inputs that a text gives, padded where the graph fixes the length.
+    fn text_inputs(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &Text,
+        fixed: Option<usize>,
+    ) -> Result<(Feeds, Option<Vec<bool>>)> {
+        let Tokens { ids, types } = tokenizer.encode(text)?;
+        if ids.is_empty() {
+            return Ok((Feeds::new(), None));
+        }
+        let length = fixed.unwrap_or(ids.len());
+        let padding = length.saturating_sub(ids.len());
+        let padded = |values: &[u32], pad: u32| -> Vec<i64> {
+            let own = values.iter().map(|&v| i64::from(v));
+            let pad = std::iter::repeat_n(i64::from(pad), padding);
+            if tokenizer.pads_left {
+                pad.chain(own).collect()
+            } else {
+                own.chain(pad).collect()
+            }
+        };
+        let ones = vec![1u32; ids.len()];
+        let real = padded(&ones, 0);
+        let mut feeds = Feeds::new();
+        for input in &self.layout.inputs {
+            let values = match input.role {
+                InputRole::TokenIds => padded(&ids, tokenizer.pad_id),
+                InputRole::TokenTypes => {
+                    let most = self.tables.rows(&input.spec.name).unwrap_or(usize::MAX);
+                    let most = u32::try_from(most.saturating_sub(1)).unwrap_or(u32::MAX);
+                    let types: Vec<u32> = types.iter().map(|&t| t.min(most)).collect();
+                    padded(&types, 0)
+                }
+                InputRole::Mask if input.axes.iter().any(|a| matches!(a, InputAxis::Tokens(_))) => {
+                    if input.axes.iter().filter(|a| **a != InputAxis::Batch).count() != 1 {
+                        continue;
+                    }
+                    real.clone()
+                }
+                _ => continue,
+            };
+            let tensor = spread(input, &values)
+                .context(|| format!("filling graph input '{}' from text", input.spec.name))?;
+            feeds.insert(input.spec.name.clone(), tensor);
+        }
+        let token_mask: Vec<bool> = real.iter().map(|&r| r == 1).collect();
+        Ok((feeds, token_mask.contains(&false).then_some(token_mask)))
+    }
+}
+
+/// `values`, one per token, as a tensor for `input`; axes other than the tokens
+/// repeat them.
+fn spread(input: &LayoutInput, values: &[i64]) -> Result<Tensor> {
+    let mut shape = Vec::with_capacity(input.axes.len());
+    for (axis, dim) in input.axes.iter().zip(&input.spec.dims) {
+        shape.push(match (axis, dim) {
+            (InputAxis::Tokens(_) | InputAxis::Total, _) => values.len(),
+            (InputAxis::Batch, _) => 1,
+            (_, InputDim::Fixed(size)) => *size,
+            _ => 1,
+        });
+    }
+    let n = ops::elements(&shape)?;
+    let all: Vec<i64> = values.iter().copied().cycle().take(n).collect();
+    ops::from_integers(input.spec.elem, shape, &all)
+        .ok_or_else(|| Error::input(format!("a value does not fit {:?}", input.spec.elem)))
+}
+
+/// The most texts that a text is joined with.
+const JOINED: u64 = 2;
+
+/// Joins each text with none, one or two others, where all together have at most
+/// `longest` tokens; returns how many are joined.
+fn join(texts: &mut [Text], tokenizer: &Tokenizer, longest: usize, seed: u64) -> Result<usize> {
+    let mut random = Random::new(seed, Purpose::Join);
+    let alone: Vec<Text> = texts.to_vec();
+    let mut joined = 0;
+    for text in texts {
+        let mut grown = false;
+        for _ in 0..random.below(JOINED + 1) {
+            let other = random.below(alone.len() as u64) as usize;
+            let Some(other) = alone.get(other).filter(|o| o.second.is_none()) else {
+                continue;
+            };
+            if text.second.is_some() {
+                continue;
+            }
+            let both = Text {
+                first: format!("{} {}", text.first.trim_end(), other.first.trim_start()),
+                second: None,
+            };
+            if tokenizer.count(&both)? <= longest {
+                *text = both;
+                grown = true;
+            }
+        }
+        joined += usize::from(grown);
+    }
+    Ok(joined)
+}

@@ -1,0 +1,129 @@
+//! Samples, where they come from, and what to read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::padding::Padding;
+use crate::tensor::Feeds;
+
+/// One input of the model, with one row along the batch axis, cut to its own
+/// length.
+///
+/// Padding is cut off where an attention mask shows it (at either end) and the
+/// graph leaves the length open; otherwise it stays and `token_mask` tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// The inputs by name.
+    pub feeds: Feeds,
+    /// Which token positions are real; `None` when all are.
+    pub token_mask: Option<Vec<bool>>,
+}
+
+/// Where samples come from.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataOrigin {
+    /// Made from the graph's inputs.
+    Synthetic {
+        /// The seed they were made with.
+        seed: u64,
+    },
+    /// Handed over by the program that uses the library.
+    Given,
+    /// Read.
+    Files {
+        /// What was given.
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// Samples and what there is to say about them.
+#[derive(Debug, Clone)]
+pub struct Samples {
+    /// The samples, in the order of their source.
+    pub samples: Vec<Sample>,
+    /// Where they come from.
+    pub origin: DataOrigin,
+    /// What the user should know, a sentence each.
+    pub notes: Vec<String>,
+    /// Whether shorter ones may be filled up, to share a batch.
+    pub padding: Padding,
+}
+
+impl Samples {
+    /// One sample of each set of inputs: every tensor has one row along the
+    /// model's batch axis. All token positions count as real.
+    pub fn of_feeds(feeds: impl IntoIterator<Item = Feeds>) -> Self {
+        let sample = |feeds| Sample {
+            feeds,
+            token_mask: None,
+        };
+        Samples {
+            samples: feeds.into_iter().map(sample).collect(),
+            origin: DataOrigin::Given,
+            notes: Vec::new(),
+            padding: Padding::No,
+        }
+    }
+}
+
+/// What to read and how.
+#[derive(Debug, Clone)]
+pub struct DataOptions {
+    /// Samples that are at hand, in place of all that is read or made.
+    pub given: Option<Arc<Samples>>,
+    /// Files and folders; none means synthetic samples. All arrays (`.npz`,
+    /// folders of them, ONNX test data sets) or all texts (`.txt`, `.jsonl`,
+    /// `.tsv`, `.csv`).
+    pub data: Vec<PathBuf>,
+    /// `tokenizer.json`, or the folder with it: needed for texts.
+    pub tokenizer: Option<PathBuf>,
+    /// One or two columns with text, by name or number from 0; none: by their
+    /// usual names.
+    pub text_columns: Vec<String>,
+    /// Texts are cut to this many tokens, special ones included.
+    pub max_length: usize,
+    /// The most samples taken; of more, a random subset.
+    pub samples: usize,
+    /// Seed of the subset and of synthetic values.
+    pub seed: u64,
+    /// Shapes of inputs by name, for axes that the graph leaves open.
+    pub shapes: Vec<(String, Vec<usize>)>,
+    /// Rows of a batch.
+    pub batch: usize,
+    /// The longest synthetic sequence, in tokens.
+    pub seq: usize,
+    /// Whether a third of the texts is joined with another one and a third with
+    /// two, where all together have at most `max_length` tokens. Joined texts have
+    /// more tokens and more various ones: on a six-layer BERT for SST-2 (512
+    /// phrases of 13 tokens, 60% and 50% of the multiply-accumulates, means of five
+    /// draws) the divergence on whole sentences is 0.0064 and 0.0135, where half of
+    /// the texts are joined with one other 0.0069 and 0.0148. Without any it is
+    /// 0.0084 at 60% (one draw). Up to three others bring no more than up to two.
+    pub join: bool,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            given: None,
+            data: Vec::new(),
+            tokenizer: None,
+            text_columns: Vec::new(),
+            max_length: 128,
+            samples: 512,
+            seed: 0,
+            shapes: Vec::new(),
+            batch: 8,
+            seq: 128,
+            join: false,
+        }
+    }
+}
+
+impl DataOptions {
+    /// Whether there is nothing to read, so that samples are made.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.given.is_none()
+    }
+}
