@@ -201,7 +201,7 @@ impl Args {
                 samples: self.samples,
                 seed,
                 batch: 1,
-                seq: self.seq,
+                seq: Some(self.seq),
                 ..DataOptions::default()
             },
             engine: EngineOptions {

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use onnx_prune::budget::{Cost, Sizes};
+use onnx_prune::budget::Cost;
 use onnx_prune::cli::{self, Bench, Calibrate, Command, Compare, Inspect, Merge, Prune, Talk, Wrong};
+use onnx_prune::data::{self, SeenSizes};
 use onnx_prune::measure::paired::{self, BenchReport};
 use onnx_prune::report::style::Style;
 use onnx_prune::report::{self, Report};
-use onnx_prune::{Error, Result, data, engine, onnx, pipeline};
+use onnx_prune::{Error, Result, engine, onnx, pipeline};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {
@@ -204,13 +205,24 @@ fn merge(args: &Merge) -> Result<()> {
 }
 
 fn inspect(args: &Inspect) -> Result<()> {
-    let data = &args.options.data;
-    let loaded = pipeline::load(&args.input, args.options.axes)?;
-    let sizes = Sizes {
-        batch: data.batch,
-        seq: data.seq,
-        named: Default::default(),
+    let options = &args.options;
+    let mut loaded = pipeline::load(&args.input, options.axes)?;
+    let model = &loaded.network.proto;
+    let seen = match options.data.is_empty() {
+        true => SeenSizes::default(),
+        false => SeenSizes::of(model, &data::read_samples(model, &options.data)?)?,
     };
+    let engine = std::cell::OnceCell::new();
+    let chosen = || match engine::choose(&options.engine) {
+        Ok(found) => Ok(engine.get_or_init(|| found).as_ref()),
+        Err(error) => Err(error),
+    };
+    let (sizes, why) = pipeline::sizes(&loaded.network, &options.data, &seen, chosen)?;
+    if let Some(error) = why {
+        loaded.notes.push(format!(
+            "some run-time sizes are not known and count as --seq, since the model cannot be run: {error}"
+        ));
+    }
     let cost = Cost::new(&loaded.network, &sizes);
     let name = args.input.display().to_string();
     let found = report::inspect::inspect(&name, &loaded.network, &cost, loaded.notes);
@@ -246,7 +258,7 @@ fn measure(args: &Bench) -> Result<()> {
     let b = args.b.as_deref().map(onnx::load).transpose()?;
     let engine = engine::choose(&args.options.engine)?;
     let wanted = &args.options.data;
-    let inputs = data::exact_batch(&a.proto, wanted.batch, wanted.seq, &wanted.shapes)?;
+    let inputs = data::exact_batch(&a.proto, &wanted.exact(&SeenSizes::default()))?;
     let other = b.as_ref().map(|b| &b.proto);
     let found = BenchReport {
         a: args.a.display().to_string(),

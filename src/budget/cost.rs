@@ -6,21 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::axes::{Analysis, Dim, FactorId, GroupId, Int, IntOp, SymbolId, Term};
+use super::sizes::Sizes;
+use crate::axes::{Analysis, Dim, GroupId, SymbolId, Term};
 use crate::graph::{Graph, Role};
 use crate::mask::{Kept, Mask};
 use crate::network::Network;
-
-/// Values of the run-time sizes that costs are computed for.
-#[derive(Debug, Clone)]
-pub struct Sizes {
-    /// Batch size.
-    pub batch: usize,
-    /// Length of the sequence.
-    pub seq: usize,
-    /// Sizes by symbol name, which win.
-    pub named: BTreeMap<String, usize>,
-}
 
 /// A cost model of one model, and of what lossless passes make of it.
 pub struct Cost<'a> {
@@ -148,7 +138,7 @@ impl<'a> Work<'a> {
         }
         Work {
             analysis,
-            symbols: symbols(graph, analysis, sizes),
+            symbols: sizes.symbols(graph, analysis),
             macs,
             weights,
         }
@@ -187,84 +177,5 @@ impl<'a> Work<'a> {
                 Term::Sum(parts) => parts.iter().map(|p| self.size(p, kept)).sum(),
             })
             .product()
-    }
-}
-
-/// A value for every symbol: the first axis of the inputs is the batch, all
-/// others are the sequence unless their name says otherwise.
-fn symbols(graph: &Graph, analysis: &Analysis, sizes: &Sizes) -> BTreeMap<SymbolId, f64> {
-    let space = &analysis.space;
-    let mut values = BTreeMap::new();
-    let mut leading = Vec::new();
-    for input in &graph.inputs {
-        if let Some(Some(first)) = analysis.facts(*input).dims.as_ref().map(|d| d.first())
-            && let [Term::Symbol(s)] = first.0[..]
-        {
-            leading.push(s);
-        }
-    }
-    for (id, name) in space.free_symbols() {
-        let lower = name.to_ascii_lowercase();
-        let value = match sizes.named.get(name) {
-            Some(n) => *n,
-            None if leading.contains(&id) || lower.contains("batch") => sizes.batch,
-            None if lower.contains("past") => 0,
-            None => sizes.seq,
-        };
-        values.insert(id, value as f64);
-    }
-    for id in (0..)
-        .map(SymbolId)
-        .take_while(|id| (id.0 as usize) < space.symbol_count())
-    {
-        if let Some(definition) = space.definition(id) {
-            let value = evaluate(analysis, definition, &values, sizes.seq as f64);
-            values.insert(id, value);
-        }
-    }
-    values
-}
-
-fn evaluate(analysis: &Analysis, int: &Int, known: &BTreeMap<SymbolId, f64>, default: f64) -> f64 {
-    let space = &analysis.space;
-    fn dim_size(
-        analysis: &Analysis,
-        dim: &Dim,
-        known: &BTreeMap<SymbolId, f64>,
-        default: f64,
-        size: &dyn Fn(FactorId) -> usize,
-    ) -> f64 {
-        analysis
-            .space
-            .resolve(dim)
-            .0
-            .iter()
-            .map(|t| match t {
-                Term::Factor(f) => size(*f) as f64,
-                Term::Symbol(s) => known.get(s).copied().unwrap_or(default),
-                Term::Sum(parts) => parts
-                    .iter()
-                    .map(|p| dim_size(analysis, p, known, default, size))
-                    .sum(),
-            })
-            .product()
-    }
-    match int {
-        Int::Const(n) => *n as f64,
-        Int::Dim(dim) => dim_size(analysis, dim, known, default, &|f| space.factor_size(f)),
-        Int::Unknown(_) => default,
-        Int::Op(op, ab) => {
-            let (a, b) = (
-                evaluate(analysis, &ab.0, known, default),
-                evaluate(analysis, &ab.1, known, default),
-            );
-            match op {
-                IntOp::Add => a + b,
-                IntOp::Sub => a - b,
-                IntOp::Mul => a * b,
-                IntOp::Div if b != 0.0 => (a / b).floor(),
-                IntOp::Div => default,
-            }
-        }
     }
 }

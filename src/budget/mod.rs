@@ -3,6 +3,7 @@
 //! ```text
 //! goal            what the user asks: --flops 0.6, --size 25MB, --speedup 2x
 //! cost            what a mask costs, from the axes
+//! sizes           the run-time sizes that costs are computed for
 //! prices          what each level of each item costs; the limit of a demand
 //! item            what one decision is about
 //! align           to what multiples numbers of neurons are kept
@@ -24,13 +25,15 @@ mod item;
 mod prices;
 mod scores;
 pub mod shared;
+mod sizes;
 mod tied;
 
 pub use align::Align;
 pub use allocate::{Got, Picked, allocate, levels};
 pub use allocation::{Allocation, Budget, cheapest_step, of_mask};
-pub use cost::{Cost, Sizes};
+pub use cost::Cost;
 pub use goal::{Demand, Goal, Measure};
 pub use item::{Item, damage, flags};
 pub use prices::{Limit, Prices};
+pub use sizes::Sizes;
 pub use tied::{Tied, check_even};

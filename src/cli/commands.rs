@@ -13,19 +13,19 @@ use crate::{Error, Result};
 const EXAMPLES: &str = "\
 Examples:
   onnx-prune bert.onnx small.onnx --flops 0.6 --data texts.txt --tokenizer tokenizer.json
-      keeps 60% of the work of the prunable blocks; texts without labels calibrate it
+      keep 60% of the work of the prunable blocks, calibrated on unlabelled texts
   onnx-prune vit.onnx small.onnx --flops 0.5 --data images.npz
       arrays by the names of the graph's inputs, samples along the first axis
   onnx-prune model.onnx small.onnx --flops 0.7
-      no data at all: synthetic inputs, which cost quality
+      without data: synthetic inputs, at some cost in quality
   onnx-prune inspect model.onnx
       what can be pruned, what cannot, and why
   onnx-prune compare small.onnx model.onnx --data images.npz
       how far apart two models are
   onnx-prune bench small.onnx model.onnx --batch 8 --seq 128
-      how much faster one is, measured in turns
+      how much faster one is than the other, measured in alternation
   onnx-prune model.onnx small.onnx --report report.html
-      one file to look at: what was asked, what was got, what is left where
+      an HTML report: the goal, the result, and what is left in each layer
 
 Exit codes: 0 written; 1 the budget or a verification was not met; 2 bad input
 or usage; 3 nothing can be pruned; 4 an engine or device is missing or refuses
@@ -46,7 +46,7 @@ pub enum Command {
     Calibrate(Calibrate),
     /// Add up statistics.
     Merge(Merge),
-    /// Print the completions of a shell.
+    /// Print shell completions.
     Completions(clap_complete::Shell),
     /// Print the manual page.
     Man,
@@ -102,7 +102,7 @@ pub struct Bench {
     pub a: PathBuf,
     /// The model that it is compared with; both run in turns.
     pub b: Option<PathBuf>,
-    /// Runs of each model that are counted.
+    /// Number of timed runs per model.
     pub runs: usize,
     /// Print JSON.
     pub json: bool,
@@ -204,7 +204,7 @@ pub fn command() -> clap::Command {
                 .help_heading(Topic::Output.title()),
         )
         .arg(
-            path("report", "FILE.html", "Write a page to look at: one HTML file with pictures")
+            path("report", "FILE.html", "Write an HTML report: one self-contained page with pictures")
                 .long("report")
                 .help_heading(Topic::Output.title()),
         )
@@ -218,7 +218,8 @@ fn others() -> [clap::Command; 7] {
         clap::Command::new("inspect")
             .about("Show what can be pruned in a model, what cannot, and why")
             .arg(path("input", "MODEL.onnx", "The model").required(true))
-            .args(named(&["change-interface", "uniform-kv", "batch", "seq"]))
+            .args(named(&["change-interface", "uniform-kv"]))
+            .args(args(&[Topic::Data, Topic::Engine]).filter(|a| a.get_id() != "stats"))
             .arg(json()),
         clap::Command::new("compare")
             .about("Run two models on the same inputs and show how far apart they are")
@@ -227,7 +228,7 @@ fn others() -> [clap::Command; 7] {
             .args(args(&[Topic::Data, Topic::Engine]).filter(|a| a.get_id() != "stats"))
             .arg(json()),
         clap::Command::new("bench")
-            .about("Measure the latency of a model, or of two in turns")
+            .about("Measure the latency of a model, or compare two")
             .arg(path("a", "A.onnx", "The model").required(true))
             .arg(path("b", "B.onnx", "The model that it is compared with; both run in turns"))
             .arg(
@@ -236,13 +237,13 @@ fn others() -> [clap::Command; 7] {
                     .value_name("N")
                     .default_value("50")
                     .value_parser(value_parser!(usize))
-                    .help("Runs of each model that are counted"),
+                    .help("Number of timed runs per model"),
             )
             .args(named(&["batch", "seq", "shape"]))
             .args(args(&[Topic::Engine]))
             .arg(json()),
         clap::Command::new("calibrate")
-            .about("Write the statistics of some inputs to a file, to be added up (`merge`) and used with --stats")
+            .about("Write calibration statistics to a file, to be merged and used with --stats")
             .arg(path("input", "MODEL.onnx", "The trained model").required(true))
             .arg(output().long_help(
                 "Where the statistics go. Until all samples are done they are in FILE.partial beside it: a run that \
@@ -253,7 +254,7 @@ fn others() -> [clap::Command; 7] {
             .args(Talk::args())
             .arg(json()),
         clap::Command::new("merge")
-            .about("Add up files of statistics of one model")
+            .about("Merge statistics files of one model")
             .arg(
                 path("inputs", "FILE.safetensors", "Files of statistics of one model")
                     .required(true)
@@ -262,7 +263,7 @@ fn others() -> [clap::Command; 7] {
             .arg(output())
             .arg(json()),
         clap::Command::new("completions")
-            .about("Print the completions of a shell")
+            .about("Print shell completions")
             .arg(
                 Arg::new("shell")
                     .required(true)

@@ -7,7 +7,7 @@ use crate::progress::{Bars, JsonLines, Progress, Quiet};
 /// How much is said, and how progress is shown.
 #[derive(Debug, Clone, Default)]
 pub struct Talk {
-    /// No summary and no progress; errors are still told.
+    /// No summary and no progress; errors are still shown.
     pub quiet: bool,
     /// How much more is said.
     pub verbose: u8,
@@ -23,19 +23,21 @@ impl Talk {
                 .long("quiet")
                 .action(ArgAction::SetTrue)
                 .conflicts_with("verbose")
-                .help("No summary and no progress; errors are still told"),
+                .help("No summary and no progress; errors are still shown"),
             Arg::new("verbose")
                 .short('v')
                 .long("verbose")
                 .action(ArgAction::Count)
-                .help("Say more: every group, tolerances, time of every stage. Twice: what the engine says, too"),
+                .help(
+                    "Show more: every group, tolerances, the time of every stage. Twice: engine messages too",
+                ),
             Arg::new("progress")
                 .long("progress")
                 .value_name("KIND")
                 .default_value("auto")
                 .value_parser(["auto", "json", "none"])
                 .hide_short_help(true)
-                .help("How progress is shown on standard error: a bar on a terminal, a line of JSON for every step, none"),
+                .help("Progress on standard error. auto: a bar on a terminal; json: a line of JSON per step"),
         ]
     }
 

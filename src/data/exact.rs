@@ -6,6 +6,7 @@ use super::draw::{Purpose, Random};
 use super::fill::{FillSizes, Filler, Template};
 use super::layout::{InputAxis, InputRole, Layout, StreamKind};
 use super::read::checked_shapes;
+use super::seen::SeenSizes;
 use super::spec::input_specs;
 use super::tables::Tables;
 use crate::error::{Error, Result, ResultExt};
@@ -23,29 +24,51 @@ pub struct ExactBatch {
     pub seq: Option<usize>,
 }
 
-/// Makes inputs of `batch` rows with `seq` tokens each; sizes that the graph
-/// fixes win, as do `shapes` (of one row, by input).
+/// Tokens of a sequence where nothing says how many.
+pub(crate) const TOKENS: usize = 128;
+
+/// What size an exact batch has.
+#[derive(Debug, Clone, Copy)]
+pub struct ExactSizes<'a> {
+    /// Rows.
+    pub batch: usize,
+    /// Tokens of every sequence; without it those of the samples, where all have the
+    /// same number, else 128 or as many as the model takes.
+    pub seq: Option<usize>,
+    /// Shapes of one row, by input.
+    pub shapes: &'a [(String, Vec<usize>)],
+    /// What samples have.
+    pub seen: &'a SeenSizes,
+}
+
+/// Makes one batch of inputs. Sizes that the graph fixes win, then
+/// [`shapes`](ExactSizes::shapes), then what was asked, then what was seen.
 ///
 /// # Errors
 /// More tokens than the model has positions for; inputs that cannot be made.
-pub fn exact_batch(
-    model: &proto::ModelProto,
-    batch: usize,
-    seq: usize,
-    shapes: &[(String, Vec<usize>)],
-) -> Result<ExactBatch> {
-    if batch == 0 || seq == 0 {
+pub fn exact_batch(model: &proto::ModelProto, wanted: &ExactSizes) -> Result<ExactBatch> {
+    let ExactSizes {
+        batch,
+        seq: asked,
+        shapes,
+        seen,
+    } = *wanted;
+    if batch == 0 || asked == Some(0) {
         return Err(Error::input("--batch and --seq must be at least 1"));
     }
     let layout = Layout::new(&input_specs(model)?);
     let tables = Tables::find(model);
     let shapes: BTreeMap<String, Vec<usize>> = checked_shapes(&layout, shapes)?;
     let tokens = layout.inputs.iter().any(|i| i.role == InputRole::TokenIds);
-    if let Some(most) = tables.positions.filter(|most| tokens && seq > *most) {
+    let most = tables.positions.filter(|_| tokens);
+    if let (Some(seq), Some(most)) = (asked, most)
+        && seq > most
+    {
         return Err(Error::input(format!(
             "--seq {seq}: the model takes at most {most} tokens"
         )));
     }
+    let seq = asked.unwrap_or(TOKENS).min(most.unwrap_or(usize::MAX));
     let batch = layout.fixed_batch.unwrap_or(batch);
     let template = Template::default();
     let filler = Filler {
@@ -54,6 +77,7 @@ pub fn exact_batch(
         shapes: &shapes,
         template: &template,
         length: seq,
+        seen,
     };
     let mut random = Random::new(0, Purpose::Values);
     let mut sizes = FillSizes::default();
@@ -66,6 +90,9 @@ pub fn exact_batch(
                 sizes.tokens.entry(*stream).or_insert(size);
             }
         }
+    }
+    for input in &layout.inputs {
+        sizes.learn_seen(input, seen, asked.is_none());
     }
     for stream in StreamKind::ALL {
         sizes.tokens.entry(stream).or_insert(seq);

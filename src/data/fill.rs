@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::draw::Random;
 use super::layout::{InputAxis, InputRole, Layout, LayoutInput, StreamKind};
+use super::seen::SeenSizes;
 use super::spec::InputDim;
 use super::tables::Tables;
 use crate::error::{Error, Result, ResultExt};
@@ -53,6 +54,23 @@ impl FillSizes {
         }
     }
 
+    /// Takes over what samples have, but for tokens where their number was asked for.
+    pub(crate) fn learn_seen(&mut self, input: &LayoutInput, seen: &SeenSizes, tokens: bool) {
+        for (at, (axis, dim)) in input.axes.iter().zip(&input.spec.dims).enumerate() {
+            let Some(size) = seen.size(&input.spec.name, at) else {
+                continue;
+            };
+            match (axis, dim) {
+                (InputAxis::Tokens(stream), _) if tokens => _ = self.tokens.entry(*stream).or_insert(size),
+                (InputAxis::Past, _) => self.past = size,
+                (InputAxis::Free, InputDim::Symbol(name)) => {
+                    self.symbols.entry(name.clone()).or_insert(size);
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// The shape of `input` for one sample; `length` is the size of open axes
     /// that are like a sequence.
     fn shape(&self, input: &LayoutInput, length: usize) -> Vec<usize> {
@@ -76,6 +94,7 @@ impl FillSizes {
 /// The customary size of an axis of which the graph says nothing.
 fn open_size(input: &LayoutInput, axis: usize, length: usize) -> usize {
     match (input.role, axis) {
+        (InputRole::Image, 0) => 1,
         (InputRole::Image, 1) => 3,
         (InputRole::Image, _) => 224,
         // One second at 16 kHz.
@@ -138,15 +157,25 @@ pub(crate) struct Filler<'a> {
     pub(crate) template: &'a Template,
     /// Size of open axes that are like a sequence and of which nothing is known.
     pub(crate) length: usize,
+    /// What samples have.
+    pub(crate) seen: &'a SeenSizes,
 }
 
 impl Filler<'_> {
     /// The shape of `input` in one sample.
     pub(crate) fn shape(&self, input: &LayoutInput, sizes: &FillSizes) -> Vec<usize> {
-        match self.shapes.get(&input.spec.name) {
-            Some(shape) => shape.clone(),
-            None => sizes.shape(input, self.length),
+        let name = &input.spec.name;
+        if let Some(shape) = self.shapes.get(name) {
+            return shape.clone();
         }
+        let mut shape = sizes.shape(input, self.length);
+        for (at, (size, axis)) in shape.iter_mut().zip(&input.axes).enumerate() {
+            if *axis == InputAxis::Free {
+                let known = self.seen.size(name, at).or_else(|| self.tables.size(name, at));
+                *size = known.unwrap_or(*size);
+            }
+        }
+        shape
     }
 
     /// Makes one input.

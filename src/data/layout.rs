@@ -116,8 +116,11 @@ impl Layout {
             mark_tokens(&mut inputs, stream);
         }
         for input in inputs.iter_mut().filter(|i| i.role == InputRole::Past) {
-            for axis in &mut input.axes {
-                if *axis == InputAxis::Free {
+            let last = input.axes.len().saturating_sub(1);
+            for (at, (axis, dim)) in input.axes.iter_mut().zip(&input.spec.dims).enumerate() {
+                // The last of four axes is the size of a head, whatever the graph says of it.
+                let size = at == last && last >= 3 && !dim.symbol().is_some_and(names_past);
+                if *axis == InputAxis::Free && !size {
                     *axis = InputAxis::Past;
                 }
             }
@@ -232,6 +235,11 @@ fn name_streams(inputs: &mut [LayoutInput]) {
 fn names_batch(symbol: &str) -> bool {
     let symbol = symbol.to_lowercase();
     symbol.contains("batch") || matches!(symbol.as_str(), "n" | "b" | "bs" | "bsz")
+}
+
+fn names_past(symbol: &str) -> bool {
+    let symbol = symbol.to_lowercase();
+    ["past", "seq", "len"].iter().any(|word| symbol.contains(word))
 }
 
 /// Finds the batch axis of every input; returns the fixed size, if it is fixed.

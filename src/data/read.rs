@@ -9,11 +9,12 @@ use super::finish::FinishReading;
 use super::layout::{InputAxis, Layout, StreamKind};
 use super::padding::Padding;
 use super::samples::{DataOptions, DataOrigin, Sample, Samples};
+use super::seen::SeenSizes;
 use super::source::DataSource;
 use super::spec::{InputDim, input_specs};
 use super::tables::Tables;
 use super::testset;
-use super::text::{self};
+use super::text;
 use crate::error::{Error, Result};
 use crate::onnx::proto;
 use crate::tensor::ops;
@@ -75,6 +76,7 @@ pub fn read_parts(
         tables,
         shapes,
         options,
+        seen: SeenSizes::default(),
     };
     let mut parts = ReadParts {
         waiting: Vec::new(),
@@ -235,6 +237,8 @@ pub(super) struct DataReader<'a> {
     pub(super) tables: Tables,
     pub(super) shapes: BTreeMap<String, Vec<usize>>,
     pub(super) options: &'a DataOptions,
+    /// Nothing is seen before samples are read.
+    pub(super) seen: SeenSizes,
 }
 
 impl DataReader<'_> {
@@ -244,7 +248,8 @@ impl DataReader<'_> {
             tables: &self.tables,
             shapes: &self.shapes,
             template,
-            length: self.options.seq.max(1),
+            length: self.options.seq().max(1),
+            seen: &self.seen,
         }
     }
 

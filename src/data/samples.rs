@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::exact::{ExactSizes, TOKENS};
 use super::padding::Padding;
+use super::seen::SeenSizes;
 use crate::tensor::Feeds;
 
 /// One input of the model, with one row along the batch axis, cut to its own
@@ -91,8 +93,9 @@ pub struct DataOptions {
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Rows of a batch.
     pub batch: usize,
-    /// The longest synthetic sequence, in tokens.
-    pub seq: usize,
+    /// Tokens of a sequence, for which costs are computed, and of the longest synthetic
+    /// one. Without it: those of the samples where all have the same number, else 128.
+    pub seq: Option<usize>,
     /// Whether a third of the texts is joined with another one and a third with
     /// two, where all together have at most `max_length` tokens. Joined texts have
     /// more tokens and more various ones: on a six-layer BERT for SST-2 (512
@@ -115,13 +118,28 @@ impl Default for DataOptions {
             seed: 0,
             shapes: Vec::new(),
             batch: 8,
-            seq: 128,
+            seq: None,
             join: false,
         }
     }
 }
 
 impl DataOptions {
+    /// Tokens of the longest synthetic sequence.
+    pub fn seq(&self) -> usize {
+        self.seq.unwrap_or(TOKENS)
+    }
+
+    /// The batch that costs and timings are for, given what samples have.
+    pub fn exact<'a>(&'a self, seen: &'a SeenSizes) -> ExactSizes<'a> {
+        ExactSizes {
+            batch: self.batch,
+            seq: self.seq,
+            shapes: &self.shapes,
+            seen,
+        }
+    }
+
     /// Whether there is nothing to read, so that samples are made.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty() && self.given.is_none()

@@ -24,7 +24,7 @@ impl DataReader<'_> {
         let filler = self.filler(&template);
         let mut random = Random::new(options.seed, Purpose::Values);
 
-        let most = self.longest(options.seq.max(1), None);
+        let most = self.longest(options.seq().max(1), None);
         let special = template.prefix.len() + template.suffix.len();
         let least = (most / 4).max(special + 1).min(most);
         // A dozen lengths vary enough, and leave batches of equal length to be made.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::implied;
 use crate::onnx::proto;
 
 /// What the tables say.
@@ -12,6 +13,8 @@ pub(crate) struct Tables {
     rows: BTreeMap<String, usize>,
     /// The longest sequence the table of positions allows, where there is one.
     pub(crate) positions: Option<usize>,
+    /// Sizes of open axes of inputs that constants and operators imply.
+    sizes: BTreeMap<(String, usize), usize>,
 }
 
 /// Operators that hand indices on.
@@ -35,6 +38,11 @@ impl Tables {
     /// The rows of the table that `input` indexes.
     pub(crate) fn rows(&self, input: &str) -> Option<usize> {
         self.rows.get(input).copied()
+    }
+
+    /// The size of an axis of `input` that the constants behind it imply.
+    pub(crate) fn size(&self, input: &str, axis: usize) -> Option<usize> {
+        self.sizes.get(&(input.to_owned(), axis)).copied()
     }
 
     /// Looks for the tables of `model`, whose external data may be absent.
@@ -155,7 +163,11 @@ impl<'a> Search<'a> {
         }
         Tables {
             rows,
-            positions: positions.map(usable_positions),
+            positions: (positions.map(usable_positions))
+                .into_iter()
+                .chain(implied::rotations(graph, &self.constants))
+                .min(),
+            sizes: implied::sizes(graph, &self.constants),
         }
     }
 }

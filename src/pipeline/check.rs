@@ -41,7 +41,7 @@ impl Options {
                 "--eval needs --max-drop: the largest number that the command may print",
             ));
         }
-        if self.data.batch == 0 || self.data.seq == 0 {
+        if self.data.batch == 0 || self.data.seq == Some(0) {
             return Err(Error::input("--batch and --seq must be at least 1"));
         }
         self.check_conflicts()

@@ -320,31 +320,31 @@ macro_rules! declarations {
     ($then:ident) => {
         $then! {
             Budget flops One("FRACTION") "flops" ["max-drop", "mask"] { &[] }
-              "Fraction of the prunable blocks' multiply-accumulates to keep (0.6 when nothing else is asked for). The prunable blocks are what vanishes when all groups are empty: attention and feed-forward sublayers."
+              "Fraction of the prunable blocks' multiply-accumulates to keep (0.6 when no budget is given). The prunable blocks are the attention and feed-forward sublayers: what would vanish if every group were empty."
               { |o, w| { demand(o, Demand::Flops(fraction(text(w)?)?)); Ok(()) } } { |o| demanded(o, "flops") };
             Budget params One("FRACTION") "params" ["max-drop", "mask"] { &[] }
-              "Fraction of the prunable blocks' parameters to keep. Several budgets together: all must hold."
+              "Fraction of the prunable blocks' parameters to keep. When several budgets are given, all must hold."
               { |o, w| { demand(o, Demand::parameters(text(w)?)?); Ok(()) } } { |o| demanded(o, "params") };
             Budget size One("BYTES") "size" ["max-drop", "mask"] { &[] }
-              "Most bytes of the written file, as in 25MB or 24MiB."
+              "Maximum size of the written file, such as 25MB or 24MiB."
               { |o, w| { demand(o, Demand::size(text(w)?)?); Ok(()) } } { |o| demanded(o, "size") };
             Budget latency One("FRACTION|TIME") "latency" ["max-drop", "mask", "speedup"] { &[] }
-              "Most latency at --batch and --seq: a fraction of the dense model's, or a time as in 12ms. Measured with the chosen engine, device and threads."
+              "Maximum latency at --batch and --seq: a fraction of the dense model's, or a time such as 12ms. Measured with the chosen engine, device and threads."
               { |o, w| { demand(o, Demand::latency(text(w)?)?); Ok(()) } } { |o| demanded(o, "latency") };
             Budget speedup One("TIMES") "speedup" ["max-drop", "mask"] { &[] }
-              "The same as a speed-up: 2x is half of the latency."
+              "The same limit as a speed-up: 2x halves the latency."
               { |o, w| { demand(o, Demand::speedup(text(w)?)?); Ok(()) } } { |o| demanded(o, "speedup") };
             Budget max_drop One("X") "max-drop" ["mask"] { &[] }
               "Instead of a budget: the smallest model whose divergence from the dense one on held-out samples stays within this (KL in nats for classes, 1 - cosine for embeddings, else the relative squared error)."
               { |o, w| { o.max_drop = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.max_drop) };
             Budget eval One("COMMAND") "eval" [] { &[] }
-              "A shell command that prints a number for a candidate file ({} is its path), in place of the divergence. Less is better; --max-drop is the most."
+              "A shell command that prints a score for a candidate file ({} is its path), used in place of the divergence. Lower is better; --max-drop is the highest score accepted."
               { |o, w| { o.eval = Some(text(w)?.to_owned()); Ok(()) } } { |o| maybe(&o.eval) };
             Budget mask One("FILE") "mask" [] { &[] }
-              "Instead of a ranking: a mask from elsewhere. A .json, a .npz or .npy with head_mask and neuron_mask of layers x units, or the .onnx that an earlier run wrote."
+              "Instead of a ranking: apply a mask made elsewhere. A .json file, a .npz or .npy with head_mask and neuron_mask of layers x units, or the .onnx that an earlier run wrote."
               { |o, w| { o.mask = Some(path(w)?); Ok(()) } } { |o| maybe(&o.mask) };
             Budget align One("N") "align" ["mask"] { &[] }
-              "Keep neurons in multiples of this (or all of a group). Without it: of 8 on a CPU, of 64 on CUDA, of less where a group has few."
+              "Keep neurons in multiples of N (or all of a group). Default: 8 on a CPU, 64 on CUDA, fewer in small groups."
               { |o, w| { o.align = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.align) };
             Pruning method One("METHOD") "method" [] { crate::rank::Method::WORDS }
               "How units are ranked. obs: second-order elimination on calibration statistics; kcm: kernelized convex masking (Nova et al., ICML 2023), neurons only; wanda: row norms times activation norms; magnitude: row norms, no data."
@@ -353,103 +353,103 @@ macro_rules! declarations {
               "How the remaining weights are re-fitted. auto: sequential for obs, rescale for kcm, none for the others."
               { |o, w| { o.refit.reconstruct = parsed(w)?; Ok(()) } } { |o| one(o.refit.reconstruct) };
             Pruning targets List("KIND") "targets" [] { crate::sites::UnitKind::WORDS }
-              "What may be pruned. queries: query heads within each key/value group, which all stay; instead of heads."
+              "What may be pruned. queries, instead of heads: query heads within each key/value group; all groups stay."
               { |o, w| { o.selection.targets = all_parsed(w)?; Ok(()) } } { |o| joined(&o.selection.targets) };
             Pruning exclude Each("REGEX") "exclude" [] { &[] }
-              "Leave groups alone whose name matches (regular expression; see `inspect`)."
+              "Do not prune groups whose name matches (a regular expression; `inspect` lists the names)."
               { |o, w| exclude(o, w) } { |o| each(&o.selection.exclude) };
             Pruning min_units One("N") "min-units" [] { &[] }
-              "Every group keeps at least this many units. With 0, whole sublayers may go."
+              "Every group keeps at least N units. With 0, whole sublayers may be removed."
               { |o, w| { o.selection.min_units = parsed(w)?; Ok(()) } } { |o| one(o.selection.min_units) };
             Pruning no_narrow Nothing "no-narrow" ["mask"] { &[] }
-              "Keep all channels inside attention heads. Otherwise heads lose some, of values and of queries with their keys, where that does less harm than the loss of units."
+              "Keep all channels inside attention heads. Otherwise heads lose value channels and query/key channels where that does less harm than losing units."
               { |o, _| { o.narrow = false; Ok(()) } } { |o| on(!o.narrow) };
             Pruning no_lossless Nothing "no-lossless" [] { &[] }
-              "Leave out the lossless rewrites: work for positions that no output reads, dead branches."
+              "Skip the lossless rewrites, which remove work for positions that no output reads, and dead branches."
               { |o, _| { o.lossless = false; Ok(()) } } { |o| on(!o.lossless) };
             Pruning fold_constant Nothing "fold-constant" ["mask"] { &[] }
-              "Also remove units that are constant on all calibration inputs. A bias takes up what they add."
+              "Also remove units that are constant on all calibration inputs. What they contribute is added to a bias."
               { |o, _| { o.fold_constant = true; Ok(()) } } { |o| on(o.fold_constant) };
             Pruning outputs List("NAME") "outputs" [] { &[] }
-              "Graph outputs that count when damage is measured; all when not given."
+              "Graph outputs that count when damage is measured. Default: all."
               { |o, w| { o.outputs = texts(w)?; Ok(()) } } { |o| joined(&o.outputs) };
             Pruning change_interface Nothing "change-interface" [] { &[] }
-              "Let inputs and outputs shrink too (the caches of a decoder). Without it, the output file is a drop-in replacement."
+              "Let inputs and outputs shrink too, such as the caches of a decoder. Without it, the output file is a drop-in replacement."
               { |o, _| { o.axes.change_interface = true; Ok(()) } } { |o| on(o.axes.change_interface) };
             Pruning uniform_kv Nothing "uniform-kv" [] { &[] }
-              "Keep the same number of key/value heads in every layer, as runtimes with one cache size want. Which ones is up to each layer."
+              "Keep the same number of key/value heads in every layer, for runtimes with one cache size. Each layer chooses its own."
               { |o, _| { o.axes.uniform_kv = true; Ok(()) } } { |o| on(o.axes.uniform_kv) };
             Pruning effort One("EFFORT") "effort" [] { crate::rank::Effort::WORDS }
-              "How much time measurements may take. high: eight times the samples."
+              "How much time measuring may take. high: eight times the samples."
               { |o, w| { o.effort = parsed(w)?; Ok(()) } } { |o| one(o.effort) };
             Data data Several("PATH") "data" [] { &[] }
-              "Inputs without labels. .npz files (arrays by input name), a folder of them, ONNX test data sets, or texts (.txt, .jsonl, .tsv, .csv) together with --tokenizer. Without it, synthetic inputs are made."
+              "Inputs without labels: .npz files (arrays by input name), a folder of them, ONNX test data sets, or texts (.txt, .jsonl, .tsv, .csv) with --tokenizer. Default: synthetic inputs."
               { |o, w| { o.data.data.extend(paths(w)); Ok(()) } } { |o| each(&o.data.data) };
             Data tokenizer One("PATH") "tokenizer" [] { &[] }
-              "tokenizer.json (or the folder with it), for texts."
+              "For texts: tokenizer.json, or the folder that holds it."
               { |o, w| { o.data.tokenizer = Some(path(w)?); Ok(()) } } { |o| maybe(&o.data.tokenizer) };
             Data text_column List("NAME") "text-column" [] { &[] }
               "One or two columns with text, by name or number from 0."
               { |o, w| { o.data.text_columns = texts(w)?; Ok(()) } } { |o| joined(&o.data.text_columns) };
             Data max_length One("N") "max-length" [] { &[] }
-              "Texts are cut to this many tokens."
+              "Truncate texts to N tokens."
               { |o, w| { o.data.max_length = parsed(w)?; Ok(()) } } { |o| one(o.data.max_length) };
             Data sample_count One("N") "samples" [] { &[] }
-              "How many samples to take."
+              "Number of samples to use."
               { |o, w| { o.data.samples = parsed(w)?; Ok(()) } } { |o| one(o.data.samples) };
             Data seed One("N") "seed" [] { &[] }
-              "Seed of sampling and of synthetic inputs."
+              "Seed for sampling and for synthetic inputs."
               { |o, w| { o.data.seed = parsed(w)?; Ok(()) } } { |o| one(o.data.seed) };
             Data no_join Nothing "no-join" [] { &[] }
-              "Leave texts as they are. Otherwise two thirds of them are joined with one or two others, where all together have at most --max-length tokens."
+              "Use texts as they are. Otherwise two thirds of them are joined with one or two others, up to --max-length tokens."
               { |o, _| { o.data.join = false; Ok(()) } } { |o| on(!o.data.join) };
             Data shape Each("NAME=DIMS") "shape" [] { &[] }
-              "Shape of an input whose axes the graph leaves open, as in pixel_values=1,3,224,224."
+              "Shape of an input whose axes the graph leaves open, such as pixel_values=1,3,224,224."
               { |o, w| shapes(o, w) } { |o| o.data.shapes.iter().map(told_shape).collect() };
             Data batch One("N") "batch" [] { &[] }
-              "Batch size that costs are computed for."
+              "Batch size for which costs are computed."
               { |o, w| { o.data.batch = parsed(w)?; Ok(()) } } { |o| one(o.data.batch) };
             Data seq One("N") "seq" [] { &[] }
-              "Sequence length that costs are computed for, and the longest synthetic sequence."
-              { |o, w| { o.data.seq = parsed(w)?; Ok(()) } } { |o| one(o.data.seq) };
+              "Sequence length for which costs are computed, and the length of the longest synthetic sequence. Default: that of the data if all samples have the same, else 128."
+              { |o, w| { o.data.seq = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.data.seq) };
             Data stats Several("FILE.safetensors") "stats" [] { &[] }
-              "Instead of calibrating: statistics of this model that `calibrate` or `merge` wrote (with --out-dir, one file per model). With --data too (best other inputs than those), damage is measured and weights are re-fitted layer after layer as ever; without, local errors stand in, which is much worse."
+              "Instead of calibrating: statistics of this model, written by `calibrate` or `merge` (with --out-dir, one file per model). Give --data too, preferably other inputs: damage is then measured and layers are re-fitted in order as usual. Without it local errors stand in, which is much worse."
               { |o, w| { o.stats.extend(paths(w)); Ok(()) } } { |o| each(&o.stats) };
             Engine engine One("ENGINE") "engine" [] { crate::engine::EngineChoice::WORDS }
-              "Which engine: onnxruntime where it is found, else the built-in tract."
+              "Inference engine. auto: onnxruntime if it is found, else the built-in tract."
               { |o, w| { o.engine.engine = parsed(w)?; Ok(()) } } { |o| one(o.engine.engine) };
             Engine device One("DEVICE") "device" [] { crate::engine::Device::WORDS }
-              "Where it runs; cuda is an error where CUDA does not really work."
+              "Device. cuda fails if CUDA is not actually used."
               { |o, w| { o.engine.device = parsed(w)?; Ok(()) } } { |o| one(o.engine.device) };
             Engine threads One("N") "threads" [] { &[] }
-              "Threads that compute, in the engine and elsewhere; one per core when not given."
+              "Number of computing threads, in the engine and elsewhere. Default: one per core."
               { |o, w| { o.engine.threads = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.engine.threads) };
             Engine ort_lib One("PATH") "ort-lib" [] { &[] }
-              "The onnxruntime library, or a folder that holds it."
+              "The onnxruntime library, or the folder that holds it."
               { |o, w| { o.engine.ort_lib = Some(path(w)?); Ok(()) } } { |o| maybe(&o.engine.ort_lib) };
             Output dry_run Nothing "dry-run" [] { &[] }
-              "Tell what would be done; write nothing."
+              "Show what would be done; write nothing."
               { |o, _| { o.dry_run = true; Ok(()) } } { |o| on(o.dry_run) };
             Output strict Nothing "strict" [] { &[] }
-              "Make every warning an error (exit code 6)."
+              "Turn every warning into an error (exit code 6)."
               { |o, _| { o.strict = true; Ok(()) } } { |o| on(o.strict) };
             Output external_data Nothing "external-data" [] { &[] }
-              "Put tensors into a side file beside the model."
+              "Store tensors in a side file beside the model."
               { |o, _| { o.external_data = true; Ok(()) } } { |o| on(o.external_data) };
             Output export_mask One("FILE") "export-mask" [] { &[] }
-              "Write the mask (.json, .npz). Heads then keep all their channels, of which a mask says nothing."
+              "Write the mask (.json or .npz). Heads then keep all their channels, which a mask cannot express."
               { |o, w| { o.export_mask = Some(path(w)?); Ok(()) } } { |o| maybe(&o.export_mask) };
             Output no_timing Nothing "no-timing" [] { &[] }
               "Do not time the result against the dense model."
               { |o, _| { o.timing = false; Ok(()) } } { |o| on(!o.timing) };
             Tuning latency_cache One("FILE") "latency-cache" [] { &[] }
-              "The file that keeps tables of measured latencies."
+              "File that caches tables of measured latencies."
               { |o, w| { o.latency_cache = Some(path(w)?); Ok(()) } } { |o| maybe(&o.latency_cache) };
             Tuning damp One("X") "damp" [] { &[] }
-              "Ridge of obs and re-fitting, as a fraction of the mean variance."
+              "Ridge for obs and re-fitting, as a fraction of the mean variance."
               { |o, w| { o.rank.damp = parsed(w)?; Ok(()) } } { |o| one(o.rank.damp) };
             Tuning probe One("N") "probe" [] { &[] }
-              "Samples that damage is measured on. Without it: as many as take a few dense passes over all samples, 8 to 128."
+              "Number of samples on which damage is measured. Default: as many as take a few dense passes over all samples, 8 to 128."
               { |o, w| { o.probe = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.probe) };
             Tuning refit_sinks_only Nothing "refit-sinks-only" [] { &[] }
               "Re-fit only the layers that lose inputs, not the ones between them."

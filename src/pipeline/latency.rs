@@ -6,7 +6,7 @@ use super::ranked::Ranked;
 use super::source::Source;
 use crate::Result;
 use crate::budget::{Demand, Measure, Prices};
-use crate::data::{self, ExactBatch};
+use crate::data::{self, ExactBatch, ExactSizes};
 use crate::engine::{Engine as _, SessionOptions};
 use crate::measure::latency::{self, TimedBlocks};
 use crate::measure::paired::{self, Measured};
@@ -25,15 +25,20 @@ const SECONDS: f64 = 1.5;
 impl Source<'_> {
     /// Inputs of the size that costs are computed for.
     pub(super) fn timed_inputs(&self) -> Result<ExactBatch> {
-        let data = &self.options.data;
-        data::exact_batch(&self.network().proto, data.batch, data.seq, &data.shapes)
+        data::exact_batch(&self.network().proto, &self.options.data.exact(&self.seen))
     }
 
     /// The same with fewer tokens, for a model that does not take as many.
     fn shorter_inputs(&self) -> Result<ExactBatch> {
-        let data = &self.options.data;
-        let of = |seq: usize| data::exact_batch(&self.network().proto, data.batch, seq, &data.shapes);
-        let half = (data.seq / 2).max(1);
+        let wanted = self.options.data.exact(&self.seen);
+        let of = |seq: usize| {
+            let fewer = ExactSizes {
+                seq: Some(seq),
+                ..wanted
+            };
+            data::exact_batch(&self.network().proto, &fewer)
+        };
+        let half = (self.options.data.seq() / 2).max(1);
         of(half).or_else(|_| of((half / 2).max(1)))
     }
 }

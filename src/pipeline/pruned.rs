@@ -136,8 +136,20 @@ impl<'a> Ranked<'a> {
             journal.lap("re-fitting");
         }
         drop(network);
-        let model = match &source.closed {
-            Some((_, closed)) => closed.close(&sliced.network.proto)?,
+        let model = match &source.form {
+            Some(form) => {
+                let (model, written) = form.close(sliced.network.proto)?;
+                if let [first, rest @ ..] = &written.constants[..] {
+                    let more = match rest.len() {
+                        0 => String::new(),
+                        n => format!(" and {n} more"),
+                    };
+                    journal.notes.push(format!(
+                        "weights that were computed are one constant each now: '{first}'{more}"
+                    ));
+                }
+                model
+            }
             None => sliced.network.proto,
         };
         let (mut model, passes) = self.last_passes(model, &few, &interface, &mut equality, &mut journal)?;

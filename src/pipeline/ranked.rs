@@ -167,7 +167,7 @@ impl<'a> Ranked<'a> {
                     &open.network,
                     &open.groups,
                     open.mask(narrowing),
-                    &self.source().sizes(),
+                    &self.source().sizes,
                 )
             }
             _ => cost,
@@ -183,7 +183,7 @@ impl<'a> Ranked<'a> {
             &open.network,
             &open.groups,
             open.mask(narrowing),
-            &self.source().sizes(),
+            &self.source().sizes,
         ))
     }
 }

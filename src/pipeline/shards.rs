@@ -168,7 +168,7 @@ fn key(model: &str, probes: &[SiteProbe], engine: &dyn Engine, options: &Options
         data.seed,
         data.shapes,
         data.batch,
-        data.seq,
+        data.seq(),
         data.join,
     ));
     if let Some(given) = &data.given {

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::finite;
+use super::form::Form;
 use super::journal::Journal;
 use super::options::Options;
 use super::simplified::Simplified;
+use super::sizes;
 use crate::budget::{Cost, Sizes};
 use crate::calibrate::{self, SiteProbe};
-use crate::data::{self, Samples, split};
+use crate::data::{self, Samples, SeenSizes, split};
 use crate::engine::{self, Ctx, Engine, Metered};
 use crate::graph::ValueId;
 use crate::network::Network;
@@ -17,7 +19,6 @@ use crate::onnx::{self, proto};
 use crate::progress::Progress;
 use crate::rank::Method;
 use crate::refit::Reconstruct;
-use crate::rewrite::dequantise::{self, Closed};
 use crate::sites::{self, PruneTarget};
 use crate::{Error, Result, ResultExt, axes};
 
@@ -54,9 +55,8 @@ pub fn load(path: &Path, axes: axes::AnalysisOptions) -> Result<Loaded> {
 /// A model with the groups that may be pruned.
 pub(super) struct Opened {
     pub(super) loaded: Loaded,
-    /// The model with quantised weights and how to get back to it, where that is
-    /// what was read.
-    pub(super) closed: Option<(proto::ModelProto, Closed)>,
+    /// How weights come in the file, where that is not how they are pruned.
+    pub(super) form: Option<Form>,
     pub(super) targets: Vec<PruneTarget>,
 }
 
@@ -66,19 +66,16 @@ pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
     finite::check(&loaded.network)?;
     let selection = &options.selection;
     let mut targets = sites::choose(&loaded.network, selection)?;
-    let mut closed = None;
-    let quantised = |t: &PruneTarget| t.sites.iter().any(|s| s.weight.is_none());
-    if targets.iter().any(quantised)
-        && let Some((model, back)) = dequantise::open(&loaded.network.proto)?
+    let mut form = None;
+    let other = |t: &PruneTarget| t.sites.iter().any(|s| s.weight.is_none());
+    if targets.iter().any(other)
+        && let Some((opened, found)) =
+            Form::open(&loaded.network, options.axes, || engine::choose(&options.engine))?
     {
-        let opened = Network::of(model, options.axes)?;
-        let read = std::mem::replace(&mut loaded.network, opened);
-        closed = Some((read.proto, back));
+        loaded.network = opened;
         targets = sites::choose(&loaded.network, selection)?;
-        loaded.notes.push(
-            "quantised weights are pruned and re-fitted as floats and quantised again, with new scales where they changed"
-                .into(),
-        );
+        loaded.notes.extend(found.notes());
+        form = Some(found);
     }
     if let Some(model) = sites::own_biases(&loaded.network, &targets)? {
         loaded.network = Network::of(model, options.axes)?;
@@ -86,7 +83,7 @@ pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
     }
     Ok(Opened {
         loaded,
-        closed,
+        form,
         targets,
     })
 }
@@ -123,10 +120,14 @@ pub struct Source<'a> {
     pub samples: Samples,
     /// Samples kept apart for measuring.
     pub held_out: Samples,
+    /// Sizes that costs are computed for.
+    pub sizes: Sizes,
+    /// What the inputs of the samples have.
+    pub(super) seen: SeenSizes,
     /// SHA-256 of the input, side files included.
     pub sha256: String,
-    /// The model with quantised weights, and how to get back to it.
-    pub(super) closed: Option<(proto::ModelProto, Closed)>,
+    /// How weights come in the file, where that is not how they are pruned.
+    pub(super) form: Option<Form>,
     pub(super) journal: Journal,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancelled: &'a AtomicBool,
@@ -147,7 +148,7 @@ impl<'a> Source<'a> {
         let mut journal = Journal::new(options.strict);
         let Opened {
             loaded,
-            closed,
+            form,
             targets,
         } = open(input, options)?;
         let sha256 = loaded.file.sha256()?;
@@ -161,6 +162,25 @@ impl<'a> Source<'a> {
         if calibrate::try_padding(&engine, model, &mut samples).is_ok() {
             held_out.padding = samples.padding;
         }
+        let mut seen = SeenSizes::of(model, &samples)?;
+        let run = |seen: &SeenSizes| sizes::sizes(&loaded.network, &options.data, seen, || Ok(&engine));
+        let (sizes, why) = match run(&seen) {
+            // Samples of a size that the model does not take fail where they are run.
+            Err(_) if seen != SeenSizes::default() => {
+                seen = SeenSizes::default();
+                run(&seen)?
+            }
+            found => found?,
+        };
+        if let Some(error) = why {
+            journal.warn(
+                "sizes",
+                format!(
+                    "some run-time sizes are not known, since the model cannot be run ({error}); costs \
+                     count them as --seq"
+                ),
+            )?;
+        }
         journal.lap("inputs");
         let mut source = Source {
             loaded,
@@ -170,8 +190,10 @@ impl<'a> Source<'a> {
             simplified: None,
             samples,
             held_out,
+            sizes,
+            seen,
             sha256,
-            closed,
+            form,
             journal,
             progress,
             cancelled,
@@ -253,27 +275,17 @@ impl<'a> Source<'a> {
     /// The model as it was read, with quantised weights where it has some: what the
     /// result is judged by.
     pub fn dense(&self) -> &proto::ModelProto {
-        match &self.closed {
-            Some((model, _)) => model,
+        match &self.form {
+            Some(form) => &form.read,
             None => &self.network().proto,
-        }
-    }
-
-    /// Sizes that costs are computed for.
-    pub fn sizes(&self) -> Sizes {
-        Sizes {
-            batch: self.options.data.batch,
-            seq: self.options.data.seq,
-            named: Default::default(),
         }
     }
 
     /// Costs of the model.
     pub fn cost(&self) -> Cost<'_> {
-        let sizes = self.sizes();
-        let cost = Cost::new(self.network(), &sizes);
+        let cost = Cost::new(self.network(), &self.sizes);
         match &self.simplified {
-            Some(s) => cost.after(&s.network, &s.groups, &sizes),
+            Some(s) => cost.after(&s.network, &s.groups, &self.sizes),
             None => cost,
         }
     }
@@ -305,7 +317,7 @@ impl<'a> Source<'a> {
             Reconstruct::Sequential | Reconstruct::Local
         );
         let told = options.export_mask.is_none();
-        options.narrow && told && fits && options.rank.method == Method::Obs && self.closed.is_none()
+        options.narrow && told && fits && options.rank.method == Method::Obs && self.form.is_none()
     }
 
     /// The outputs that are compared: those asked for that keep their shape.

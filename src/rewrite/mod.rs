@@ -12,6 +12,7 @@
 //! ```
 
 mod attrs;
+pub mod computed;
 mod constants;
 pub mod dequantise;
 mod draft;

@@ -203,7 +203,7 @@ pub fn inputs(bytes: &[u8]) {
     let options = |name: &str| DataOptions {
         data: vec![root.join(name)],
         samples: 4,
-        seq: 8,
+        seq: Some(8),
         max_length: 16,
         ..DataOptions::default()
     };
@@ -284,7 +284,7 @@ impl Analysed {
         let sizes = budget::Sizes {
             batch: 1,
             seq: 1,
-            named: Default::default(),
+            shapes: Default::default(),
         };
         let cost = budget::Cost::new(network, &sizes);
         let limits = [Limit::new(Demand::Flops(0.5), Prices::macs(&cost, targets))];

@@ -230,7 +230,7 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
     }
     let data = DataOptions {
         samples: 2,
-        seq: 8,
+        seq: Some(8),
         ..DataOptions::default()
     };
     let _ = onnx_prune::data::read_samples(model, &data);
@@ -240,7 +240,7 @@ fn sizes() -> Sizes {
     Sizes {
         batch: 1,
         seq: 8,
-        named: Default::default(),
+        shapes: Default::default(),
     }
 }
 

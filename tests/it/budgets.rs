@@ -58,7 +58,7 @@ impl Case {
         let sizes = Sizes {
             batch: 2,
             seq: 16,
-            named: BTreeMap::new(),
+            shapes: BTreeMap::new(),
         };
         Cost::new(&self.network, &sizes)
     }

@@ -41,7 +41,7 @@ impl Case {
         let targets = sites::choose(&network, &Selection::default()).ok()?;
         let data = DataOptions {
             samples: 12,
-            seq: 12,
+            seq: Some(12),
             ..DataOptions::default()
         };
         let samples = onnx_prune::data::read_samples(&network.proto, &data).ok()?;

@@ -998,7 +998,7 @@ fn synthetic_tokens() {
     let model = bert("batch", "sequence", 50);
     let options = DataOptions {
         samples: 100,
-        seq: 40,
+        seq: Some(40),
         ..Default::default()
     };
     let samples = read_samples(&model, &options).unwrap();
@@ -1031,7 +1031,7 @@ fn synthetic_special_tokens() {
     let folder = TempDir::new().unwrap();
     let options = DataOptions {
         samples: 30,
-        seq: 16,
+        seq: Some(16),
         tokenizer: Some(tokenizer(folder.path())),
         ..Default::default()
     };

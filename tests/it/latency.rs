@@ -12,7 +12,7 @@ use onnx_prune::sites::{self, Selection};
 use onnx_prune::tensor::{Feeds, Tensor};
 use onnx_prune::{axes, onnx, rewrite};
 
-use crate::common::{cases, engine, feeds, quiet};
+use crate::common::{cases, engine, exact, feeds, quiet};
 
 fn run(
     engine: &dyn Engine,
@@ -129,7 +129,7 @@ fn a_table_buys_a_speed_up() {
     let file = onnx::load(&root.join("fixtures/text-language/model.onnx")).unwrap();
     let network = Network::of(file.proto.clone(), axes::AnalysisOptions::default()).unwrap();
     let chosen = sites::choose(&network, &Selection::default()).unwrap();
-    let inputs = onnx_prune::data::exact_batch(&file.proto, 32, 48, &[]).unwrap();
+    let inputs = exact(&file.proto, 32, 48);
     assert_eq!((inputs.batch, inputs.seq), (32, Some(48)));
     let options = latency::LatencyOptions { runs: 9, align: 16 };
     let table = latency::measure(

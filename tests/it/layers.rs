@@ -152,3 +152,38 @@ fn no_lint_of_arguments_is_switched_off() {
         );
     }
 }
+
+/// The names of the types that `code` declares at the start of a line.
+fn types(code: &str) -> Vec<&str> {
+    let declared = code.lines().filter_map(|line| {
+        let line = line.strip_prefix("pub ").unwrap_or(line);
+        let line = match line.strip_prefix("pub(") {
+            Some(rest) => rest.split_once(") ")?.1,
+            None => line,
+        };
+        let rest = ["struct ", "enum ", "trait ", "type ", "union "]
+            .iter()
+            .find_map(|keyword| line.strip_prefix(keyword))?;
+        rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+    });
+    declared.collect()
+}
+
+#[test]
+fn a_type_name_means_one_thing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    // What stands in for the tokenizer in a build without the feature `text`.
+    files.retain(|file| !file.ends_with("no_tokenizer.rs"));
+    let mut found: std::collections::BTreeMap<String, Vec<String>> = Default::default();
+    for file in &files {
+        for name in types(&code(file)) {
+            let place = file.strip_prefix(&root).unwrap().display().to_string();
+            found.entry(name.to_owned()).or_default().push(place);
+        }
+    }
+    assert!(found.len() > 200, "{}", found.len());
+    found.retain(|_, places| places.len() > 1);
+    assert!(found.is_empty(), "{found:#?}");
+}

@@ -224,7 +224,7 @@ impl Fixture {
             .filter_map(|s| s.probe.clone());
         let data = onnx_prune::data::DataOptions {
             samples: 50,
-            seq: 8,
+            seq: Some(8),
             ..onnx_prune::data::DataOptions::default()
         };
         Fixture {

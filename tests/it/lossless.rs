@@ -15,7 +15,7 @@ use onnx_prune::onnx::proto::ModelProto;
 use onnx_prune::rewrite::{self, lossless};
 use onnx_prune::tensor::{Feeds, Tensor};
 
-use crate::common::{cases, engine, feeds, name};
+use crate::common::{cases, engine, exact, feeds, name};
 
 /// Largest difference from the dense model, as a fraction of the largest value
 /// of the output.
@@ -157,7 +157,7 @@ fn check(engine: &dyn Engine, path: &Path) -> Result<(), String> {
         let sizes = Sizes {
             batch: 1,
             seq: 32,
-            named: BTreeMap::new(),
+            shapes: BTreeMap::new(),
         };
         Cost::new(network, &sizes).macs(&Mask::default())
     };
@@ -296,10 +296,10 @@ fn saved_on_a_given_model() {
     for (batch, seq) in [(1, 32), (8, 128)] {
         let macs = |model: &ModelProto| {
             let network = analysed(model);
-            let named = BTreeMap::new();
-            Cost::new(&network, &Sizes { batch, seq, named }).macs(&Mask::default())
+            let shapes = BTreeMap::new();
+            Cost::new(&network, &Sizes { batch, seq, shapes }).macs(&Mask::default())
         };
-        let inputs = onnx_prune::data::exact_batch(&dense, batch, seq, &[]).unwrap();
+        let inputs = exact(&dense, batch, seq);
         let timing = paired::paired(engine.as_ref(), &cheap, Some(&dense), &inputs.feeds, 40).unwrap();
         let worst = difference(
             &run(engine.as_ref(), &cheap, &inputs.feeds, true).unwrap(),

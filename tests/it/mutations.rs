@@ -85,7 +85,7 @@ fn case(name: &str) -> Case {
     let targets = sites::choose(&network, &Selection::default()).unwrap();
     let options = DataOptions {
         samples: 3,
-        seq: 8,
+        seq: Some(8),
         ..DataOptions::default()
     };
     let samples = onnx_prune::data::read_samples(&model, &options).unwrap();

@@ -20,7 +20,7 @@ fn no_case_loses_its_refit() {
         dry_run: true,
         data: DataOptions {
             samples: 32,
-            seq: 16,
+            seq: Some(16),
             ..DataOptions::default()
         },
         engine: EngineOptions {

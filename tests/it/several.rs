@@ -48,7 +48,7 @@ impl Loaded {
         let sizes = Sizes {
             batch: 1,
             seq: 16,
-            named: Default::default(),
+            shapes: Default::default(),
         };
         Cost::new(&self.network, &sizes)
     }

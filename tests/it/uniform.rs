@@ -118,7 +118,7 @@ fn layers_keep_the_same_number_of_different_heads() {
     let sizes = Sizes {
         batch: 1,
         seq: 16,
-        named: Default::default(),
+        shapes: Default::default(),
     };
     let cost = Cost::new(&case.network, &sizes);
     let rankings = case.rankings();
@@ -186,7 +186,7 @@ fn what_one_layer_keeps_whole_all_keep_whole() {
     let sizes = Sizes {
         batch: 1,
         seq: 16,
-        named: Default::default(),
+        shapes: Default::default(),
     };
     let cost = Cost::new(&case.network, &sizes);
     let limits = [Limit::new(Demand::Flops(0.7), Prices::macs(&cost, &case.targets))];

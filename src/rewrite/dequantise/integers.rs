@@ -9,10 +9,10 @@ const EXACT: f64 = 1e-3;
 
 /// A quantised tensor: `value = (integer - zero) scale`.
 #[derive(Debug, Clone)]
-pub(super) struct Integers {
-    pub(super) values: Tensor,
-    pub(super) scale: Tensor,
-    pub(super) zero: Option<Tensor>,
+pub(in crate::rewrite) struct Integers {
+    pub(in crate::rewrite) values: Tensor,
+    pub(in crate::rewrite) scale: Tensor,
+    pub(in crate::rewrite) zero: Option<Tensor>,
     /// The axis that scales belong to; `None` for one scale.
     axis: Option<usize>,
     /// Whether a scale is not one of the file.
@@ -20,7 +20,7 @@ pub(super) struct Integers {
 }
 
 /// Names of the constants: integers, scales, zero points.
-pub(super) type QuantisedNames = [String; 3];
+pub(in crate::rewrite) type QuantisedNames = [String; 3];
 
 impl Integers {
     /// Of a `DequantizeLinear` node that reads constants only.
@@ -53,7 +53,12 @@ impl Integers {
     }
 
     /// `None` where it is of a kind that is not opened.
-    pub(super) fn new(values: Tensor, scale: Tensor, zero: Option<Tensor>, axis: i64) -> Option<Self> {
+    pub(in crate::rewrite) fn new(
+        values: Tensor,
+        scale: Tensor,
+        zero: Option<Tensor>,
+        axis: i64,
+    ) -> Option<Self> {
         let rank = values.shape.len();
         let at = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
         let axis = match (scale.len(), at) {
@@ -101,7 +106,7 @@ impl Integers {
     }
 
     /// The values, in the type of the scale.
-    pub(super) fn floats(&self) -> Result<Tensor> {
+    pub(in crate::rewrite) fn floats(&self) -> Result<Tensor> {
         let integers = self
             .values
             .to_i64()
@@ -127,7 +132,7 @@ impl Integers {
     }
 
     /// Other values, a slice or a re-fit of these, as integers.
-    pub(super) fn again(&self, floats: &Tensor) -> Result<Self> {
+    pub(in crate::rewrite) fn again(&self, floats: &Tensor) -> Result<Self> {
         let (low, high) =
             limits(self.values.elem()).ok_or_else(|| Error::input("a quantised weight holds no integers"))?;
         let values: Vec<f64> = floats.to_f32().into_iter().map(f64::from).collect();
@@ -204,7 +209,7 @@ impl Integers {
     }
 
     /// Names of the constants of a node, which keeps those it had.
-    pub(super) fn names(&self, node: &proto::NodeProto) -> QuantisedNames {
+    pub(in crate::rewrite) fn names(&self, node: &proto::NodeProto) -> QuantisedNames {
         let output = node.output.first().cloned().unwrap_or_default();
         // Constants that several nodes share would be overwritten.
         ["_quantised", "_scale", "_zero_point"].map(|suffix| format!("{output}{suffix}"))

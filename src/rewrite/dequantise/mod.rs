@@ -25,7 +25,7 @@ use crate::onnx::{self, proto};
 use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
 use dynamic::Product;
-use integers::Integers;
+pub(super) use integers::Integers;
 
 /// What the closed form of an opened model needs.
 pub struct Closed {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::AtomicBool;
 
+use onnx_prune::data::{self, ExactBatch, ExactSizes, SeenSizes};
 use onnx_prune::engine::{self, Ctx, Engine, EngineChoice, EngineOptions};
 use onnx_prune::io::npz;
 use onnx_prune::network::Network;
@@ -113,6 +114,17 @@ pub fn quiet(engine: &dyn Engine) -> Ctx<'_> {
         progress: &Quiet,
         cancelled: &NEVER,
     }
+}
+
+/// A batch of so many rows with so many tokens.
+pub fn exact(model: &ModelProto, batch: usize, seq: usize) -> ExactBatch {
+    let wanted = ExactSizes {
+        batch,
+        seq: Some(seq),
+        shapes: &[],
+        seen: &SeenSizes::default(),
+    };
+    data::exact_batch(model, &wanted).unwrap()
 }
 
 /// A model with functions inlined, as a network.
