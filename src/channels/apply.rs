@@ -8,10 +8,12 @@ use super::projection::read;
 use super::{ChannelCalibration, How, Narrower, rotate, side_bases};
 use crate::data::Samples;
 use crate::engine::Ctx;
+use crate::graph::ValueId;
 use crate::mask::{Mask, Narrowing};
-use crate::network::Network;
+use crate::network::{Network, WeightReader};
 use crate::numerics::{SiteStatistics, solve};
 use crate::sites::{self, PruneTarget, Selection, parts};
+use crate::tensor::Tensor;
 use crate::verify::{self, Equality};
 use crate::{Error, Result, rewrite};
 
@@ -65,6 +67,8 @@ impl Narrower {
         let mut open = self.open.network.clone();
         let mut narrower = BTreeMap::new();
         let mut watched = Vec::new();
+        // One weight may make values, queries and keys.
+        let mut constants: BTreeMap<ValueId, (WeightReader, Tensor)> = BTreeMap::new();
         for (at, kept) in &narrowing.kept {
             let Some(block) = self.blocks.get(*at) else {
                 continue;
@@ -75,8 +79,13 @@ impl Narrower {
                     // No sink tells that these are gone.
                     bases.values_mut().for_each(|basis| forget(basis, *kept));
                 }
-                let tensor = rotate::constant(network, maker, &bases)?;
-                open.set_constant(std::slice::from_ref(&maker.reader), &tensor)?;
+                let value = maker.reader.value;
+                let old = match constants.remove(&value) {
+                    Some((_, tensor)) => tensor,
+                    None => network.constant(value)?,
+                };
+                let tensor = rotate::turned(network, maker, &bases, &old)?;
+                constants.insert(value, (maker.reader.clone(), tensor));
             }
             let How::Values(bases) = &block.how else { continue };
             let c = &targets[block.at];
@@ -98,6 +107,9 @@ impl Narrower {
                 }
             }
             watched.push(block.channels.group);
+        }
+        for (reader, tensor) in constants.values() {
+            open.set_constant(std::slice::from_ref(reader), tensor)?;
         }
         let mask = self.open.mask(narrowing);
         let sliced = rewrite::slice(&open, &mask, self.options.axes)?;

@@ -56,6 +56,36 @@ pub(super) struct Maker {
     pub(super) axis: usize,
     /// Its entries, by head.
     pub(super) blocks: HeadBlocks,
+    /// Which runs of each head these are, where queries and keys come out of one weight.
+    packed: Option<Packed>,
+}
+
+/// Queries and keys in one weight: of the runs of each head the keys have the last one, or
+/// the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packed {
+    side: Side,
+    keys_first: bool,
+}
+
+impl Packed {
+    /// The runs of this side, where there are some of both.
+    fn of(self, blocks: &HeadBlocks) -> Option<HeadBlocks> {
+        let own = |runs: &Vec<Vec<usize>>| {
+            let last = runs.len().checked_sub(1).filter(|n| *n > 0)?;
+            let own = match (self.side, self.keys_first) {
+                (Side::Left, false) => &runs[..last],
+                (Side::Left, true) => &runs[1..],
+                (Side::Right, false) => &runs[last..],
+                (Side::Right, true) => &runs[..1],
+            };
+            Some(own.to_vec())
+        };
+        blocks
+            .iter()
+            .map(|(head, runs)| Some((*head, own(runs)?)))
+            .collect()
+    }
 }
 
 /// Entries of an axis by head: of each head some runs of all its channels, in order.
@@ -99,7 +129,7 @@ pub(super) fn find(open: &Network, heads: &PruneGroup) -> Vec<HeadChannels> {
 
 fn values(graph: &Graph, open: &Analysis, heads: FactorId, group: &PruneGroup) -> Option<Vec<Maker>> {
     let sink = group.sinks.first()?;
-    let makers = makers(graph, open, heads, group, |_| Some(Side::Left))?;
+    let makers = makers(graph, open, heads, group, |_| Some(Whose::One(Side::Left)))?;
     // The sink's weight is turned by its rows, all of which must be known.
     let dims = &open.contractions.get(sink.contraction)?.contracted;
     let dims = dims.iter().map(|(_, _, dim)| dim);
@@ -125,18 +155,78 @@ fn queries(graph: &Graph, open: &Analysis, heads: FactorId, group: &PruneGroup) 
     }
     let [left, right] = product.inputs.map(|input| graph.input(product.node, input));
     let (left, right) = (ancestors(graph, left?), ancestors(graph, right?));
-    let side = |value: ValueId| {
+    let of = |value: ValueId| {
         let at = value.0 as usize;
-        match (left.get(at), right.get(at)) {
-            (Some(true), Some(false)) => Some(Side::Left),
-            (Some(false), Some(true)) => Some(Side::Right),
-            // Packed into one weight.
-            _ => None,
-        }
+        (left.get(at) == Some(&true), right.get(at) == Some(&true))
+    };
+    let side = |value: ValueId| match of(value) {
+        (true, false) => Some(Whose::One(Side::Left)),
+        (false, true) => Some(Whose::One(Side::Right)),
+        (true, true) => keys_first(graph, open, group, of).map(Whose::Both),
+        (false, false) => None,
     };
     let makers = makers(graph, open, heads, group, side)?;
     let has = |side| makers.iter().any(|m| m.side == side);
     (has(Side::Left) && has(Side::Right)).then_some(makers)
+}
+
+/// Whose channels a constant makes: of one side, or of both, and whether keys come first.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    One(Side),
+    Both(bool),
+}
+
+/// Whether the keys come before the queries in what both are taken out of: by where the
+/// one node, or the nodes of a kind, that take them out look. `of` tells which of the two
+/// a value is a part of.
+fn keys_first(
+    graph: &Graph,
+    open: &Analysis,
+    group: &PruneGroup,
+    of: impl Fn(ValueId) -> (bool, bool),
+) -> Option<bool> {
+    let carries = |value: ValueId| {
+        let dims = open.facts(value).dims.iter().flatten();
+        dims.into_iter()
+            .any(|d| open.space.leaves(d).contains(&group.leaf))
+    };
+    // What is read, and from where on.
+    let mut taken: [Option<(ValueId, i64)>; 2] = [None, None];
+    for (at, node) in graph.nodes.iter().enumerate() {
+        let id = NodeId(at as u32);
+        let Some(from) = graph
+            .input(id, 0)
+            .filter(|v| of(*v) == (true, true) && carries(*v))
+        else {
+            continue;
+        };
+        for (output, value) in node.outputs.iter().enumerate() {
+            let Some(value) = value.filter(|v| carries(*v)) else {
+                continue;
+            };
+            let side = match of(value) {
+                (true, false) => 0,
+                (false, true) => 1,
+                _ => continue,
+            };
+            let start = match node.op.as_str() {
+                "Split" => output as i64,
+                "Gather" | "Slice" => {
+                    let index = graph.value(graph.input(id, 1)?).constant.as_ref()?;
+                    *index.ints.as_ref()?.first()?
+                }
+                _ => return None,
+            };
+            if taken[side].replace((from, start)).is_some() {
+                return None;
+            }
+        }
+    }
+    let [Some((a, queries)), Some((b, keys))] = taken else {
+        return None;
+    };
+    (a == b && queries >= 0 && keys >= 0 && queries != keys).then_some(keys < queries)
 }
 
 /// The constants that make the channels of `group`; `None` where they cannot be turned.
@@ -145,7 +235,7 @@ fn makers(
     open: &Analysis,
     heads: FactorId,
     group: &PruneGroup,
-    side: impl Fn(ValueId) -> Option<Side>,
+    whose: impl Fn(ValueId) -> Option<Whose>,
 ) -> Option<Vec<Maker>> {
     let leaf = group.leaf;
     let sinks: BTreeSet<ValueId> = group.sinks.iter().map(|s| s.weight).collect();
@@ -218,7 +308,21 @@ fn makers(
             if !weighs && !adds {
                 return None;
             }
-            makers.push(maker(graph, open, heads, group, value, side(value)?)?);
+            let maker = maker(graph, open, heads, group, value)?;
+            match whose(value)? {
+                Whose::One(side) => makers.push(Maker { side, ..maker }),
+                Whose::Both(keys_first) => {
+                    for side in [Side::Left, Side::Right] {
+                        let packed = Packed { side, keys_first };
+                        makers.push(Maker {
+                            side,
+                            blocks: packed.of(&maker.blocks)?,
+                            packed: Some(packed),
+                            ..maker.clone()
+                        });
+                    }
+                }
+            }
         }
     }
     (!makers.is_empty()).then_some(makers)
@@ -256,7 +360,6 @@ fn maker(
     heads: FactorId,
     group: &PruneGroup,
     value: ValueId,
-    side: Side,
 ) -> Option<Maker> {
     let v = graph.value(value);
     let [(node, input)] = v.consumers[..] else {
@@ -277,10 +380,11 @@ fn maker(
         return None;
     }
     Some(Maker {
-        side,
+        side: Side::Left,
         reader,
         axis,
         blocks: blocks(open, dim, heads, group)?,
+        packed: None,
     })
 }
 
@@ -327,10 +431,12 @@ pub(super) fn seen(open: &Network, heads: FactorId, channels: &HeadChannels, sid
     let (graph, open) = (&open.graph, &open.axes);
     let group = open.groups.get(channels.group.0)?;
     let own = channels.makers.iter().filter(|m| m.side == side);
-    let last = own
-        .filter_map(|m| final_use(graph, m.reader.node, m.reader.input))
-        .filter_map(|(node, _)| graph.order.iter().position(|n| *n == node))
-        .max()?;
+    let place = |maker: &Maker| {
+        let (node, _) = final_use(graph, maker.reader.node, maker.reader.input)?;
+        let at = graph.order.iter().position(|n| *n == node)?;
+        Some((at, maker.packed))
+    };
+    let (last, packed) = own.filter_map(place).max_by_key(|(at, _)| *at)?;
     let node = *graph.order.get(last)?;
     let value = graph.node(node).outputs.first().copied().flatten()?;
     let dims = open.facts(value).dims.as_ref()?;
@@ -343,10 +449,14 @@ pub(super) fn seen(open: &Network, heads: FactorId, channels: &HeadChannels, sid
             all = all.times(dim.clone());
         }
     }
+    let whole = blocks(open, &all, heads, group)?;
     Some(Seen {
         value,
         axes,
         width: open.space.size(&all)?,
-        blocks: blocks(open, &all, heads, group)?,
+        blocks: match packed {
+            Some(packed) => packed.of(&whole)?,
+            None => whole,
+        },
     })
 }

@@ -54,9 +54,13 @@ pub(super) fn statistics(
 
 /// A weight or bias in the basis of each head.
 pub(super) fn constant(network: &Network, maker: &Maker, bases: &Bases) -> Result<Tensor> {
+    turned(network, maker, bases, &network.constant(maker.reader.value)?)
+}
+
+/// The same of a tensor that stands for it.
+pub(super) fn turned(network: &Network, maker: &Maker, bases: &Bases, tensor: &Tensor) -> Result<Tensor> {
     let value = maker.reader.value;
     let name = || network.graph.value(value).name.as_str();
-    let tensor = network.constant(value)?;
     let sizes = &tensor.shape;
     let Some(width) = sizes.get(maker.axis).copied() else {
         return Err(Error::input(format!(
