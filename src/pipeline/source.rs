@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::rank::Method;
 use crate::refit::Reconstruct;
 use crate::sites::{self, PruneTarget};
-use crate::{Error, Result, ResultExt, axes};
+use crate::{Error, Result, ResultExt, axes, rewrite};
 
 /// A model that was read and analysed.
 pub struct Loaded {
@@ -64,6 +64,11 @@ pub(super) struct Opened {
 pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
     let mut loaded = load(input, options.axes)?;
     finite::check(&loaded.network)?;
+    if options.narrow
+        && let Some(model) = rewrite::unpack(&loaded.network)
+    {
+        loaded.network = Network::of(model, options.axes)?;
+    }
     let selection = &options.selection;
     let mut targets = sites::choose(&loaded.network, selection)?;
     let mut form = None;

@@ -25,11 +25,13 @@ mod reads;
 mod reshape;
 pub mod segment;
 mod slice;
+mod unpack;
 mod zero;
 
 pub use draft::Moved;
 pub use masked::{float_type, masked};
 pub(crate) use slice::narrowed;
+pub use unpack::unpack;
 
 use crate::axes::{self, GroupId, PruneGroup};
 use crate::mask::Mask;
