@@ -80,6 +80,10 @@ impl Engine for Metered {
         self.inner.reduces()
     }
 
+    fn widens(&self) -> bool {
+        self.inner.widens()
+    }
+
     fn optimised_operators(&self, model: &proto::ModelProto) -> Result<Option<BTreeMap<String, usize>>> {
         timed(&self.meters.start_up, || self.inner.optimised_operators(model))
     }

@@ -16,6 +16,7 @@ use crate::onnx::proto;
 use crate::progress::{Progress, Quiet};
 use crate::tensor::{Feeds, Tensor};
 use crate::words::words;
+use widened::Widened;
 
 #[cfg(any(feature = "ort", feature = "tract"))]
 mod guard;
@@ -35,6 +36,7 @@ mod signature;
 mod threads;
 #[cfg(feature = "tract")]
 mod tract;
+mod widened;
 
 /// Which engine runs the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -110,6 +112,12 @@ pub trait Engine: Send + Sync {
     /// and not the activations: where the device has a memory of its own.
     fn reduces(&self) -> bool {
         self.info().device == "cuda"
+    }
+
+    /// Whether models run on a copy in float32, since the engine has no kernels for their
+    /// own types.
+    fn widens(&self) -> bool {
+        false
     }
 
     /// How often each operator occurs after the engine's own optimisations, as
@@ -208,8 +216,15 @@ const INSTALL: &str = "install ONNX Runtime (`pip install onnxruntime`) or point
 /// tract and says why in [`EngineInfo::note`]. A library named in
 /// [`EngineOptions::ort_lib`] must load, and [`Device::Cuda`] must really be
 /// there: neither is ever replaced by something else.
+///
+/// A model in bfloat16 or float16 that the engine has no kernels for runs on a copy in
+/// float32: [`Engine::widens`] tells.
 pub fn choose(options: &EngineOptions) -> Result<Box<dyn Engine>> {
     let threads = threads::resolve(options.threads)?;
+    Ok(Box::new(Widened::new(plain(options, threads)?)))
+}
+
+fn plain(options: &EngineOptions, threads: usize) -> Result<Box<dyn Engine>> {
     match options.engine {
         EngineChoice::Ort => onnx_runtime(options, threads),
         EngineChoice::Tract => built_in(options, threads, None),

@@ -123,6 +123,13 @@ impl Finished<'_> {
         all.notes
             .extend(rewrite::interface_changes(ranked.network(), mask));
         all.notes.extend(ranked.rankings.notes.iter().cloned());
+        if source.engine.widens() {
+            all.notes.push(
+                "the engine has no kernels for the model's half precision: it was measured and timed on a copy in \
+                 float32, and is written in its own types"
+                    .to_owned(),
+            );
+        }
         for (name, iterations) in &ranked.rankings.iterations {
             all.notes
                 .push(format!("kcm ran {iterations} iterations on '{name}'"));
