@@ -240,13 +240,13 @@ fn compare(args: &Compare, cancelled: &AtomicBool) -> Result<()> {
     }
     let mut text = String::new();
     for o in &comparison.outputs {
-        let classes = match (o.agreement, o.kl) {
-            (Some(a), Some(kl)) => format!("  same answer {:.2}%  KL {kl:.5}", 100.0 * a),
-            _ => String::new(),
+        let answers = match o.agreement {
+            Some(share) => format!("  same answer {:.2}%", 100.0 * share),
+            None => String::new(),
         };
         text += &format!(
-            "{}: largest difference {:.3e} ({:.2e} of the largest value)  relative squared error {:.5}{classes}\n",
-            o.name, o.max, o.relative_max, o.relative_squared
+            "{}: largest difference {:.3e} ({:.2e} of the largest value){answers}  {} {:.5}\n",
+            o.name, o.max, o.relative_max, o.measure, o.divergence
         );
     }
     text += &format!("{} samples\n", comparison.samples);

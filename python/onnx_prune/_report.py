@@ -61,6 +61,10 @@ class OutputDifference:
     kl: Optional[float]
     #: Mean cosine of the rows, where they look like embeddings.
     cosine: Optional[float]
+    #: What ``divergence`` is: "KL", "1 - cosine" or "relative squared error".
+    measure: str
+    #: How far the output is from the dense model's by that measure.
+    divergence: Optional[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Comparison(_Shown):
         return f"{self.samples} samples"
 
     def _rows(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-        head = ("output", "same answer", "KL", "cosine", "relative error", "largest difference")
+        head = ("output", "same answer", "KL", "cosine", "relative squared error", "largest difference")
         rows = [
             (
                 o.name,

@@ -87,9 +87,8 @@ impl DataReader<'_> {
             None => format!("{least} to {most}"),
         };
         notes.push(format!(
-            "no --data: calibrated on {} random token sequences of length {lengths}. This costs \
-             little: on one classifier pruned to 60% the divergence from the dense model was 0.008, \
-             against 0.003 with texts; give texts with --data where you have them",
+            "no --data: calibrated on {} random token sequences of length {lengths}. Give texts with --data where you have them: without, a classifier pruned to 60% was 2.7 times as far from the \
+             dense model, a model of sentence embeddings three times",
             self.options.samples
         ));
         if template.prefix.is_empty() && template.suffix.is_empty() {

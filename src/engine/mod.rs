@@ -78,6 +78,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// The ONNX Runtime library, or a folder that holds it.
     pub ort_lib: Option<PathBuf>,
+    /// Libraries with operators that ONNX Runtime does not have itself.
+    pub custom_ops: Vec<PathBuf>,
 }
 
 /// What the user got.

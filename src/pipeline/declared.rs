@@ -427,6 +427,9 @@ macro_rules! declarations {
             Engine ort_lib One("PATH") "ort-lib" [] { &[] }
               "The onnxruntime library, or the folder that holds it."
               { |o, w| { o.engine.ort_lib = Some(path(w)?); Ok(()) } } { |o| maybe(&o.engine.ort_lib) };
+            Engine ort_custom_ops Each("LIB") "ort-custom-ops" [] { &[] }
+              "A library of operators to register with ONNX Runtime (repeatable). onnxruntime-extensions is found by itself where it is installed beside onnxruntime."
+              { |o, w| { o.engine.custom_ops = w.iter().map(PathBuf::from).collect(); Ok(()) } } { |o| o.engine.custom_ops.iter().map(|p| p.into()).collect() };
             Output dry_run Nothing "dry-run" [] { &[] }
               "Show what would be done; write nothing."
               { |o, _| { o.dry_run = true; Ok(()) } } { |o| on(o.dry_run) };

@@ -1,6 +1,6 @@
 //! From a plan to a smaller model: re-fitted, sliced, checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::journal::Journal;
@@ -9,6 +9,7 @@ use super::ranked::Ranked;
 use super::recorded::described;
 use crate::data::{self, Samples, split};
 use crate::engine::{Engine as _, Session, SessionOptions};
+use crate::graph::{ValueId, ancestors};
 use crate::mask::{self, Mask};
 use crate::network::Network;
 use crate::numerics::SiteStatistics;
@@ -152,7 +153,14 @@ impl<'a> Ranked<'a> {
             }
             None => sliced.network.proto,
         };
-        let (mut model, passes) = self.last_passes(model, &few, &interface, &mut equality, &mut journal)?;
+        let (mut model, mut passes) =
+            self.last_passes(model, &few, &interface, &mut equality, &mut journal)?;
+        if source.options.lossless
+            && let Some((shared, copies)) = lossless::share(&model)
+        {
+            model = shared;
+            passes.extend(copies);
+        }
         journal.lap("equality");
         self.stamp(&mut model, plan)?;
         Ok(Pruned {
@@ -300,7 +308,7 @@ impl<'a> Ranked<'a> {
         };
         let (model, held_out) = (source.dense(), &source.held_out);
         let interface = &pruned.interface;
-        let comparison = verify::compare(
+        let mut comparison = verify::compare(
             smaller.as_mut(),
             &mut dense,
             model,
@@ -308,6 +316,8 @@ impl<'a> Ranked<'a> {
             interface,
             source.cancelled,
         )?;
+        let reached = self.reached();
+        comparison.outputs.sort_by_key(|o| !reached.contains(&o.name));
         let specs = data::input_specs(&self.network().proto)?;
         let tokens = |samples: &Samples| data::real_tokens(samples, &specs) as f64;
         let share = tokens(&source.samples) / tokens(held_out).max(1.0);
@@ -315,6 +325,23 @@ impl<'a> Ranked<'a> {
             comparison,
             dense_seconds: dense.seconds * share,
         })
+    }
+}
+
+impl Ranked<'_> {
+    /// The names of the outputs that something prunable comes before.
+    fn reached(&self) -> BTreeSet<String> {
+        let graph = &self.network().graph;
+        let sites = self.targets().iter().flat_map(|t| &t.sites);
+        let sinks: Vec<ValueId> = sites
+            .filter_map(|s| graph.node(s.sink.node).outputs.first().copied().flatten())
+            .collect();
+        let reached = |output: &&ValueId| {
+            let before = ancestors(graph, **output);
+            sinks.iter().any(|s| before[s.0 as usize])
+        };
+        let outputs = graph.outputs.iter().filter(reached);
+        outputs.map(|o| graph.value(*o).name.clone()).collect()
     }
 }
 

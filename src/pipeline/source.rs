@@ -12,13 +12,14 @@ use super::sizes;
 use crate::budget::{Cost, Sizes};
 use crate::calibrate::{self, SiteProbe};
 use crate::data::{self, Samples, SeenSizes, split};
-use crate::engine::{self, Ctx, Engine, Metered};
+use crate::engine::{self, Ctx, Engine, Metered, SessionOptions};
 use crate::graph::ValueId;
 use crate::network::Network;
 use crate::onnx::{self, proto};
 use crate::progress::Progress;
 use crate::rank::Method;
 use crate::refit::Reconstruct;
+use crate::rewrite::ends::{self, Ends};
 use crate::sites::{self, PruneTarget};
 use crate::{Error, Result, ResultExt, axes, rewrite};
 
@@ -26,8 +27,10 @@ use crate::{Error, Result, ResultExt, axes, rewrite};
 pub struct Loaded {
     /// The file.
     pub file: onnx::Model,
-    /// The network in it.
+    /// The network in it, without what no engine runs.
     pub network: Network,
+    /// What was cut off at its ends.
+    pub ends: Vec<Ends>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -41,20 +44,51 @@ pub fn load(path: &Path, axes: axes::AnalysisOptions) -> Result<Loaded> {
     let place = || format!("{}", path.display());
     onnx::validate(&file.proto).context(place)?;
     let model = onnx::inline_functions(&file.proto).context(place)?;
-    let network = Network::of(model, axes).context(place)?;
     let mut notes = Vec::new();
+    let (model, ends) = match ends::without_strings(&model) {
+        Some((model, front)) => {
+            notes.push(format!(
+                "the graph begins with {}, which reads strings: what is behind it is measured on token ids",
+                front.operators.iter().cloned().collect::<Vec<_>>().join(", ")
+            ));
+            (model, vec![front])
+        }
+        None => (model, Vec::new()),
+    };
+    let network = Network::of(model, axes).context(place)?;
     if file.notes.unknown_bytes > 0 {
         notes.push(format!(
             "the file has {} bytes in protobuf fields that are not part of ONNX; they are not written",
             file.notes.unknown_bytes
         ));
     }
-    Ok(Loaded { file, network, notes })
+    Ok(Loaded {
+        file,
+        network,
+        ends,
+        notes,
+    })
+}
+
+impl Loaded {
+    /// A result with what was cut off.
+    ///
+    /// # Errors
+    /// A model without a graph.
+    pub(super) fn whole(&self, model: &proto::ModelProto) -> Result<proto::ModelProto> {
+        let mut whole = model.clone();
+        for ends in self.ends.iter().rev() {
+            whole = ends.attach(&whole)?;
+        }
+        Ok(whole)
+    }
 }
 
 /// A model with the groups that may be pruned.
 pub(super) struct Opened {
     pub(super) loaded: Loaded,
+    /// What to warn of where operators were cut off that the engine does not know.
+    pub(super) unknown: Option<String>,
     /// How weights come in the file, where that is not how they are pruned.
     pub(super) form: Option<Form>,
     pub(super) targets: Vec<PruneTarget>,
@@ -64,6 +98,23 @@ pub(super) struct Opened {
 pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
     let mut loaded = load(input, options.axes)?;
     finite::check(&loaded.network)?;
+    let mut unknown = None;
+    if ends::has_foreign(&loaded.network.proto) {
+        let engine = engine::choose(&options.engine)?;
+        let runs = engine.session(&loaded.network.proto, &SessionOptions::default());
+        if let Err(error) = runs
+            && let Some((model, behind)) = ends::without_foreign(&loaded.network.proto)
+        {
+            unknown = Some(format!(
+                "the engine does not know {} ({}): the graph before it is measured and pruned; a library with \
+                 it can be given with --ort-custom-ops",
+                behind.operators.iter().cloned().collect::<Vec<_>>().join(", "),
+                error.chain()
+            ));
+            loaded.network = Network::of(model, options.axes)?;
+            loaded.ends.push(behind);
+        }
+    }
     if options.narrow
         && let Some(model) = rewrite::unpack(&loaded.network)
     {
@@ -88,6 +139,7 @@ pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
     }
     Ok(Opened {
         loaded,
+        unknown,
         form,
         targets,
     })
@@ -153,9 +205,13 @@ impl<'a> Source<'a> {
         let mut journal = Journal::new(options.strict);
         let Opened {
             loaded,
+            unknown,
             form,
             targets,
         } = open(input, options)?;
+        if let Some(text) = unknown {
+            journal.warn("operators", text)?;
+        }
         let sha256 = loaded.file.sha256()?;
         journal.notes.extend(loaded.notes.iter().cloned());
         journal.lap("analysis");

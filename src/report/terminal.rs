@@ -227,14 +227,15 @@ impl Page {
             const SHOWN: usize = 3;
             let shown = if verbose { held.outputs.len() } else { SHOWN };
             for o in held.outputs.iter().take(shown) {
-                let classes = match (o.agreement, o.kl) {
-                    (Some(a), Some(kl)) => format!("same answer {:.1}%, KL {kl:.4}, ", 100.0 * a),
-                    _ => String::new(),
+                let answers = match o.agreement {
+                    Some(share) => format!("same answer {:.1}%, ", 100.0 * share),
+                    None => String::new(),
                 };
                 self.line(format!(
-                    "  against dense     '{}': {classes}relative error {:.4} ({} held-out samples)",
+                    "  against dense     '{}': {answers}{} {:.4} ({} held-out samples)",
                     tail(&o.name, 30),
-                    o.relative_squared,
+                    o.measure,
+                    o.divergence,
                     held.samples
                 ));
             }

@@ -16,6 +16,7 @@ pub mod computed;
 mod constants;
 pub mod dequantise;
 mod draft;
+pub mod ends;
 mod folding;
 mod ints;
 mod known;

@@ -27,20 +27,27 @@ pub struct OutputDifference {
     pub kl_typical: Option<f64>,
     /// Mean cosine of the rows (along the last axis) of a and b, for embeddings.
     pub cosine: Option<f64>,
+    /// What `divergence` is, which `--max-drop` bounds.
+    pub measure: &'static str,
+    /// How far a is from b by that measure; 0 for equal outputs.
+    pub divergence: f64,
 }
 
 impl OutputDifference {
     /// One number, 0 for equal outputs: `kl` of class-like outputs, 1 - `cosine`
     /// of embeddings, `relative_squared` of others; NaN where a value is.
     pub fn divergence(&self) -> f64 {
-        if self.max.is_nan() {
-            return f64::NAN;
-        }
-        match (self.kl, self.cosine) {
-            (Some(kl), _) => kl,
-            (None, Some(cosine)) => (1.0 - cosine).max(0.0),
-            (None, None) => self.relative_squared,
-        }
+        self.divergence
+    }
+
+    /// The same with its name.
+    fn measured(&self) -> (&'static str, f64) {
+        let (measure, value) = match (self.kl, self.cosine) {
+            (Some(kl), _) => ("KL", kl),
+            (None, Some(cosine)) => ("1 - cosine", (1.0 - cosine).max(0.0)),
+            (None, None) => ("relative squared error", self.relative_squared),
+        };
+        (measure, if self.max.is_nan() { f64::NAN } else { value })
     }
 }
 
@@ -190,7 +197,7 @@ impl ErrorSums {
         let n = self.count.max(1.0);
         let variance = (self.squares_b / n - (self.sum_b / n).powi(2)).max(0.0);
         let mean_squared = self.squared / n;
-        OutputDifference {
+        let mut found = OutputDifference {
             name: name.to_string(),
             relative_max: match (self.nan, self.max_b > 0.0) {
                 (true, _) => f64::NAN,
@@ -208,7 +215,11 @@ impl ErrorSums {
             kl: self.classes.then(|| self.kl / self.rows.max(1.0)),
             kl_typical: self.classes.then(|| (self.root_kl / self.rows.max(1.0)).powi(2)),
             cosine: (self.embedding && self.rows > 0.0).then(|| self.cosine / self.rows),
-        }
+            measure: "",
+            divergence: 0.0,
+        };
+        (found.measure, found.divergence) = found.measured();
+        found
     }
 }
 

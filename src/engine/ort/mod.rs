@@ -4,11 +4,13 @@
 mod bound;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod custom;
 mod library;
 mod placement;
 mod values;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -17,6 +19,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use prost::Message;
 
 use self::bound::Bound;
+use self::custom::CustomOperators;
 use self::library::library;
 use self::values::{from_engine, inputs};
 use super::guard::guard;
@@ -43,6 +46,7 @@ pub(super) struct OnnxRuntime {
     provider: Provider,
     /// Whether inputs that are held go to the device once.
     binds: bool,
+    operators: CustomOperators,
 }
 
 /// What executes the operators.
@@ -57,7 +61,9 @@ impl OnnxRuntime {
     /// Finds and loads the library and settles the device.
     pub(super) fn load(options: &EngineOptions, threads: usize) -> Result<Self> {
         let (library, mut notes) = library(options.ort_lib.as_deref())?;
+        let operators = CustomOperators::of(&options.custom_ops, &library.path)?;
         let mut engine = OnnxRuntime {
+            operators,
             info: EngineInfo {
                 name: "onnxruntime",
                 version: library.version,
@@ -113,7 +119,7 @@ impl OnnxRuntime {
     /// equal inputs give equal bytes; no spinning beside our own threads; 8-bit
     /// products that do not saturate on processors without VNNI, where a sum
     /// would depend on which units are neighbours.
-    fn builder(&self, optimise: bool, precise: bool) -> ::ort::Result<SessionBuilder> {
+    fn builder(&self, libraries: &[&Path], optimise: bool, precise: bool) -> ::ort::Result<SessionBuilder> {
         let level = if optimise {
             GraphOptimizationLevel::All
         } else {
@@ -132,6 +138,10 @@ impl OnnxRuntime {
         } else {
             builder
         };
+        let register = |builder: SessionBuilder, path: &&Path| -> ::ort::Result<SessionBuilder> {
+            Ok(builder.with_operator_library(path)?)
+        };
+        let builder = libraries.iter().try_fold(builder, register)?;
         match self.provider {
             Provider::Cpu => Ok(builder),
             #[cfg(feature = "cuda")]
@@ -196,8 +206,12 @@ impl OnnxRuntime {
             outputs,
             positions,
         } = prepare(model, options.outputs.as_deref())?;
+        let libraries = self.operators.of_model(&model);
         let session = guard(NAME, || {
-            let builder = |precise| self.builder(options.optimise, precise).map_err(|e| failed(&e));
+            let builder = |precise| {
+                let made = self.builder(&libraries, options.optimise, precise);
+                made.map_err(|e| failed(&e))
+            };
             Self::loaded(builder, model, limit)
         })?;
         Ok(OrtRun {
@@ -227,11 +241,12 @@ impl Engine for OnnxRuntime {
             .tempdir()
             .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
         let path = folder.path().join("optimised.onnx");
+        let libraries = self.operators.of_model(&model);
         guard(NAME, || {
             // The weights go to a side file, so that a model near the limit of
             // one message can be written; nobody reads them.
             let builder = |precise| {
-                self.builder(true, precise)
+                self.builder(&libraries, true, precise)
                     .and_then(|b| Ok(b.with_optimized_model_path(&path)?))
                     .and_then(|b| {
                         let key = "session.optimized_model_external_initializers_file_name";

@@ -26,7 +26,7 @@ pub(super) fn of(engine: &OnnxRuntime, model: &ModelProto, feeds: &Feeds) -> Res
     let profile = folder.path().join("profile");
     let path = guard(NAME, || {
         let builder = |precise| {
-            let builder = engine.builder(true, precise);
+            let builder = engine.builder(&[], true, precise);
             builder
                 .and_then(|b| Ok(b.with_profiling(&profile)?))
                 .map_err(|e| failed(&e))

@@ -113,7 +113,11 @@ fn within_drop(planner: &Planner, goal: &Goal, bound: f64, eval: Option<&str>) -
                         .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
                     let path = folder.path().join("candidate.onnx");
                     let file = &ranked.source().loaded.file;
-                    onnx::save(&pruned.model, &path, &onnx::SaveOptions::for_model(file))?;
+                    onnx::save(
+                        &ranked.source().loaded.whole(&pruned.model)?,
+                        &path,
+                        &onnx::SaveOptions::for_model(file),
+                    )?;
                     command::evaluate(command, &path, None, ranked.source().cancelled)?
                 }
                 None => {
@@ -281,7 +285,7 @@ fn sizes(planner: &Planner, pruned: Option<&[Pruned]>, outputs: &[&Path]) -> Res
             .and_then(|p| p.get(at))
             .map_or(&source.network().proto, |p| &p.model);
         let path = outputs.get(at).copied().unwrap_or("model.onnx".as_ref());
-        onnx::written_size(model, path, &save)
+        onnx::written_size(&source.loaded.whole(model)?, path, &save)
     };
     planner.networks().iter().enumerate().map(size).collect()
 }

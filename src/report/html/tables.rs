@@ -150,12 +150,12 @@ pub(super) fn held_out(r: &Report) -> Markup {
             h2 { "Against the dense model" }
             p.why {
                 "Both models on " (held.samples) " samples that were kept apart. Same answer and KL divergence (in nats) "
-                "where an output looks like classes; relative error is the mean squared difference by the variance."
+                "where an output looks like classes; the relative squared error is the mean squared difference by the variance."
             }
             div.scroll { table {
                 tr {
                     th { "output" } th.num { "same answer" } th.num { "KL" } th.num { "cosine" }
-                    th.num { "relative error" } th.num { "largest difference" }
+                    th.num { "relative squared error" } th.num { "largest difference" }
                 }
                 @for o in &held.outputs {
                     tr {

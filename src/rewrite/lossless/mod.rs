@@ -4,6 +4,7 @@
 //! dead        nodes and constants that no output needs go
 //! positions   what is read at one position of a sequence only is computed
 //!             for that position only
+//! copies      a table that is stored twice, once transposed, is stored once
 //! ```
 //!
 //! A classifier reads `[CLS]`: so the query projection, the attention rows, the
@@ -12,10 +13,13 @@
 //! operator that keeps positions apart (`rules` says which), and puts a
 //! `Slice` where it cannot go further. Nodes and values keep their names.
 
+mod copies;
 mod cut;
 mod dead;
 mod positions;
 mod rules;
+
+pub use copies::share;
 
 use crate::onnx::proto;
 use crate::{Result, axes, graph};
@@ -23,7 +27,7 @@ use crate::{Result, axes, graph};
 /// What one pass did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct LosslessPass {
-    /// `"dead"` or `"positions"`.
+    /// `"dead"`, `"positions"` or `"copies"`.
     pub name: &'static str,
     /// In words, for the user.
     pub what: String,
