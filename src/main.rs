@@ -206,7 +206,7 @@ fn merge(args: &Merge) -> Result<()> {
 
 fn inspect(args: &Inspect) -> Result<()> {
     let options = &args.options;
-    let mut loaded = pipeline::load(&args.input, options.axes)?;
+    let mut loaded = pipeline::load(&args.input, options.axes, &options.data.data)?;
     let model = &loaded.network.proto;
     let seen = match options.data.is_empty() {
         true => SeenSizes::default(),

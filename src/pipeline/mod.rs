@@ -8,6 +8,7 @@
 //! Each stage takes the value of the one before it and gives its own; none is changed
 //! afterwards. What a stage has to say travels with its value.
 
+mod branch;
 mod calibrated;
 mod check;
 mod compare;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::branch;
 use super::journal::Journal;
 use super::plan::{EQUALITY_SAMPLES, Plan};
 use super::ranked::Ranked;
@@ -30,6 +31,8 @@ const LOCAL_COSTS: &str = "the local fits stay; on a six-layer BERT that made th
 pub struct Pruned {
     /// The model.
     pub model: proto::ModelProto,
+    /// Decoders that share its weights, where it is inside of a node with them.
+    pub(super) others: Vec<proto::ModelProto>,
     /// What re-fitting did.
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.
@@ -136,6 +139,18 @@ impl<'a> Ranked<'a> {
             }
             journal.lap("re-fitting");
         }
+        let others = source.loaded.inner.iter().flat_map(|inner| &inner.others);
+        let others = others.map(|(_, other)| {
+            let pruned = &sliced.network.proto;
+            branch::follow(
+                source.ctx(),
+                other,
+                (&network, targets, &mask),
+                pruned,
+                source.options,
+            )
+        });
+        let others = others.collect::<Result<Vec<_>>>()?;
         drop(network);
         let model = match &source.form {
             Some(form) => {
@@ -155,7 +170,9 @@ impl<'a> Ranked<'a> {
         };
         let (mut model, mut passes) =
             self.last_passes(model, &few, &interface, &mut equality, &mut journal)?;
+        // Inside of a node the other decoders read the copy, too.
         if source.options.lossless
+            && source.loaded.inner.is_none()
             && let Some((shared, copies)) = lossless::share(&model)
         {
             model = shared;
@@ -165,6 +182,7 @@ impl<'a> Ranked<'a> {
         self.stamp(&mut model, plan)?;
         Ok(Pruned {
             model,
+            others,
             fitted: told,
             equality,
             interface,

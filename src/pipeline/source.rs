@@ -1,8 +1,9 @@
 //! From files to a network with the groups that may be pruned, inputs, and an engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use super::branch;
 use super::finite;
 use super::form::Form;
 use super::journal::Journal;
@@ -20,6 +21,7 @@ use crate::progress::Progress;
 use crate::rank::Method;
 use crate::refit::Reconstruct;
 use crate::rewrite::ends::{self, Ends};
+use crate::rewrite::inner::{self, Inner};
 use crate::sites::{self, PruneTarget};
 use crate::{Error, Result, ResultExt, axes, rewrite};
 
@@ -31,6 +33,8 @@ pub struct Loaded {
     pub network: Network,
     /// What was cut off at its ends.
     pub ends: Vec<Ends>,
+    /// The node that it is inside of.
+    pub inner: Option<Inner>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -39,12 +43,28 @@ pub struct Loaded {
 ///
 /// # Errors
 /// A file that cannot be read or is no valid model.
-pub fn load(path: &Path, axes: axes::AnalysisOptions) -> Result<Loaded> {
+///
+/// `data` are files that may tell which branch of an `If` they are for.
+pub fn load(path: &Path, axes: axes::AnalysisOptions, data: &[PathBuf]) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());
     onnx::validate(&file.proto).context(place)?;
     let model = onnx::inline_functions(&file.proto).context(place)?;
     let mut notes = Vec::new();
+    let (model, inner) = match inner::open(&model, |input| branch::taken(data, input)).context(place)? {
+        Some((model, inner)) => {
+            notes.push(format!(
+                "the decoder is inside of a node: its subgraph '{}' is measured and pruned as a model of its own{}",
+                inner.primary(),
+                match inner.others.len() {
+                    0 => "",
+                    _ => ", and the other follows",
+                }
+            ));
+            (model, Some(inner))
+        }
+        None => (model, None),
+    };
     let (model, ends) = match ends::without_strings(&model) {
         Some((model, front)) => {
             notes.push(format!(
@@ -66,21 +86,30 @@ pub fn load(path: &Path, axes: axes::AnalysisOptions) -> Result<Loaded> {
         file,
         network,
         ends,
+        inner,
         notes,
     })
 }
 
 impl Loaded {
-    /// A result with what was cut off.
+    /// A result with what it was taken out of: `others` are the decoders that share its
+    /// weights.
     ///
     /// # Errors
     /// A model without a graph.
-    pub(super) fn whole(&self, model: &proto::ModelProto) -> Result<proto::ModelProto> {
+    pub(super) fn whole(
+        &self,
+        model: &proto::ModelProto,
+        others: &[proto::ModelProto],
+    ) -> Result<proto::ModelProto> {
         let mut whole = model.clone();
         for ends in self.ends.iter().rev() {
             whole = ends.attach(&whole)?;
         }
-        Ok(whole)
+        match &self.inner {
+            Some(inner) => inner.attach(&whole, others),
+            None => Ok(whole),
+        }
     }
 }
 
@@ -96,7 +125,7 @@ pub(super) struct Opened {
 
 /// Reads a model and chooses its groups.
 pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
-    let mut loaded = load(input, options.axes)?;
+    let mut loaded = load(input, options.axes, &options.data.data)?;
     finite::check(&loaded.network)?;
     let mut unknown = None;
     if ends::has_foreign(&loaded.network.proto) {
@@ -125,6 +154,7 @@ pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
     let mut form = None;
     let other = |t: &PruneTarget| t.sites.iter().any(|s| s.weight.is_none());
     if targets.iter().any(other)
+        && loaded.inner.is_none()
         && let Some((opened, found)) =
             Form::open(&loaded.network, options.axes, || engine::choose(&options.engine))?
     {
@@ -133,7 +163,10 @@ pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
         loaded.notes.extend(found.notes());
         form = Some(found);
     }
-    if let Some(model) = sites::own_biases(&loaded.network, &targets)? {
+    // Another decoder reads the same biases by their names.
+    if loaded.inner.is_none()
+        && let Some(model) = sites::own_biases(&loaded.network, &targets)?
+    {
         loaded.network = Network::of(model, options.axes)?;
         targets = sites::choose(&loaded.network, selection)?;
     }
@@ -378,7 +411,12 @@ impl<'a> Source<'a> {
             Reconstruct::Sequential | Reconstruct::Local
         );
         let told = options.export_mask.is_none();
-        options.narrow && told && fits && options.rank.method == Method::Obs && self.form.is_none()
+        options.narrow
+            && told
+            && fits
+            && options.rank.method == Method::Obs
+            && self.form.is_none()
+            && self.loaded.inner.is_none()
     }
 
     /// The outputs that are compared: those asked for that keep their shape.

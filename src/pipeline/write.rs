@@ -105,7 +105,11 @@ impl Finished<'_> {
                 exported = mask::file::stage(path, &ranked.network().axes, mask, &mut staged)?;
             }
             let save = save_options(&source.loaded.file, options);
-            let (model, saved) = onnx::stage(&source.loaded.whole(&pruned.model)?, output, &save)?;
+            let (model, saved) = onnx::stage(
+                &source.loaded.whole(&pruned.model, &pruned.others)?,
+                output,
+                &save,
+            )?;
             staged.append(model);
             written = Some(saved.files.iter().map(|(_, bytes)| bytes).sum());
         }

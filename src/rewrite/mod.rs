@@ -18,6 +18,7 @@ pub mod dequantise;
 mod draft;
 pub mod ends;
 mod folding;
+pub mod inner;
 mod ints;
 mod known;
 pub mod lossless;

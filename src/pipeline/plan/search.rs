@@ -114,7 +114,7 @@ fn within_drop(planner: &Planner, goal: &Goal, bound: f64, eval: Option<&str>) -
                     let path = folder.path().join("candidate.onnx");
                     let file = &ranked.source().loaded.file;
                     onnx::save(
-                        &ranked.source().loaded.whole(&pruned.model)?,
+                        &ranked.source().loaded.whole(&pruned.model, &pruned.others)?,
                         &path,
                         &onnx::SaveOptions::for_model(file),
                     )?;
@@ -281,11 +281,17 @@ fn sizes(planner: &Planner, pruned: Option<&[Pruned]>, outputs: &[&Path]) -> Res
     let size = |(at, ranked): (usize, &&Ranked)| {
         let source = ranked.source();
         let save = save_options(&source.loaded.file, source.options);
-        let model = pruned
-            .and_then(|p| p.get(at))
-            .map_or(&source.network().proto, |p| &p.model);
+        let dense: Vec<onnx::proto::ModelProto>;
+        let (model, others) = match pruned.and_then(|p| p.get(at)) {
+            Some(pruned) => (&pruned.model, &pruned.others),
+            None => {
+                let inner = source.loaded.inner.iter().flat_map(|inner| &inner.others);
+                dense = inner.map(|(_, model)| model.clone()).collect();
+                (&source.network().proto, &dense)
+            }
+        };
         let path = outputs.get(at).copied().unwrap_or("model.onnx".as_ref());
-        onnx::written_size(&source.loaded.whole(model)?, path, &save)
+        onnx::written_size(&source.loaded.whole(model, others)?, path, &save)
     };
     planner.networks().iter().enumerate().map(size).collect()
 }
