@@ -106,6 +106,7 @@ pub fn check(args: &Args, out: &mut String) -> Result<()> {
 /// ONNX Runtime on a device.
 fn engine(args: &Args, device: Device) -> Result<Box<dyn Engine>> {
     engine::choose(&EngineOptions {
+        custom_ops: Vec::new(),
         engine: EngineChoice::Ort,
         device,
         threads: args.threads,
@@ -133,6 +134,7 @@ fn pruner(args: &Args) -> Pruner {
             o.narrow = false;
             // What each run opens before its engine is replaced.
             o.engine = EngineOptions {
+                custom_ops: Vec::new(),
                 engine: EngineChoice::Ort,
                 device: Device::Cpu,
                 threads: args.threads,

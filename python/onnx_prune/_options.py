@@ -13,91 +13,93 @@ class PruneOptions(TypedDict, total=False):
     """Every option of the command line."""
 
     flops: float
-    """Fraction of the prunable blocks' multiply-accumulates to keep (0.6 when nothing else is asked for). The prunable blocks are what vanishes when all groups are empty: attention and feed-forward sublayers."""
+    """Fraction of the prunable blocks' multiply-accumulates to keep (0.6 when no budget is given). The prunable blocks are the attention and feed-forward sublayers: what would vanish if every group were empty."""
     params: float
-    """Fraction of the prunable blocks' parameters to keep. Several budgets together: all must hold."""
+    """Fraction of the prunable blocks' parameters to keep. When several budgets are given, all must hold."""
     size: Union[str, int]
-    """Most bytes of the written file, as in 25MB or 24MiB."""
+    """Maximum size of the written file, such as 25MB or 24MiB."""
     latency: Union[str, float]
-    """Most latency at --batch and --seq: a fraction of the dense model's, or a time as in 12ms. Measured with the chosen engine, device and threads."""
+    """Maximum latency at --batch and --seq: a fraction of the dense model's, or a time such as 12ms. Measured with the chosen engine, device and threads."""
     speedup: Union[str, float]
-    """The same as a speed-up: 2x is half of the latency."""
+    """The same limit as a speed-up: 2x halves the latency."""
     max_drop: float
     """Instead of a budget: the smallest model whose divergence from the dense one on held-out samples stays within this (KL in nats for classes, 1 - cosine for embeddings, else the relative squared error)."""
     eval: str
-    """A shell command that prints a number for a candidate file ({} is its path), in place of the divergence. Less is better; --max-drop is the most."""
+    """A shell command that prints a score for a candidate file ({} is its path), used in place of the divergence. Lower is better; --max-drop is the highest score accepted."""
     mask: Path
-    """Instead of a ranking: a mask from elsewhere. A .json, a .npz or .npy with head_mask and neuron_mask of layers x units, or the .onnx that an earlier run wrote."""
+    """Instead of a ranking: apply a mask made elsewhere. A .json file, a .npz or .npy with head_mask and neuron_mask of layers x units, or the .onnx that an earlier run wrote."""
     align: int
-    """Keep neurons in multiples of this (or all of a group). Without it: of 8 on a CPU, of 64 on CUDA, of less where a group has few."""
+    """Keep neurons in multiples of N (or all of a group). Default: 8 on a CPU, 64 on CUDA, fewer in small groups."""
     method: Literal["obs", "kcm", "wanda", "magnitude"]
     """How units are ranked. obs: second-order elimination on calibration statistics; kcm: kernelized convex masking (Nova et al., ICML 2023), neurons only; wanda: row norms times activation norms; magnitude: row norms, no data."""
     reconstruct: Literal["auto", "none", "local", "sequential", "rescale"]
     """How the remaining weights are re-fitted. auto: sequential for obs, rescale for kcm, none for the others."""
     targets: Union[Literal["heads", "neurons", "queries"], Sequence[Literal["heads", "neurons", "queries"]]]
-    """What may be pruned. queries: query heads within each key/value group, which all stay; instead of heads."""
+    """What may be pruned. queries, instead of heads: query heads within each key/value group; all groups stay."""
     exclude: Union[str, Sequence[str]]
-    """Leave groups alone whose name matches (regular expression; see `inspect`)."""
+    """Do not prune groups whose name matches (a regular expression; `inspect` lists the names)."""
     min_units: int
-    """Every group keeps at least this many units. With 0, whole sublayers may go."""
+    """Every group keeps at least N units. With 0, whole sublayers may be removed."""
     narrow: bool
-    """Keep all channels inside attention heads. Otherwise heads lose some, of values and of queries with their keys, where that does less harm than the loss of units."""
+    """Keep all channels inside attention heads. Otherwise heads lose value channels and query/key channels where that does less harm than losing units."""
     lossless: bool
-    """Leave out the lossless rewrites: work for positions that no output reads, dead branches."""
+    """Skip the lossless rewrites, which remove work for positions that no output reads, and dead branches."""
     fold_constant: bool
-    """Also remove units that are constant on all calibration inputs. A bias takes up what they add."""
+    """Also remove units that are constant on all calibration inputs. What they contribute is added to a bias."""
     outputs: Union[str, Sequence[str]]
-    """Graph outputs that count when damage is measured; all when not given."""
+    """Graph outputs that count when damage is measured. Default: all."""
     change_interface: bool
-    """Let inputs and outputs shrink too (the caches of a decoder). Without it, the output file is a drop-in replacement."""
+    """Let inputs and outputs shrink too, such as the caches of a decoder. Without it, the output file is a drop-in replacement."""
     uniform_kv: bool
-    """Keep the same number of key/value heads in every layer, as runtimes with one cache size want. Which ones is up to each layer."""
+    """Keep the same number of key/value heads in every layer, for runtimes with one cache size. Each layer chooses its own."""
     effort: Literal["normal", "high"]
-    """How much time measurements may take. high: eight times the samples."""
+    """How much time measuring may take. high: eight times the samples."""
     tokenizer: Path
-    """tokenizer.json (or the folder with it), for texts."""
+    """For texts: tokenizer.json, or the folder that holds it."""
     text_column: Union[str, Sequence[str]]
     """One or two columns with text, by name or number from 0."""
     max_length: int
-    """Texts are cut to this many tokens."""
+    """Truncate texts to N tokens."""
     samples: int
-    """How many samples to take."""
+    """Number of samples to use."""
     seed: int
-    """Seed of sampling and of synthetic inputs."""
+    """Seed for sampling and for synthetic inputs."""
     join: bool
-    """Leave texts as they are. Otherwise two thirds of them are joined with one or two others, where all together have at most --max-length tokens."""
+    """Use texts as they are. Otherwise two thirds of them are joined with one or two others, up to --max-length tokens."""
     shapes: Mapping[str, Sequence[int]]
-    """Shape of an input whose axes the graph leaves open, as in pixel_values=1,3,224,224."""
+    """Shape of an input whose axes the graph leaves open, such as pixel_values=1,3,224,224."""
     batch: int
-    """Batch size that costs are computed for."""
+    """Batch size for which costs are computed."""
     seq: int
-    """Sequence length that costs are computed for, and the longest synthetic sequence."""
+    """Sequence length for which costs are computed, and the length of the longest synthetic sequence. Default: that of the data if all samples have the same, else 128."""
     stats: Union[Path, Sequence[Path]]
-    """Instead of calibrating: statistics of this model that `calibrate` or `merge` wrote (with --out-dir, one file per model). With --data too (best other inputs than those), damage is measured and weights are re-fitted layer after layer as ever; without, local errors stand in, which is much worse."""
+    """Instead of calibrating: statistics of this model, written by `calibrate` or `merge` (with --out-dir, one file per model). Give --data too, preferably other inputs: damage is then measured and layers are re-fitted in order as usual. Without it local errors stand in, which is much worse."""
     engine: Literal["auto", "ort", "tract"]
-    """Which engine: onnxruntime where it is found, else the built-in tract."""
+    """Inference engine. auto: onnxruntime if it is found, else the built-in tract."""
     device: Literal["auto", "cpu", "cuda"]
-    """Where it runs; cuda is an error where CUDA does not really work."""
+    """Device. cuda fails if CUDA is not actually used."""
     threads: int
-    """Threads that compute, in the engine and elsewhere; one per core when not given."""
+    """Number of computing threads, in the engine and elsewhere. Default: one per core."""
     ort_lib: Path
-    """The onnxruntime library, or a folder that holds it."""
+    """The onnxruntime library, or the folder that holds it."""
+    ort_custom_ops: Union[str, Sequence[str]]
+    """A library of operators to register with ONNX Runtime (repeatable). onnxruntime-extensions is found by itself where it is installed beside onnxruntime."""
     dry_run: bool
-    """Tell what would be done; write nothing."""
+    """Show what would be done; write nothing."""
     strict: bool
-    """Make every warning an error (exit code 6)."""
+    """Turn every warning into an error (exit code 6)."""
     external_data: bool
-    """Put tensors into a side file beside the model."""
+    """Store tensors in a side file beside the model."""
     export_mask: Path
-    """Write the mask (.json, .npz). Heads then keep all their channels, of which a mask says nothing."""
+    """Write the mask (.json or .npz). Heads then keep all their channels, which a mask cannot express."""
     timing: bool
     """Do not time the result against the dense model."""
     latency_cache: Path
-    """The file that keeps tables of measured latencies."""
+    """File that caches tables of measured latencies."""
     damp: float
-    """Ridge of obs and re-fitting, as a fraction of the mean variance."""
+    """Ridge for obs and re-fitting, as a fraction of the mean variance."""
     probe: int
-    """Samples that damage is measured on. Without it: as many as take a few dense passes over all samples, 8 to 128."""
+    """Number of samples on which damage is measured. Default: as many as take a few dense passes over all samples, 8 to 128."""
     refit_sinks_only: bool
     """Re-fit only the layers that lose inputs, not the ones between them."""
     kcm_sigma: float
@@ -147,6 +149,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "device": ("--device", "one"),
     "threads": ("--threads", "one"),
     "ort_lib": ("--ort-lib", "one"),
+    "ort_custom_ops": ("--ort-custom-ops", "each"),
     "dry_run": ("--dry-run", "switch"),
     "strict": ("--strict", "switch"),
     "external_data": ("--external-data", "switch"),

@@ -22,7 +22,7 @@ pub struct Sizes {
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-type Known = BTreeMap<SymbolId, f64>;
+type KnownSymbols = BTreeMap<SymbolId, f64>;
 
 impl Sizes {
     /// Of a batch of inputs.
@@ -70,7 +70,7 @@ impl Sizes {
     }
 
     /// A value for every symbol of an analysis.
-    pub(super) fn symbols(&self, graph: &Graph, analysis: &Analysis) -> Known {
+    pub(super) fn symbols(&self, graph: &Graph, analysis: &Analysis) -> KnownSymbols {
         let space = &analysis.space;
         let mut values = self.told(graph, analysis);
         let first = |input| match &analysis.facts(input).dims.as_ref()?.first()?.0[..] {
@@ -97,8 +97,8 @@ impl Sizes {
     }
 
     /// What the shapes tell.
-    fn told(&self, graph: &Graph, analysis: &Analysis) -> Known {
-        let mut known = Known::new();
+    fn told(&self, graph: &Graph, analysis: &Analysis) -> KnownSymbols {
+        let mut known = KnownSymbols::new();
         let inputs = graph.inputs.iter().map(|id| id.0 as usize);
         let others = (0..graph.values.len()).filter(|at| graph.values[*at].role != Role::Constant);
         for at in inputs.chain(others) {
@@ -113,7 +113,7 @@ impl Sizes {
 }
 
 /// Takes over what the shape of a value tells.
-fn learn(analysis: &Analysis, dims: &[Dim], shape: &[usize], known: &mut Known) {
+fn learn(analysis: &Analysis, dims: &[Dim], shape: &[usize], known: &mut KnownSymbols) {
     if dims.len() != shape.len() {
         return;
     }
@@ -139,7 +139,7 @@ fn learn(analysis: &Analysis, dims: &[Dim], shape: &[usize], known: &mut Known) 
 }
 
 /// The only symbol of a dimension whose size is not known, where it is a factor of it.
-fn lone(analysis: &Analysis, dim: &Dim, known: &Known) -> Option<SymbolId> {
+fn lone(analysis: &Analysis, dim: &Dim, known: &KnownSymbols) -> Option<SymbolId> {
     let mut found = None;
     for term in &analysis.space.resolve(dim).0 {
         match term {
@@ -156,7 +156,7 @@ fn lone(analysis: &Analysis, dim: &Dim, known: &Known) -> Option<SymbolId> {
 }
 
 /// Adds the symbols whose definition can be evaluated.
-fn derive(analysis: &Analysis, known: &mut Known) {
+fn derive(analysis: &Analysis, known: &mut KnownSymbols) {
     let space = &analysis.space;
     for id in (0..space.symbol_count()).map(|id| SymbolId(id as u32)) {
         if let (Some(definition), false) = (space.definition(id), known.contains_key(&id))
@@ -178,7 +178,7 @@ fn symbols_in(analysis: &Analysis, dim: &Dim, found: &mut BTreeSet<SymbolId>) {
 }
 
 /// The size of a dimension, where all symbols in it are known.
-fn size_of(analysis: &Analysis, dim: &Dim, known: &Known) -> Option<f64> {
+fn size_of(analysis: &Analysis, dim: &Dim, known: &KnownSymbols) -> Option<f64> {
     let space = &analysis.space;
     let terms = space.resolve(dim).0;
     let sizes = terms.iter().map(|term| match term {
@@ -189,7 +189,7 @@ fn size_of(analysis: &Analysis, dim: &Dim, known: &Known) -> Option<f64> {
     sizes.product()
 }
 
-fn evaluate(analysis: &Analysis, int: &Int, known: &Known) -> Option<f64> {
+fn evaluate(analysis: &Analysis, int: &Int, known: &KnownSymbols) -> Option<f64> {
     match int {
         Int::Const(n) => Some(*n as f64),
         Int::Dim(dim) => size_of(analysis, dim, known),

@@ -9,10 +9,10 @@ use crate::onnx::proto::{GraphProto, NodeProto};
 /// Operators between an image and its first convolution.
 const PREPARES: [&str; 6] = ["Cast", "Identity", "Sub", "Mul", "Div", "Add"];
 
-type Constants<'a> = BTreeMap<&'a str, &'a [i64]>;
+type TableShapes<'a> = BTreeMap<&'a str, &'a [i64]>;
 
 /// By input and axis.
-pub(super) fn sizes(graph: &GraphProto, constants: &Constants) -> BTreeMap<(String, usize), usize> {
+pub(super) fn sizes(graph: &GraphProto, constants: &TableShapes) -> BTreeMap<(String, usize), usize> {
     let mut found = BTreeMap::new();
     for input in &graph.input {
         images(graph, constants, input.name(), &mut found);
@@ -33,7 +33,7 @@ fn input(node: &NodeProto, at: usize) -> Option<&str> {
 /// less the class token and the like.
 fn images(
     graph: &GraphProto,
-    constants: &Constants,
+    constants: &TableShapes,
     name: &str,
     found: &mut BTreeMap<(String, usize), usize>,
 ) {
@@ -83,7 +83,7 @@ fn images(
 /// The last axis of a cache of `GroupQueryAttention`.
 fn caches(
     graph: &GraphProto,
-    constants: &Constants,
+    constants: &TableShapes,
     name: &str,
     found: &mut BTreeMap<(String, usize), usize>,
 ) {
@@ -111,7 +111,7 @@ fn caches(
 }
 
 /// The longest sequence that tables of rotation angles allow.
-pub(super) fn rotations(graph: &GraphProto, constants: &Constants) -> Option<usize> {
+pub(super) fn rotations(graph: &GraphProto, constants: &TableShapes) -> Option<usize> {
     let rows = graph.node.iter().filter_map(|node| {
         let table = match (node.domain(), node.op_type()) {
             ("com.microsoft", "GroupQueryAttention") => input(node, 7),
@@ -124,7 +124,7 @@ pub(super) fn rotations(graph: &GraphProto, constants: &Constants) -> Option<usi
 }
 
 /// The size of the last axis of a value that a projection makes.
-fn width(graph: &GraphProto, constants: &Constants, value: &str) -> Option<i64> {
+fn width(graph: &GraphProto, constants: &TableShapes, value: &str) -> Option<i64> {
     let mut value = value;
     // A longer chain is no projection; the bound also ends cycles.
     for _ in 0..8 {

@@ -68,7 +68,7 @@ pub struct Written {
 }
 
 /// Which values of a graph are constants, and which nodes make them.
-struct Constants<'g> {
+struct ConstantValues<'g> {
     graph: &'g GraphProto,
     /// By value: whether more than a transposition or a change of type made it.
     known: HashMap<&'g str, bool>,
@@ -85,7 +85,7 @@ fn is_plain(node: &NodeProto, from: Option<Elem>) -> bool {
     }
 }
 
-impl<'g> Constants<'g> {
+impl<'g> ConstantValues<'g> {
     fn of(graph: &'g GraphProto) -> Self {
         let given: HashSet<&str> = graph.input.iter().map(|i| i.name()).collect();
         let mut elements: HashMap<&str, Elem> = HashMap::new();
@@ -137,7 +137,7 @@ impl<'g> Constants<'g> {
                 elements.extend(to.map(|elem| (output.as_str(), elem)));
             }
         }
-        Constants { graph, known, nodes }
+        ConstantValues { graph, known, nodes }
     }
 
     /// Values that are computed and that something else reads, through plain nodes or not:
@@ -192,7 +192,7 @@ pub fn open(
         .graph
         .as_ref()
         .ok_or_else(|| Error::input("the model has no graph"))?;
-    let constants = Constants::of(graph);
+    let constants = ConstantValues::of(graph);
     let names: Vec<String> = constants.read().into_iter().map(str::to_owned).collect();
     if names.is_empty() {
         return Ok(None);
@@ -267,7 +267,7 @@ impl Computed {
     /// constant; what did not change computed again.
     ///
     /// # Errors
-    /// Constants whose data does not match their shape.
+    /// ConstantValues whose data does not match their shape.
     pub fn close(&self, model: &ModelProto) -> Result<(ModelProto, Written)> {
         let mut graph = model
             .graph

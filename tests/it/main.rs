@@ -18,10 +18,12 @@ mod hostile;
 mod in_graph;
 mod inputs;
 mod interface;
+mod kinds;
 mod latency;
 mod layers;
 mod library;
 mod long;
+
 mod lossless;
 mod lost;
 mod masks;

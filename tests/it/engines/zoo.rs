@@ -100,6 +100,7 @@ fn recorded(folder: &Path, set: usize) -> (Feeds, Feeds) {
 /// the usual search, or in the Python environment under `target/py`.
 pub fn onnx_runtime(threads: Option<usize>) -> Option<Box<dyn Engine>> {
     let mut options = EngineOptions {
+        custom_ops: Vec::new(),
         engine: EngineChoice::Ort,
         device: Device::Cpu,
         threads,
@@ -120,6 +121,7 @@ pub fn onnx_runtime(threads: Option<usize>) -> Option<Box<dyn Engine>> {
 /// The built-in engine; `None`, with a message, in a build without it.
 pub fn built_in(threads: Option<usize>) -> Option<Box<dyn Engine>> {
     let options = EngineOptions {
+        custom_ops: Vec::new(),
         engine: EngineChoice::Tract,
         device: Device::Cpu,
         threads,
