@@ -22,7 +22,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
-use onnx_prune::budget::Goal;
+use onnx_prune::budget::{Goal, Multiples};
 use onnx_prune::data::{batches, input_specs};
 use onnx_prune::engine::{
     self, Device, Engine, EngineChoice, EngineInfo, EngineOptions, EngineSeconds, Session, SessionOptions,
@@ -129,7 +129,10 @@ fn pruner(args: &Args) -> Pruner {
         .flops(args.flops)
         .no_timing()
         .with(|o| {
-            o.align = Some(args.align);
+            o.align = Some(Multiples {
+                neurons: Some(args.align),
+                heads: None,
+            });
             // The numbers of channels that may go depend on the device.
             o.narrow = false;
             // What each run opens before its engine is replaced.

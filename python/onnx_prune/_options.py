@@ -28,8 +28,8 @@ class PruneOptions(TypedDict, total=False):
     """A shell command that prints a score for a candidate file ({} is its path), used in place of the divergence. Lower is better; --max-drop is the highest score accepted."""
     mask: Path
     """Instead of a ranking: apply a mask made elsewhere. A .json file, a .npz or .npy with head_mask and neuron_mask of layers x units, or the .onnx that an earlier run wrote."""
-    align: int
-    """Keep neurons in multiples of N (or all of a group). Default: 8 on a CPU, 64 on CUDA, fewer in small groups."""
+    align: Union[str, int]
+    """Keep neurons, and the channels of heads, in multiples of N (or all of them); heads=8,neurons=64 tells them apart. Default: neurons 8 on a CPU, 64 on CUDA, fewer in small groups; channels 4, on CUDA 8."""
     method: Literal["obs", "kcm", "wanda", "magnitude"]
     """How units are ranked. obs: second-order elimination on calibration statistics; kcm: kernelized convex masking (Nova et al., ICML 2023), neurons only; wanda: row norms times activation norms; magnitude: row norms, no data."""
     reconstruct: Literal["auto", "none", "local", "sequential", "rescale"]

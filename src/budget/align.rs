@@ -44,6 +44,54 @@ impl Align {
     }
 }
 
+/// The multiples that a user asks for: of neurons, and of the channels of a head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Multiples {
+    /// Of the neurons of a group.
+    pub neurons: Option<usize>,
+    /// Of the channels of a head.
+    pub heads: Option<usize>,
+}
+
+impl std::fmt::Display for Multiples {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.heads, self.neurons) {
+            (Some(heads), Some(neurons)) if heads == neurons => write!(f, "{heads}"),
+            (Some(heads), Some(neurons)) => write!(f, "heads={heads},neurons={neurons}"),
+            (Some(heads), None) => write!(f, "heads={heads}"),
+            (None, Some(neurons)) => write!(f, "neurons={neurons}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl std::str::FromStr for Multiples {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| -> Result<usize, String> {
+            let n = text.trim().parse().map_err(|e| format!("'{text}': {e}"))?;
+            match n {
+                0 => Err(format!("'{text}': a multiple is at least 1")),
+                n => Ok(n),
+            }
+        };
+        if !text.contains('=') {
+            let n = Some(number(text)?);
+            return Ok(Multiples { neurons: n, heads: n });
+        }
+        let mut multiples = Multiples::default();
+        for part in text.split(',') {
+            match part.split_once('=') {
+                Some(("neurons", n)) => multiples.neurons = Some(number(n)?),
+                Some(("heads", n)) => multiples.heads = Some(number(n)?),
+                _ => return Err(format!("'{part}': expected a number, or heads=N,neurons=N")),
+            }
+        }
+        Ok(multiples)
+    }
+}
+
 impl From<usize> for Align {
     fn from(n: usize) -> Self {
         Self::exactly(n)
@@ -53,6 +101,17 @@ impl From<usize> for Align {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn multiples_are_read_and_written_back() {
+        for text in ["8", "heads=8,neurons=64", "neurons=32", "heads=16"] {
+            let read: Multiples = text.parse().unwrap();
+            assert_eq!(read.to_string(), text);
+        }
+        for wrong in ["0", "heads", "heads=0", "head=8", "8,9", ""] {
+            assert!(wrong.parse::<Multiples>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn few_units_keep_enough_levels() {

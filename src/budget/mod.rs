@@ -28,7 +28,7 @@ pub mod shared;
 mod sizes;
 mod tied;
 
-pub use align::Align;
+pub use align::{Align, Multiples};
 pub use allocate::{Got, Picked, allocate, levels};
 pub use allocation::{Allocation, Budget, cheapest_step, of_mask};
 pub use cost::Cost;

@@ -57,10 +57,6 @@ use crate::numerics::Statistics;
 use crate::rank::positions::Weights;
 use crate::sites::PruneTarget;
 
-/// Fewest channels of a step where kernels read whole vectors.
-const LEAST_STEP: usize = 4;
-/// The same on CUDA, whose fused attention asks for it.
-const CUDA_STEP: usize = 8;
 /// Steps from all channels to none.
 const STEPS: usize = 8;
 
@@ -141,9 +137,8 @@ pub struct ChannelOptions {
     pub axes: axes::AnalysisOptions,
     /// Ridge of re-fitting, as a fraction of the mean diagonal.
     pub damp: f64,
-    /// Whether the model is to run on CUDA, whose fused attention wants more channels at a
-    /// time.
-    pub cuda: bool,
+    /// Heads keep a multiple of so many channels, or all.
+    pub step: usize,
 }
 
 impl Open {
@@ -233,7 +228,7 @@ impl Narrower {
             let own = find(&open.network, heads);
             let wide = own
                 .into_iter()
-                .filter(|c| !levels(c.count, options.cuda).is_empty());
+                .filter(|c| !levels(c.count, options.step).is_empty());
             found.extend(wide.map(|c| (at, c, heads.leaf)));
         }
         let of = |kind: ChannelKind| found.iter().filter(move |(_, c, _)| c.what == kind);
@@ -247,7 +242,7 @@ impl Narrower {
             blocks.extend(measured?.map(|(how, rows, error)| ChannelBlock {
                 at: *at,
                 error,
-                levels: levels(channels.count, options.cuda),
+                levels: levels(channels.count, options.step),
                 channels: channels.clone(),
                 how,
                 rows,
@@ -262,7 +257,7 @@ impl Narrower {
                 blocks.push(ChannelBlock {
                     at: *at,
                     error,
-                    levels: levels(channels.count, options.cuda),
+                    levels: levels(channels.count, options.step),
                     channels: channels.clone(),
                     how: How::Queries(pairs),
                     rows: HeadBlocks::new(),
@@ -396,10 +391,10 @@ pub fn worth(sets: &[(Vec<&ChannelBlock>, f64)]) -> Vec<Option<usize>> {
     sets.iter().map(best).collect()
 }
 
-/// Numbers of channels that may stay, fewest first and not all of them: in even steps
-/// that kernels like. None where there are too few channels for that.
-fn levels(count: usize, cuda: bool) -> Vec<usize> {
-    let least = if cuda { CUDA_STEP } else { LEAST_STEP };
+/// Numbers of channels that may stay, fewest first and not all of them: in even steps of a
+/// multiple of `least`. None where there are too few channels for that.
+fn levels(count: usize, least: usize) -> Vec<usize> {
+    let least = least.max(1);
     let step = (count / STEPS).next_multiple_of(least).max(least);
     match count.is_multiple_of(step) {
         true => (step..count).step_by(step).collect(),

@@ -130,6 +130,7 @@ fn spelled(option: &Declared) -> (String, String) {
         "N" => "int".into(),
         "FRACTION" | "X" => "float".into(),
         "FRACTION|TIME" | "TIMES" => "Union[str, float]".into(),
+        "N|KIND=N" => "Union[str, int]".into(),
         "BYTES" => "Union[str, int]".into(),
         "FILE" | "PATH" | "FILE.safetensors" => "Path".into(),
         _ => "str".into(),

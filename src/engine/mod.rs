@@ -201,7 +201,8 @@ pub trait Session: Send {
         Ok(false)
     }
 
-    /// Runs the model once; one tensor for each of [`outputs`](Session::outputs).
+    /// Runs the model once; one tensor for each of [`outputs`](Session::outputs), in
+    /// float32 where the engine [`widens`](Engine::widens) the model.
     ///
     /// Fails when an input is missing, unknown, or of the wrong type or shape,
     /// and when the engine fails.

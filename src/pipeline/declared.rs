@@ -144,6 +144,7 @@ macro_rules! displayed {
 
 displayed!(
     f64,
+    crate::budget::Multiples,
     i32,
     usize,
     u64,
@@ -343,9 +344,9 @@ macro_rules! declarations {
             Budget mask One("FILE") "mask" [] { &[] }
               "Instead of a ranking: apply a mask made elsewhere. A .json file, a .npz or .npy with head_mask and neuron_mask of layers x units, or the .onnx that an earlier run wrote."
               { |o, w| { o.mask = Some(path(w)?); Ok(()) } } { |o| maybe(&o.mask) };
-            Budget align One("N") "align" ["mask"] { &[] }
-              "Keep neurons in multiples of N (or all of a group). Default: 8 on a CPU, 64 on CUDA, fewer in small groups."
-              { |o, w| { o.align = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.align) };
+            Budget align One("N|KIND=N") "align" ["mask"] { &[] }
+              "Keep neurons, and the channels of heads, in multiples of N (or all of them); heads=8,neurons=64 tells them apart. Default: neurons 8 on a CPU, 64 on CUDA, fewer in small groups; channels 4, on CUDA 8."
+              { |o, w| { o.align = Some(text(w)?.parse()?); Ok(()) } } { |o| maybe(&o.align) };
             Pruning method One("METHOD") "method" [] { crate::rank::Method::WORDS }
               "How units are ranked. obs: second-order elimination on calibration statistics; kcm: kernelized convex masking (Nova et al., ICML 2023), neurons only; wanda: row norms times activation norms; magnitude: row norms, no data."
               { |o, w| { o.rank.method = parsed(w)?; Ok(()) } } { |o| one(o.rank.method) };

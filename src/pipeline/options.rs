@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::axes;
-use crate::budget::{Align, Demand, Goal};
+use crate::budget::{Align, Demand, Goal, Multiples};
 use crate::channels::ChannelOptions;
 use crate::data::DataOptions;
 use crate::engine::EngineOptions;
@@ -48,7 +48,7 @@ pub struct Options {
     pub probe: Option<usize>,
     /// Groups of neurons keep a multiple of this many units, or all; none asks for
     /// what suits the device.
-    pub align: Option<usize>,
+    pub align: Option<Multiples>,
     /// Whether passes that leave what the model computes come first.
     pub lossless: bool,
     /// Whether heads may lose channels ([`crate::channels`]).
@@ -107,6 +107,11 @@ impl Default for Options {
     }
 }
 
+/// Fewest channels of a step where kernels read whole vectors.
+const LEAST_STEP: usize = 4;
+/// The same on CUDA, whose fused attention asks for it.
+const CUDA_STEP: usize = 8;
+
 impl Options {
     /// What the run aims at.
     pub fn goal(&self) -> Goal {
@@ -146,7 +151,7 @@ impl Options {
     /// The multiples that suit a device (`cuda` or a CPU) where none is asked for.
     /// Methods that rank all units together keep their own order.
     pub fn alignment(&self, device: &str) -> Align {
-        match self.align {
+        match self.align.and_then(|multiples| multiples.neurons) {
             Some(n) => Align::exactly(n),
             None if self.rank.method != Method::Obs => Align::exactly(1),
             None if device.starts_with("cuda") => Align::up_to(64),
@@ -178,7 +183,11 @@ impl Options {
         ChannelOptions {
             axes: self.axes,
             damp: self.rank.damp,
-            cuda: device.starts_with("cuda"),
+            step: match self.align.and_then(|multiples| multiples.heads) {
+                Some(n) => n,
+                None if device.starts_with("cuda") => CUDA_STEP,
+                None => LEAST_STEP,
+            },
         }
     }
 }

@@ -221,6 +221,11 @@ impl Page {
                 e.tolerance,
                 e.samples
             ));
+            if let Some(nudge) = e.sensitivity {
+                self.line(format!(
+                    "                    (a change of the weights by 1e-7 makes {nudge:.1e} of the outputs)"
+                ));
+            }
         }
         if let Some(held) = &report.held_out {
             /// A decoder has two outputs per layer besides the one that counts.

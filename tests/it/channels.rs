@@ -77,7 +77,7 @@ impl Case {
         let options = ChannelOptions {
             axes: axes::AnalysisOptions::default(),
             damp: self.damp,
-            cuda: false,
+            step: 4,
         };
         let even = Weights::new();
         let known = self.known(&even);

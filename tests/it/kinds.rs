@@ -131,7 +131,7 @@ fn packed_projections_get_narrower() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|c| &c["kind"])
+        .map(|c| &c["channels"])
         .collect();
     assert!(kinds.iter().any(|k| *k == "values"), "{kinds:?}");
     assert!(kinds.iter().any(|k| *k == "queries-and-keys"), "{kinds:?}");
