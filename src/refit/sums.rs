@@ -174,6 +174,18 @@ pub(super) fn sums(
         let real: Vec<(usize, bool)> = (0..strides.count)
             .filter_map(|row| Some((row, is_ridge_holdout(rows.sample(row)?))))
             .collect();
+        // What reads the stream normalises it, so that errors matter by their size against a
+        // row's own. A few rows (those of the first token, of punctuation) may be a thousand
+        // times as large as all others, and would be all that a fit is for.
+        let mut energies: Vec<f32> = pair
+            .iter()
+            .flat_map(|(a, _)| real.iter().map(|(row, _)| energy(&a[row * d..(row + 1) * d])))
+            .collect();
+        let middle = energies.len() / 2;
+        let usual = match energies.is_empty() {
+            true => f32::INFINITY,
+            false => MASSIVE * *energies.select_nth_unstable_by(middle, f32::total_cmp).1,
+        };
         for (at, block) in blocks.iter_mut().enumerate() {
             let own: Vec<usize> = real
                 .iter()
@@ -196,8 +208,11 @@ pub(super) fn sums(
             };
             let targets = || {
                 for &row in &own {
-                    weights.push(stop.weights.of(rows.place(row)));
                     let range = row * d..(row + 1) * d;
+                    let share = pair
+                        .as_ref()
+                        .map_or(1.0, |(a, _)| (usual / energy(&a[range.clone()])).min(1.0));
+                    weights.push(stop.weights.of(rows.place(row)) * share);
                     match (&pair, from) {
                         (_, From::Narrow) => {}
                         (Some((a, b)), From::Sum(_)) => {
@@ -229,6 +244,15 @@ pub(super) fn sums(
         }
     });
     Ok(Some(FitSums { fit, guard }))
+}
+
+/// How many times the usual row of a residual stream a row may be before it counts less.
+const MASSIVE: f32 = 4.0;
+
+/// The mean square of a row.
+fn energy(row: &[f32]) -> f32 {
+    let squares: f32 = row.iter().map(|v| v * v).sum();
+    (squares / row.len().max(1) as f32).max(f32::MIN_POSITIVE)
 }
 
 /// How the residual stream of a batch lies.
