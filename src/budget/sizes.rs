@@ -143,11 +143,7 @@ fn lone(analysis: &Analysis, dim: &Dim, known: &KnownSymbols) -> Option<SymbolId
     let mut found = None;
     for term in &analysis.space.resolve(dim).0 {
         match term {
-            Term::Symbol(s) if !known.contains_key(s) => {
-                if found.replace(*s).is_some() {
-                    return None;
-                }
-            }
+            Term::Symbol(s) if !known.contains_key(s) && found.replace(*s).is_some() => return None,
             Term::Sum(parts) if parts.iter().any(|p| size_of(analysis, p, known).is_none()) => return None,
             _ => {}
         }

@@ -8,7 +8,7 @@
 //!
 //! One level is enough where it lies where the group may end, since the local error says
 //! the rest. The weights at each level are those that the elimination has left at that
-//! point ([`crate::numerics::score::obs::Level`]). `docs/experiments.md` has what other
+//! point ([`crate::numerics::score::obs::ObsLevel`]). `docs/experiments.md` has what other
 //! levels and sample sizes give.
 
 use crate::numerics::score::{Curve, Ranking, ScoredSite};

@@ -199,7 +199,7 @@ pub fn open(
     }
     // Only what the values are computed from goes to the engine.
     let chain: Vec<NodeProto> = constants.nodes.iter().map(|at| graph.node[*at].clone()).collect();
-    let Swept { nodes, used, .. } = sweep(chain, names.iter().cloned().collect())?;
+    let Swept { nodes, used, .. } = sweep(chain, names.clone())?;
     let inputs: Vec<proto::TensorProto> = graph
         .initializer
         .iter()

@@ -56,7 +56,7 @@ pub fn unpack(network: &Network) -> Option<ModelProto> {
     let mut put: BTreeMap<usize, Vec<NodeProto>> = BTreeMap::new();
     let mut gone: BTreeSet<usize> = BTreeSet::new();
     for packing in &found {
-        let (nodes, constants) = packing.unpacked(graph, &own.node)?;
+        let Unpacked { nodes, constants } = packing.unpacked(graph, &own.node)?;
         put.insert(packing.reshape.0 as usize, nodes);
         own.initializer
             .extend(constants.iter().map(|(name, t)| onnx::tensor_proto(name, t)));
@@ -195,9 +195,15 @@ fn int(name: &str, value: usize) -> AttributeProto {
     }
 }
 
+/// What stands in place of a packing.
+struct Unpacked {
+    nodes: Vec<NodeProto>,
+    constants: Vec<(String, Tensor)>,
+}
+
 impl Packing {
     /// The nodes and constants in place of these.
-    fn unpacked(&self, graph: &Graph, old: &[NodeProto]) -> Option<(Vec<NodeProto>, Vec<(String, Tensor)>)> {
+    fn unpacked(&self, graph: &Graph, old: &[NodeProto]) -> Option<Unpacked> {
         let reshape = old.get(self.reshape.0 as usize)?;
         let base = reshape.output.first()?.clone();
         let name = |what: &str| format!("{base}_{what}");
@@ -248,6 +254,6 @@ impl Packing {
             let turned = vec![ints("perm", perm.iter().copied())];
             nodes.push(node("Transpose", vec![reshaped], vec![output], turned));
         }
-        Some((nodes, constants))
+        Some(Unpacked { nodes, constants })
     }
 }

@@ -163,6 +163,22 @@ fn scaled_integers_stay_integers() {
 }
 
 #[test]
+fn quantised_weights_are_counted_once() {
+    let Some(folder) = shared("t5-int8-sequential") else {
+        return;
+    };
+    let with = ["--samples", "32", "--seq", "16"];
+    let count = |file: &str| {
+        let (report, _) = prune(&folder.join(file), &with);
+        assert!(!warnings(&report).contains(&"refit-local"), "{file}");
+        report["size"]["parameters_before"].as_u64().unwrap()
+    };
+    let (float, int8) = (count("t5-float.onnx"), count("t5enc-gated-ts17-eager-int8.onnx"));
+    // Scales and zero points come on top.
+    assert!(int8 >= float && int8 < float + float / 50, "{float} {int8}");
+}
+
+#[test]
 fn both_branches_of_a_merged_decoder_lose_the_same_neurons() {
     let Some(folder) = shared("merged-if") else { return };
     let model = folder.join("decoder_model_merged.onnx");

@@ -1,5 +1,7 @@
 //! The CUDA execution provider.
 
+use std::path::PathBuf;
+
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProviderDispatch};
 

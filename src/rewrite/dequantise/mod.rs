@@ -20,6 +20,7 @@ mod integers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::graph::node_reads;
 use crate::graph::sweep::{Swept, sweep};
 use crate::onnx::{self, proto};
 use crate::tensor::{Elem, Tensor};
@@ -106,6 +107,14 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
     if closed.weights.is_empty() && closed.products.is_empty() {
         return Ok(None);
     }
+    // What only quantised weights were made of is not counted beside them.
+    let reads =
+        |nodes: &[proto::NodeProto]| -> HashSet<String> { nodes.iter().flat_map(node_reads).collect() };
+    let (before, after) = (reads(&opened.node), reads(&nodes));
+    opened.initializer.retain(|t| {
+        let name = t.name();
+        after.contains(name) || !before.contains(name) || outputs.contains(name)
+    });
     opened.node = nodes;
     let opened = proto::ModelProto {
         graph: Some(opened),
