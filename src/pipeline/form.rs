@@ -40,9 +40,12 @@ impl Form {
             };
             engine()?.session(model, &wanted)?.run(&Feeds::new())
         };
-        let (model, computed) = match computed::open(&model, evaluate)? {
-            Some((model, computed)) => (model, Some(computed)),
-            None => (model, None),
+        let (model, computed) = match computed::open(&model, evaluate) {
+            Ok(Some((model, computed))) => (model, Some(computed)),
+            Ok(None) => (model, None),
+            Err(error) if error.is_interrupt() => return Err(error),
+            // What the engine cannot compute is left as it is: not ranked.
+            Err(_) => (model, None),
         };
         if quantised.is_none() && computed.is_none() {
             return Ok(None);

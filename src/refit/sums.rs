@@ -181,6 +181,7 @@ pub(super) fn sums(
             .iter()
             .flat_map(|(a, _)| real.iter().map(|(row, _)| energy(&a[row * d..(row + 1) * d])))
             .collect();
+        energies.retain(|e| *e > f32::MIN_POSITIVE);
         let middle = energies.len() / 2;
         let usual = match energies.is_empty() {
             true => f32::INFINITY,

@@ -41,6 +41,52 @@ const COMPUTES: [&str; 17] = [
     "Unsqueeze",
 ];
 
+/// How much larger than all constants a value that is computed from them may be.
+const MOST_GROWTH: usize = 8;
+
+fn elements_of(dims: &[i64]) -> usize {
+    let sizes = dims.iter().map(|d| usize::try_from(*d).unwrap_or(usize::MAX));
+    sizes.fold(1, usize::saturating_mul)
+}
+
+/// The most elements that one of the nodes may make: those of what it reads, but for sums
+/// and products, which may be as large as both together make them.
+fn largest(nodes: &[NodeProto], constants: &[proto::TensorProto]) -> usize {
+    let mut shapes: HashMap<&str, Option<Vec<i64>>> = constants
+        .iter()
+        .map(|t| (t.name(), Some(t.dims.clone())))
+        .collect();
+    let mut most = 0;
+    for node in nodes {
+        let shape = |at: usize| shapes.get(node.input.get(at)?.as_str())?.clone();
+        let made = match (node.op_type(), shape(0), shape(1)) {
+            ("Add" | "Sub" | "Mul" | "Div", Some(a), Some(b)) => {
+                let rank = a.len().max(b.len());
+                let at = |dims: &[i64], i: usize| match (i + dims.len()).checked_sub(rank) {
+                    Some(own) => dims[own],
+                    None => 1,
+                };
+                Some((0..rank).map(|i| at(&a, i).max(at(&b, i))).collect())
+            }
+            ("MatMul" | "Gemm", Some(a), Some(b)) => {
+                let (rows, columns) = (a.iter().rev().skip(1), b.last());
+                Some(rows.chain(columns).copied().collect())
+            }
+            ("Constant", ..) => {
+                let value = node.attribute.iter().find_map(|a| a.t.as_ref());
+                value.map(|t| t.dims.clone())
+            }
+            // The others make nothing that is larger than what they read.
+            (_, a, _) => a,
+        };
+        most = most.max(made.as_deref().map_or(0, elements_of));
+        for output in &node.output {
+            shapes.insert(output, made.clone());
+        }
+    }
+    most
+}
+
 /// A constant that was computed.
 struct Folded {
     name: String,
@@ -72,6 +118,8 @@ struct ConstantValues<'g> {
     graph: &'g GraphProto,
     /// By value: whether more than a transposition or a change of type made it.
     known: HashMap<&'g str, bool>,
+    /// Element types, where they are known.
+    elements: HashMap<&'g str, Elem>,
     nodes: Vec<usize>,
 }
 
@@ -137,7 +185,12 @@ impl<'g> ConstantValues<'g> {
                 elements.extend(to.map(|elem| (output.as_str(), elem)));
             }
         }
-        ConstantValues { graph, known, nodes }
+        ConstantValues {
+            graph,
+            known,
+            elements,
+            nodes,
+        }
     }
 
     /// Values that are computed and that something else reads, through plain nodes or not:
@@ -216,12 +269,31 @@ pub fn open(
         functions: Vec::new(),
         ..model.clone()
     };
+    let taken: HashSet<&str> = (graph.initializer.iter().map(|t| t.name()))
+        .chain(graph.input.iter().map(|i| i.name()))
+        .chain(graph.node.iter().flat_map(|n| &n.output).map(String::as_str))
+        .collect();
+    let held: usize = inputs
+        .iter()
+        .map(|t| elements_of(&t.dims))
+        .fold(0, usize::saturating_add);
+    if largest(&nodes, &inputs) > held.saturating_mul(MOST_GROWTH) {
+        return Ok(None);
+    }
     let values = evaluate(&only, &names)?;
     let mut folded = Vec::new();
     for (name, value) in names.into_iter().zip(values) {
+        // An engine without kernels for half precision computes in float32.
+        let value = match constants.elements.get(name.as_str()) {
+            Some(elem) if elem.is_float() && *elem != value.elem() => {
+                let values: Vec<f64> = value.to_f32().into_iter().map(f64::from).collect();
+                Tensor::rounded(value.shape.clone(), &values, *elem)
+            }
+            _ => value,
+        };
         if value.elem().is_float() && !value.is_empty() {
             folded.push(Folded {
-                integers: CastMul::of(&name, &nodes, &inputs)?,
+                integers: CastMul::of(&name, &nodes, &inputs)?.map(|form| form.apart_from(&taken)),
                 value: onnx::tensor_proto(&name, &value),
                 name,
             });
@@ -232,9 +304,12 @@ pub fn open(
     }
     let mut opened = graph.clone();
     let made: HashSet<&str> = folded.iter().map(|f| f.name.as_str()).collect();
-    opened
-        .node
-        .retain(|n| !n.output.iter().any(|o| made.contains(o.as_str())));
+    // A node may have made others besides.
+    for node in &mut opened.node {
+        for output in node.output.iter_mut().filter(|o| made.contains(o.as_str())) {
+            output.push_str("_computed");
+        }
+    }
     opened.initializer.extend(folded.iter().map(|f| f.value.clone()));
     let opened = swept(opened)?;
     let opened = ModelProto {
@@ -337,6 +412,8 @@ struct CastMul {
     integers: Integers,
     /// Shape of the scale, of which one axis at most is not one.
     scale: Vec<usize>,
+    /// What the names of new constants and values begin with.
+    base: String,
 }
 
 impl CastMul {
@@ -398,6 +475,7 @@ impl CastMul {
                 multiply: multiply.clone(),
                 integers,
                 scale: scale.shape.clone(),
+                base: name.to_owned(),
             }));
         }
         Ok(None)
@@ -408,8 +486,21 @@ impl CastMul {
         self.integers.again(floats)
     }
 
+    /// The same with new names that are none of these.
+    fn apart_from(mut self, taken: &HashSet<&str>) -> Self {
+        let ends = ["quantised", "scale", "zero_point", "cast", "centred"];
+        let clashes = |base: &str| {
+            ends.iter()
+                .any(|end| taken.contains(format!("{base}_{end}").as_str()))
+        };
+        while clashes(&self.base) {
+            self.base.push_str("_again");
+        }
+        self
+    }
+
     fn names(&self) -> [String; 3] {
-        self.integers.names(&self.multiply)
+        ["quantised", "scale", "zero_point"].map(|end| format!("{}_{end}", self.base))
     }
 
     fn constants(&self, integers: &Integers) -> Vec<proto::TensorProto> {
@@ -439,10 +530,10 @@ impl CastMul {
             output: vec![output],
             ..node.clone()
         };
-        let mut last = format!("{output}_cast");
+        let mut last = format!("{}_cast", self.base);
         let mut out = vec![step(&self.cast, vec![values], last.clone())];
         if let (Some(subtract), Some(_)) = (&self.subtract, &integers.zero) {
-            let centred = format!("{output}_centred");
+            let centred = format!("{}_centred", self.base);
             out.push(step(subtract, vec![last, zero], centred.clone()));
             last = centred;
         }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::graph::node_reads;
+use crate::onnx;
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
@@ -25,8 +26,48 @@ const KNOWN: [&str; 6] = [
     "ai.onnx.preview",
 ];
 
-/// Operators that only give token ids another shape or type.
-const RESHAPES: [&str; 5] = ["Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+/// Whether a node makes token ids of rows and positions out of those of a tokenizer.
+fn shapes_ids(graph: &GraphProto, node: &NodeProto) -> bool {
+    match node.op_type() {
+        "Identity" | "Reshape" | "Squeeze" => true,
+        "Cast" => {
+            let integers = [Elem::I32.to_onnx(), Elem::I64.to_onnx()].map(i64::from);
+            node.attribute
+                .iter()
+                .any(|a| a.name() == "to" && integers.contains(&a.i()))
+        }
+        "Unsqueeze" => {
+            let own = node
+                .attribute
+                .iter()
+                .find(|a| a.name() == "axes")
+                .map(|a| a.ints.clone());
+            own.or_else(|| ints_of(graph, node.input.get(1)?)) == Some(vec![0])
+        }
+        _ => false,
+    }
+}
+
+/// The values of a constant of integers.
+fn ints_of(graph: &GraphProto, name: &str) -> Option<Vec<i64>> {
+    let held = graph.initializer.iter().find(|t| t.name() == name).cloned();
+    let made = || {
+        let node = graph
+            .node
+            .iter()
+            .find(|n| n.op_type() == "Constant" && n.output.iter().any(|o| o == name))?;
+        let listed = node.attribute.iter().find(|a| a.name() == "value_ints");
+        match listed {
+            Some(listed) => return Some(listed.ints.clone()),
+            None => node.attribute.iter().find_map(|a| a.t.clone()),
+        }
+        .and_then(|t| onnx::tensor(&t).ok()?.to_i64())
+    };
+    match held {
+        Some(tensor) => onnx::tensor(&tensor).ok()?.to_i64(),
+        None => made(),
+    }
+}
 
 /// What was cut off.
 #[derive(Debug, Clone, Default)]
@@ -58,16 +99,31 @@ impl Ends {
             Some(_) => (self.nodes.clone(), Vec::new()),
             None => (Vec::new(), self.nodes.clone()),
         };
+        // Constants that are nodes may be needed at both sides.
+        let made: HashSet<String> = middle.iter().flat_map(|n| n.output.iter().cloned()).collect();
+        let behind = behind
+            .into_iter()
+            .filter(|n| !n.output.iter().any(|o| !o.is_empty() && made.contains(o)));
         graph.node = front.into_iter().chain(middle).chain(behind).collect();
         let held: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
         let missing = self.constants.iter().filter(|t| !held.contains(t.name()));
         let missing: Vec<TensorProto> = missing.cloned().collect();
         graph.initializer.extend(missing);
+        // What is still there may have other sizes.
+        let mend = |old: &[ValueInfoProto], new: &[ValueInfoProto]| -> Vec<ValueInfoProto> {
+            let of = |info: &ValueInfoProto| {
+                new.iter()
+                    .find(|i| i.name() == info.name())
+                    .unwrap_or(info)
+                    .clone()
+            };
+            old.iter().map(of).collect()
+        };
         if let Some(inputs) = &self.inputs {
-            graph.input.clone_from(inputs);
+            graph.input = mend(inputs, &graph.input);
         }
         if let Some(outputs) = &self.outputs {
-            graph.output.clone_from(outputs);
+            graph.output = mend(outputs, &graph.output);
         }
         Ok(model)
     }
@@ -116,33 +172,42 @@ pub fn without_strings(model: &ModelProto) -> Option<(ModelProto, Ends)> {
     let mut own: HashSet<&str> = strings.clone();
     let (mut front, mut rest) = (Vec::new(), Vec::new());
     for node in &graph.node {
-        let inputs = || node.input.iter().map(String::as_str).filter(|i| !i.is_empty());
+        let reads = node_reads(node);
+        let inputs = || reads.iter().map(String::as_str).filter(|i| !i.is_empty());
         let only = inputs().all(|i| own.contains(i) || known.contains(i));
         let behind = inputs().any(|i| own.contains(i));
         if node.op_type() == "Constant" && node.input.is_empty() {
             known.extend(node.output.iter().map(String::as_str));
         }
         let reads_strings = inputs().any(|i| strings.contains(i)) || !KNOWN.contains(&node.domain());
-        if only && behind && (reads_strings || RESHAPES.contains(&node.op_type())) {
+        if only && behind && (reads_strings || shapes_ids(graph, node)) {
             own.extend(node.output.iter().map(String::as_str));
             front.push(node.clone());
         } else {
             rest.push(node.clone());
         }
     }
-    // Constants that are nodes are needed at both sides.
+    // Constants that are nodes are needed at both sides: in front under another name.
     let read: HashSet<String> = front.iter().flat_map(node_reads).collect();
-    let made_here = rest
+    let copied: Vec<NodeProto> = rest
         .iter()
-        .filter(|n| n.op_type() == "Constant" && n.output.iter().any(|o| read.contains(o)));
-    let values = made_here.filter_map(|n| {
-        let value = n.attribute.iter().find_map(|a| a.t.clone())?;
-        Some(TensorProto {
-            name: n.output.first().cloned(),
-            ..value
+        .filter(|n| n.op_type() == "Constant" && n.output.iter().any(|o| read.contains(o)))
+        .map(|n| NodeProto {
+            output: n.output.iter().map(|o| in_front(o)).collect(),
+            ..n.clone()
         })
-    });
-    let folded: Vec<TensorProto> = values.collect();
+        .collect();
+    let moved: HashSet<String> = copied.iter().flat_map(|n| n.output.iter().cloned()).collect();
+    // A subgraph that captures one of them would have to be renamed inside.
+    let captures = |n: &NodeProto| {
+        let inputs: HashSet<&String> = n.input.iter().collect();
+        node_reads(n)
+            .iter()
+            .any(|r| !inputs.contains(r) && moved.contains(&in_front(r)))
+    };
+    if front.iter().any(captures) {
+        return None;
+    }
     let read: HashSet<String> = rest.iter().flat_map(node_reads).collect();
     let given: Vec<ValueInfoProto> = front
         .iter()
@@ -156,11 +221,7 @@ pub fn without_strings(model: &ModelProto) -> Option<(ModelProto, Ends)> {
     let mut ends = Ends {
         constants: constants_of(graph, &front),
         inputs: Some(graph.input.clone()),
-        operators: front
-            .iter()
-            .filter(|n| !RESHAPES.contains(&n.op_type()))
-            .map(name)
-            .collect(),
+        operators: front.iter().filter(|n| !shapes_ids(graph, n)).map(name).collect(),
         ..Ends::default()
     };
     let mut middle = graph.clone();
@@ -171,30 +232,30 @@ pub fn without_strings(model: &ModelProto) -> Option<(ModelProto, Ends)> {
     middle
         .value_info
         .retain(|i| !own.contains(i.name()) && !given.contains(i.name()));
-    // A node that makes a constant stays in the middle: in front it is a constant itself,
-    // of another name.
     let renamed = |node: &NodeProto| NodeProto {
         input: node
             .input
             .iter()
-            .map(|i| match folded.iter().any(|t| t.name() == i) {
-                true => format!("{i}_in_front"),
+            .map(|i| match moved.contains(&in_front(i)) {
+                true => in_front(i),
                 false => i.clone(),
             })
             .collect(),
         ..node.clone()
     };
-    ends.nodes = front.iter().map(renamed).collect();
-    ends.constants.extend(folded.iter().map(|t| TensorProto {
-        name: Some(format!("{}_in_front", t.name())),
-        ..t.clone()
-    }));
+    let front: Vec<NodeProto> = front.iter().map(renamed).collect();
+    ends.nodes = copied.into_iter().chain(front).collect();
     keep_used(&mut middle);
     let model = ModelProto {
         graph: Some(middle),
         ..model.clone()
     };
     Some((model, ends))
+}
+
+/// The name of a constant in front of the cut.
+fn in_front(name: &str) -> String {
+    format!("{name}_in_front")
 }
 
 /// An input of token ids.
@@ -269,6 +330,11 @@ pub fn without_foreign(model: &ModelProto) -> Option<(ModelProto, Ends)> {
     if outputs.is_empty() {
         return None;
     }
+    let needed: HashSet<String> = behind.iter().flat_map(node_reads).collect();
+    let read_constants = rest
+        .iter()
+        .filter(|n| n.op_type() == "Constant" && n.output.iter().any(|o| needed.contains(o)))
+        .cloned();
     let ends = Ends {
         constants: constants_of(graph, &behind),
         outputs: Some(graph.output.clone()),
@@ -277,7 +343,7 @@ pub fn without_foreign(model: &ModelProto) -> Option<(ModelProto, Ends)> {
             .filter(|n| !KNOWN.contains(&n.domain()))
             .map(name)
             .collect(),
-        nodes: behind.clone(),
+        nodes: read_constants.chain(behind.iter().cloned()).collect(),
         inputs: None,
     };
     let mut middle = graph.clone();

@@ -168,6 +168,15 @@ fn alone(model: &ModelProto, node: &NodeProto, inner: &GraphProto) -> Option<Mod
     })
 }
 
+/// Takes over what is known of values of the same name.
+fn mend(old: &mut [ValueInfoProto], new: &[ValueInfoProto]) {
+    for info in old {
+        if let Some(new) = new.iter().find(|n| n.name() == info.name()) {
+            info.clone_from(new);
+        }
+    }
+}
+
 impl Inner {
     /// The attribute that holds the primary decoder.
     pub fn primary(&self) -> &str {
@@ -213,14 +222,39 @@ impl Inner {
             parts.insert(attribute, part);
         }
         let node = graph.node.get_mut(self.node).ok_or_else(missing)?;
+        let is_branch = node.op_type() == "If";
+        let mut outer: HashMap<String, ValueInfoProto> = HashMap::new();
         for attribute in &mut node.attribute {
             let AttributeProto { name, g, .. } = attribute;
             let (Some(old), Some(part)) = (g, name.as_deref().and_then(|name| parts.remove(name))) else {
                 continue;
             };
+            // An interface that may change has other sizes.
+            mend(&mut old.input, &part.input);
+            mend(&mut old.output, &part.output);
+            for info in &part.input {
+                outer
+                    .entry(info.name().to_owned())
+                    .or_insert_with(|| info.clone());
+            }
+            for (name, info) in node.output.iter().zip(&part.output) {
+                let info = ValueInfoProto {
+                    name: Some(name.clone()),
+                    ..info.clone()
+                };
+                outer.entry(name.clone()).or_insert(info);
+            }
             old.node = part.node;
             old.initializer = part.initializer;
             old.value_info.clear();
+        }
+        // A search takes and gives other things than what it runs.
+        if is_branch {
+            for info in graph.input.iter_mut().chain(&mut graph.output) {
+                if let Some(new) = outer.remove(info.name()) {
+                    *info = new;
+                }
+            }
         }
         let read: HashSet<String> = graph.node.iter().flat_map(node_reads).collect();
         graph.initializer = graph

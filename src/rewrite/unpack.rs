@@ -152,7 +152,10 @@ fn parts(graph: &Graph, value: ValueId) -> Option<(Vec<NodeId>, Vec<ValueId>)> {
             "Gather" => {
                 let index = graph.value(graph.input(*id, 1)?).constant.as_ref()?;
                 let at = index.shape.is_empty().then_some(*index.ints.as_ref()?.first()?)?;
-                found.insert(at.rem_euclid(3), node.outputs.first().copied().flatten()?);
+                let output = node.outputs.first().copied().flatten()?;
+                if !(-3..3).contains(&at) || found.insert(at.rem_euclid(3), output).is_some() {
+                    return None;
+                }
             }
             "Split" => {
                 for (at, output) in node.outputs.iter().enumerate() {
@@ -167,7 +170,12 @@ fn parts(graph: &Graph, value: ValueId) -> Option<(Vec<NodeId>, Vec<ValueId>)> {
                         return None;
                     }
                     nodes.push(squeeze);
-                    found.insert(at as i64, n.outputs.first().copied().flatten()?);
+                    if found
+                        .insert(at as i64, n.outputs.first().copied().flatten()?)
+                        .is_some()
+                    {
+                        return None;
+                    }
                 }
             }
             _ => return None,

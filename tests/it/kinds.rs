@@ -373,7 +373,17 @@ fn an_unknown_operator_behind_the_model_stays() {
     let first = own.output[0].name().to_owned();
     let table = Tensor::new(vec![2], Data::I64(vec![7, 9]));
     own.initializer.push(onnx::tensor_proto("labels_table", &table));
-    let mut last = node("Label", &[first, "labels_table".to_owned()], "labels");
+    // A constant that is a node, which nothing else reads.
+    let mut words = node("Constant", &[], "labels_words");
+    words.attribute.push(AttributeProto {
+        name: Some("value_ints".to_owned()),
+        r#type: Some(proto::attribute_proto::AttributeType::Ints as i32),
+        ints: vec![1, 2, 3],
+        ..AttributeProto::default()
+    });
+    own.node.insert(0, words);
+    let reads = [first, "labels_table".to_owned(), "labels_words".to_owned()];
+    let mut last = node("Label", &reads, "labels");
     last.domain = Some("somebody.else".to_owned());
     last.attribute.push(AttributeProto {
         name: Some("words".to_owned()),
@@ -391,4 +401,10 @@ fn an_unknown_operator_behind_the_model_stays() {
     assert_eq!(pruned.node.last(), Some(&last));
     assert_eq!(pruned.output.len(), 1);
     assert!(pruned.initializer.iter().any(|t| t.name() == "labels_table"));
+    let made = pruned
+        .node
+        .iter()
+        .flat_map(|n| &n.output)
+        .filter(|o| *o == "labels_words");
+    assert_eq!(made.count(), 1);
 }

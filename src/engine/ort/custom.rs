@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::onnx::proto::ModelProto;
+use crate::onnx::proto::{GraphProto, ModelProto};
 
 /// The domain of onnxruntime-extensions.
 const EXTENSIONS: &str = "ai.onnx.contrib";
@@ -39,7 +39,7 @@ impl CustomOperators {
     /// What a session of `model` registers: what was named, and onnxruntime-extensions
     /// where the model uses them.
     pub(super) fn of_model(&self, model: &ModelProto) -> Vec<&Path> {
-        let uses = model.opset_import.iter().any(|o| o.domain() == EXTENSIONS);
+        let uses = model.graph.as_ref().is_some_and(uses_extensions);
         let extensions = self.extensions.iter().filter(|_| uses);
         self.named
             .iter()
@@ -47,6 +47,14 @@ impl CustomOperators {
             .map(PathBuf::as_path)
             .collect()
     }
+}
+
+/// Whether a node of a graph, or of one inside of it, is one of the extensions.
+fn uses_extensions(graph: &GraphProto) -> bool {
+    graph.node.iter().any(|node| {
+        let inner = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
+        node.domain() == EXTENSIONS || inner.into_iter().any(uses_extensions)
+    })
 }
 
 /// The library in the Python package.
