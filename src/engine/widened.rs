@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Engine, EngineInfo, Session, SessionOptions};
 use crate::Result;
 use crate::onnx;
-use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
-};
+use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, type_proto};
 use crate::tensor::{Elem, Feeds, Tensor};
 
 /// Widens what `inner` refuses.
@@ -117,7 +115,9 @@ fn is_narrow(model: &ModelProto) -> bool {
     fn in_graph(graph: &GraphProto) -> bool {
         let infos = graph.input.iter().chain(&graph.output).chain(&graph.value_info);
         graph.initializer.iter().any(|t| is_half(t.data_type()))
-            || infos.into_iter().any(|info| elem_of(info).is_some_and(is_half))
+            || infos
+                .into_iter()
+                .any(|info| onnx::element_type(info).is_some_and(is_half))
             || graph.node.iter().flat_map(|n| &n.attribute).any(in_attribute)
     }
     fn in_attribute(attribute: &AttributeProto) -> bool {
@@ -126,13 +126,6 @@ fn is_narrow(model: &ModelProto) -> bool {
             || names_type(attribute.name()) && i32::try_from(attribute.i()).is_ok_and(is_half)
     }
     model.graph.as_ref().is_some_and(in_graph)
-}
-
-fn elem_of(info: &ValueInfoProto) -> Option<i32> {
-    match info.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(t) => t.elem_type,
-        _ => None,
-    }
 }
 
 /// Attributes that are the code of an element type.

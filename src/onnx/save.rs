@@ -49,6 +49,27 @@ pub struct SaveOptions {
     /// model, that model's own side file is removed afterwards, unless it is one
     /// of these. If this is empty, nothing is ever removed.
     pub inputs: Vec<PathBuf>,
+    /// How the side file is called.
+    pub side: SideName,
+}
+
+/// How a side file is called after its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SideName {
+    /// `model.onnx.data`.
+    #[default]
+    Dot,
+    /// `model.onnx_data`, as Optimum and the loaders that look for it have it.
+    Underscore,
+}
+
+impl SideName {
+    fn of(self, model: &str) -> String {
+        match self {
+            SideName::Dot => format!("{model}.data"),
+            SideName::Underscore => format!("{model}_data"),
+        }
+    }
 }
 
 impl SaveOptions {
@@ -60,7 +81,19 @@ impl SaveOptions {
             false => External::Always,
         };
         let inputs = model.path.iter().chain(&model.notes.external_files);
+        let name = model.path.as_ref().and_then(|path| path.file_name()?.to_str());
+        let underscore = name.map(|name| SideName::Underscore.of(name));
+        let named = model
+            .notes
+            .external_files
+            .iter()
+            .filter_map(|file| file.file_name()?.to_str());
+        let side = match named.into_iter().any(|file| Some(file) == underscore.as_deref()) {
+            true => SideName::Underscore,
+            false => SideName::Dot,
+        };
         SaveOptions {
+            side,
             external,
             inputs: inputs.cloned().collect(),
         }
@@ -91,7 +124,7 @@ pub fn save(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<Sa
 /// The same up to the point where the files get their names, so that others can
 /// appear together with them.
 pub fn stage(proto: &ModelProto, path: &Path, options: &SaveOptions) -> Result<(Staged, Saved)> {
-    let target = SaveTarget::new(path)?;
+    let target = SaveTarget::new(path, options.side)?;
     let (mut model, layout) = laid_out(proto, options)?;
     let mut staged = Staged::default();
     let mut files = Vec::new();
@@ -128,7 +161,7 @@ pub fn written_size(proto: &ModelProto, path: &Path, options: &SaveOptions) -> R
             .file_name()
             .map(|name| name.to_string_lossy())
             .unwrap_or_default();
-        layout.name(&mut model, &format!("{name}.data"))?;
+        layout.name(&mut model, &options.side.of(&name))?;
     }
     Ok(model.encoded_len() as u64 + layout.length())
 }
@@ -167,11 +200,12 @@ fn refuse_external(model: &mut ModelProto) -> Result<()> {
 struct SaveTarget {
     path: PathBuf,
     folder: PathBuf,
+    side: SideName,
 }
 
 impl SaveTarget {
     /// Refuses what a rename should not replace.
-    fn new(path: &Path) -> Result<Self> {
+    fn new(path: &Path, side: SideName) -> Result<Self> {
         if path.file_name().is_none() {
             return Err(Error::input(format!("{} does not name a file", path.display())));
         }
@@ -189,6 +223,7 @@ impl SaveTarget {
         Ok(SaveTarget {
             path: path.to_owned(),
             folder: folder_of(path),
+            side,
         })
     }
 
@@ -232,8 +267,9 @@ impl SaveTarget {
                     self.path.display()
                 ))
             })?;
-        let (first, next) = (format!("{name}.data"), name.to_owned());
-        Ok(std::iter::once(first).chain((1..).map(move |n: u32| format!("{next}.{n}.data"))))
+        let (side, next) = (self.side, name.to_owned());
+        let others = (1..).map(move |n: u32| side.of(&format!("{next}.{n}")));
+        Ok(std::iter::once(side.of(name)).chain(others))
     }
 
     /// Side files that the model which is about to be replaced refers to, by a

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 
 use super::label::quoted;
-use super::proto::TensorProto;
 use super::proto::tensor_proto::{DataLocation, DataType};
+use super::proto::{TensorProto, ValueInfoProto, type_proto};
 use crate::error::{Error, Result, ResultExt};
 use crate::tensor::{Data, Elem, Tensor};
 
@@ -302,4 +302,11 @@ fn narrow<From: Copy + std::fmt::Display, To: TryFrom<From>>(values: &[From]) ->
         To::try_from(*value).map_err(|_| Error::input(format!("the value {value} does not fit its type")))
     };
     values.iter().map(one).collect()
+}
+/// The code of the element type that a value is declared to have, where it is a tensor.
+pub fn element_type(info: &ValueInfoProto) -> Option<i32> {
+    match info.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(tensor) => tensor.elem_type,
+        _ => None,
+    }
 }

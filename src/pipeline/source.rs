@@ -150,19 +150,27 @@ pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
         loaded.network = Network::of(model, options.axes)?;
     }
     let selection = &options.selection;
-    let mut targets = sites::choose(&loaded.network, selection)?;
-    let mut form = None;
+    let found = sites::choose(&loaded.network, selection);
     let other = |t: &PruneTarget| t.sites.iter().any(|s| s.weight.is_none());
-    if targets.iter().any(other)
+    let opens = match &found {
+        Ok(targets) => targets.iter().any(other),
+        // Blocks of numbers freeze the axes that they lie along.
+        Err(error) => matches!(error, Error::NothingPrunable(_)),
+    };
+    let mut form = None;
+    if opens
         && loaded.inner.is_none()
-        && let Some((opened, found)) =
+        && let Some((opened, back)) =
             Form::open(&loaded.network, options.axes, || engine::choose(&options.engine))?
     {
         loaded.network = opened;
-        targets = sites::choose(&loaded.network, selection)?;
-        loaded.notes.extend(found.notes());
-        form = Some(found);
+        loaded.notes.extend(back.notes());
+        form = Some(back);
     }
+    let mut targets = match form {
+        Some(_) => sites::choose(&loaded.network, selection)?,
+        None => found?,
+    };
     // Another decoder reads the same biases by their names.
     if loaded.inner.is_none()
         && let Some(model) = sites::own_biases(&loaded.network, &targets)?

@@ -129,13 +129,6 @@ impl Ends {
     }
 }
 
-fn elem_of(info: &ValueInfoProto) -> Option<i32> {
-    match info.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(t) => t.elem_type,
-        _ => None,
-    }
-}
-
 fn name(node: &NodeProto) -> String {
     match node.domain() {
         "" => node.op_type().to_owned(),
@@ -161,7 +154,7 @@ fn keep_used(graph: &mut GraphProto) {
 /// token ids of rows and positions.
 pub fn without_strings(model: &ModelProto) -> Option<(ModelProto, Ends)> {
     let graph = model.graph.as_ref()?;
-    let of_strings = |info: &&ValueInfoProto| elem_of(info) == Some(STRING);
+    let of_strings = |info: &&ValueInfoProto| onnx::element_type(info) == Some(STRING);
     let strings: HashSet<&str> = graph.input.iter().filter(of_strings).map(|i| i.name()).collect();
     if strings.is_empty() {
         return None;

@@ -127,6 +127,7 @@ fn the_predicted_size_is_the_size_on_disk() {
         let options = SaveOptions {
             external,
             inputs: Vec::new(),
+            ..SaveOptions::default()
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");

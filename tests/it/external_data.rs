@@ -11,6 +11,7 @@ fn always(inputs: &[PathBuf]) -> SaveOptions {
     SaveOptions {
         external: External::Always,
         inputs: inputs.to_vec(),
+        ..SaveOptions::default()
     }
 }
 
@@ -355,6 +356,7 @@ fn links_to_the_input_are_replaced_and_the_input_is_not() {
             &SaveOptions {
                 external,
                 inputs: vec![],
+                ..SaveOptions::default()
             },
         )
         .unwrap();
@@ -410,6 +412,7 @@ fn saving_again_replaces_the_old_pair() {
     let inside = SaveOptions {
         external: External::Auto,
         inputs: input.to_vec(),
+        ..SaveOptions::default()
     };
     save(&layers(3, 3), &at("m.onnx"), &inside).unwrap();
     assert_eq!(listing(folder.path()), ["m.onnx", "other.data"]);
@@ -611,4 +614,24 @@ fn engines_compute_the_same_from_data_in_a_side_file() {
     std::fs::write(&other, vec![0u8; 4 * values.len()]).unwrap();
     std::fs::rename(&other, folder.path().join("w.bin")).unwrap();
     assert_eq!(run(&beside.proto), b);
+}
+
+#[test]
+fn a_side_file_is_called_as_the_models_own_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let options = SaveOptions {
+        external: External::Always,
+        side: SideName::Underscore,
+        ..SaveOptions::default()
+    };
+    save(&layers(3, 3), &at("model.onnx"), &options).unwrap();
+    assert_eq!(listing(folder.path()), ["model.onnx", "model.onnx_data"]);
+    let loaded = load(&at("model.onnx")).unwrap();
+    let options = SaveOptions::for_model(&loaded);
+    save(&loaded.proto, &at("small.onnx"), &options).unwrap();
+    let found = listing(folder.path());
+    assert!(found.contains(&"small.onnx_data".to_owned()), "{found:?}");
+    // Loaded again, it is the same.
+    assert_eq!(load(&at("small.onnx")).unwrap().proto, loaded.proto);
 }

@@ -408,3 +408,91 @@ fn an_unknown_operator_behind_the_model_stays() {
         .filter(|o| *o == "labels_words");
     assert_eq!(made.count(), 1);
 }
+
+/// A weight as `MatMulNBits` has it: blocks of 32, the middle of the range as zero or, with
+/// `zeros`, a zero point for each.
+fn four_bits(weight: &Tensor, zeros: bool) -> Vec<Tensor> {
+    let [k, n] = weight.shape[..] else {
+        panic!("a matrix")
+    };
+    let (values, blocks) = (weight.to_f32(), k.div_ceil(32));
+    let (mut packed, mut scales) = (vec![0u8; n * blocks * 16], Vec::new());
+    let mut points = vec![0u8; n * blocks.div_ceil(2)];
+    for column in 0..n {
+        for block in 0..blocks {
+            let rows = block * 32..((block + 1) * 32).min(k);
+            let own: Vec<f32> = rows.map(|row| values[row * n + column]).collect();
+            let most = own.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+            // With zero points off the middle, nothing is symmetric.
+            let zero = if zeros { 7 } else { 8 };
+            points[column * blocks.div_ceil(2) + block / 2] |= zero << (4 * (block % 2));
+            scales.push(most / 7.0);
+            for (at, value) in own.iter().enumerate() {
+                let quantised = (value / (most / 7.0) + f32::from(zero)).round().clamp(0.0, 15.0) as u8;
+                packed[(column * blocks + block) * 16 + at / 2] |= quantised << (4 * (at % 2));
+            }
+        }
+    }
+    let mut tensors = vec![
+        Tensor::new(vec![n, blocks, 16], Data::U8(packed)),
+        Tensor::f32([n * blocks], scales),
+    ];
+    if zeros {
+        tensors.push(Tensor::new(vec![points.len()], Data::U8(points)));
+    }
+    tensors
+}
+
+/// Weights of four bits are pruned, re-fitted and stay weights of four bits.
+#[test]
+fn four_bits_stay_four_bits() {
+    if engine().is_none() {
+        return;
+    }
+    let int = |name: &str, i: usize| AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(proto::attribute_proto::AttributeType::Int as i32),
+        i: Some(i as i64),
+        ..AttributeProto::default()
+    };
+    for zeros in [false, true] {
+        let (mut model, folder) = bert();
+        model.opset_import.push(OperatorSetIdProto {
+            domain: Some("com.microsoft".to_owned()),
+            version: Some(1),
+        });
+        let own = model.graph.as_mut().unwrap();
+        let mut quantised = 0;
+        for node in own.node.iter_mut().filter(|n| n.op_type() == "MatMul") {
+            let name = node.input[1].clone();
+            let Some(weight) = own.initializer.iter().find(|t| t.name() == name) else {
+                continue;
+            };
+            let weight = onnx::tensor(weight).unwrap();
+            node.op_type = Some("MatMulNBits".to_owned());
+            node.domain = Some("com.microsoft".to_owned());
+            node.input.truncate(1);
+            node.attribute = vec![
+                int("K", weight.shape[0]),
+                int("N", weight.shape[1]),
+                int("bits", 4),
+                int("block_size", 32),
+            ];
+            for (at, tensor) in four_bits(&weight, zeros).into_iter().enumerate() {
+                let part = format!("{name}.{at}");
+                own.initializer.push(onnx::tensor_proto(&part, &tensor));
+                node.input.push(part);
+            }
+            own.initializer.retain(|t| t.name() != name);
+            quantised += 1;
+        }
+        assert!(quantised > 10);
+        let (report, pruned) = prune(&written(&model, &folder), &["--samples", "64", "--seq", "16"]);
+        assert!(removed(&report) > 0);
+        assert_eq!(warnings(&report), Vec::<&str>::new());
+        let of = |op: &str| graph(&pruned).node.iter().filter(|n| n.op_type() == op).count();
+        assert!(of("MatMulNBits") > quantised / 2, "{}", of("MatMulNBits"));
+        let agreement = report["held_out"]["outputs"][0]["agreement"].as_f64().unwrap();
+        assert!(agreement > 0.8, "{agreement}");
+    }
+}

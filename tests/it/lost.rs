@@ -46,6 +46,7 @@ impl Place {
         let options = SaveOptions {
             external: External::Always,
             inputs: Vec::new(),
+            ..SaveOptions::default()
         };
         onnx::save(&model.proto, &folder.path().join("in.onnx"), &options).unwrap();
         Place { folder }
@@ -147,6 +148,7 @@ fn an_output_beside_its_input_shares_nothing_with_it() {
     let options = SaveOptions {
         external: External::Always,
         inputs: Vec::new(),
+        ..SaveOptions::default()
     };
     onnx::save(&model, &place.at("out.onnx"), &options).unwrap();
     std::fs::rename(place.at("out.onnx"), place.at("in.onnx")).unwrap();

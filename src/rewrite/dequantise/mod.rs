@@ -12,9 +12,10 @@
 //! `--reconstruct none` all values are the old ones; a re-fitted one gets new
 //! scales of the same kind, per tensor or per axis, symmetric or not.
 //!
-//! Weights in blocks, packed into less than a byte, or inside of fused operators
-//! are left as they are.
+//! Weights in blocks (`MatMulNBits`) become float weights of a `MatMul`, and are cut into
+//! blocks again. Those inside of fused operators are left as they are.
 
+mod blocks;
 mod dynamic;
 mod integers;
 
@@ -25,6 +26,7 @@ use crate::graph::sweep::{Swept, sweep};
 use crate::onnx::{self, proto};
 use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
+use blocks::BlockProduct;
 use dynamic::Product;
 pub(super) use integers::Integers;
 
@@ -32,6 +34,7 @@ pub(super) use integers::Integers;
 pub struct Closed {
     weights: Vec<IntegerWeight>,
     products: Vec<Product>,
+    blocks: Vec<BlockProduct>,
     /// The `DynamicQuantizeLinear` nodes, by what they read.
     quantisers: BTreeMap<String, proto::NodeProto>,
 }
@@ -61,6 +64,7 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
     let mut closed = Closed {
         weights: Vec::new(),
         products: dynamic::find(graph, &constants)?,
+        blocks: blocks::find(graph, &constants)?,
         quantisers: BTreeMap::new(),
     };
     let mut nodes = Vec::with_capacity(graph.node.len());
@@ -85,6 +89,12 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
         if gone.contains(&at) {
             continue;
         }
+        if let Some(product) = closed.blocks.iter().find(|p| p.at == at) {
+            let weight = onnx::tensor_proto(&product.weight, &product.tensor());
+            opened.initializer.push(weight);
+            nodes.push(product.open());
+            continue;
+        }
         let folded = match (node.op_type(), node.output.first()) {
             ("DequantizeLinear", Some(output)) if !outputs.contains(output.as_str()) => {
                 Integers::of(node, &read)?
@@ -104,7 +114,7 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
             _ => nodes.push(node.clone()),
         }
     }
-    if closed.weights.is_empty() && closed.products.is_empty() {
+    if closed.weights.is_empty() && closed.products.is_empty() && closed.blocks.is_empty() {
         return Ok(None);
     }
     // What only quantised weights were made of is not counted beside them.
@@ -136,7 +146,9 @@ impl Closed {
             .ok_or_else(|| Error::input("the model has no graph"))?;
         let held: HashMap<String, Tensor> = {
             let names = self.weights.iter().filter_map(|w| w.node.output.first());
-            let names: HashSet<&String> = names.chain(self.products.iter().map(|p| &p.weight)).collect();
+            let products = self.products.iter().map(|p| &p.weight);
+            let blocks = self.blocks.iter().map(|p| &p.weight);
+            let names: HashSet<&String> = names.chain(products).chain(blocks).collect();
             graph
                 .initializer
                 .iter()
@@ -167,6 +179,15 @@ impl Closed {
             replaced.insert(output.clone());
         }
         for node in std::mem::take(&mut graph.node) {
+            let block = self.blocks.iter().find(|p| p.is(&node));
+            if let Some((block, tensor)) = block.and_then(|p| Some((p, held.get(&p.weight)?))) {
+                let x = node.input.first().cloned().unwrap_or_default();
+                let (node, constants) = block.close(&x, tensor)?;
+                nodes.push(node);
+                made.extend(constants);
+                replaced.insert(block.weight.clone());
+                continue;
+            }
             let product = self.products.iter().find(|p| p.is(&node));
             match product.and_then(|p| Some((p, held.get(&p.weight)?))) {
                 Some((product, tensor)) => {
