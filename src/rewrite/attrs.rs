@@ -2,9 +2,8 @@
 //! any more.
 
 use super::draft::Draft;
-use super::reads::int_attribute;
+use super::reads::ints_attribute;
 use crate::axes::{Dim, Int};
-use crate::onnx::proto;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -94,12 +93,7 @@ fn splits(draft: &mut Draft) -> Result<()> {
             body.input.truncate(1);
             body.input.push(name);
         } else {
-            body.attribute.push(proto::AttributeProto {
-                ints: sizes,
-                i: None,
-                r#type: Some(proto::attribute_proto::AttributeType::Ints as i32),
-                ..int_attribute("split", 0)
-            });
+            body.attribute.push(ints_attribute("split", sizes));
         }
         draft.changed.insert(*node, body);
     }

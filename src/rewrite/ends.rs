@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::inner::mend;
 use crate::graph::node_reads;
 use crate::onnx;
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
@@ -110,20 +111,13 @@ impl Ends {
         let missing: Vec<TensorProto> = missing.cloned().collect();
         graph.initializer.extend(missing);
         // What is still there may have other sizes.
-        let mend = |old: &[ValueInfoProto], new: &[ValueInfoProto]| -> Vec<ValueInfoProto> {
-            let of = |info: &ValueInfoProto| {
-                new.iter()
-                    .find(|i| i.name() == info.name())
-                    .unwrap_or(info)
-                    .clone()
-            };
-            old.iter().map(of).collect()
-        };
         if let Some(inputs) = &self.inputs {
-            graph.input = mend(inputs, &graph.input);
+            let middle = std::mem::replace(&mut graph.input, inputs.clone());
+            mend(&mut graph.input, &middle);
         }
         if let Some(outputs) = &self.outputs {
-            graph.output = mend(outputs, &graph.output);
+            let middle = std::mem::replace(&mut graph.output, outputs.clone());
+            mend(&mut graph.output, &middle);
         }
         Ok(model)
     }

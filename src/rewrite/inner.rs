@@ -169,7 +169,7 @@ fn alone(model: &ModelProto, node: &NodeProto, inner: &GraphProto) -> Option<Mod
 }
 
 /// Takes over what is known of values of the same name.
-fn mend(old: &mut [ValueInfoProto], new: &[ValueInfoProto]) {
+pub(super) fn mend(old: &mut [ValueInfoProto], new: &[ValueInfoProto]) {
     for info in old {
         if let Some(new) = new.iter().find(|n| n.name() == info.name()) {
             info.clone_from(new);

@@ -28,6 +28,16 @@ pub(crate) fn int_attribute(name: &str, value: i64) -> proto::AttributeProto {
     }
 }
 
+/// A list of integers as an attribute.
+pub(crate) fn ints_attribute(name: &str, values: Vec<i64>) -> proto::AttributeProto {
+    proto::AttributeProto {
+        name: Some(name.to_string()),
+        r#type: Some(proto::attribute_proto::AttributeType::Ints as i32),
+        ints: values,
+        ..Default::default()
+    }
+}
+
 /// Vectors laid one after another.
 pub(crate) fn concat(draft: &mut Draft, base: &str, parts: &[String]) -> String {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();

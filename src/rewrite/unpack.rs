@@ -10,9 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::reads::{int_attribute, ints_attribute};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::network::Network;
-use crate::onnx::proto::{AttributeProto, ModelProto, NodeProto, attribute_proto::AttributeType};
+use crate::onnx::proto::{AttributeProto, ModelProto, NodeProto};
 use crate::onnx::{self};
 use crate::tensor::Tensor;
 
@@ -185,24 +186,6 @@ fn parts(graph: &Graph, value: ValueId) -> Option<(Vec<NodeId>, Vec<ValueId>)> {
     whole.then(|| (nodes, found.into_values().collect()))
 }
 
-fn ints(name: &str, values: impl Iterator<Item = usize>) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(AttributeType::Ints as i32),
-        ints: values.map(|v| v as i64).collect(),
-        ..AttributeProto::default()
-    }
-}
-
-fn int(name: &str, value: usize) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(AttributeType::Int as i32),
-        i: Some(value as i64),
-        ..AttributeProto::default()
-    }
-}
-
 /// What stands in place of a packing.
 struct Unpacked {
     nodes: Vec<NodeProto>,
@@ -230,7 +213,7 @@ impl Packing {
             "Split",
             vec![reshape.input.first()?.clone(), name("widths")],
             slices.clone(),
-            vec![int("axis", self.axis)],
+            vec![int_attribute("axis", self.axis as i64)],
         )];
         let shape = graph.input(self.reshape, 1)?;
         let entries: Vec<usize> = (0..self.perm.len()).filter(|at| *at != self.axis).collect();
@@ -252,14 +235,14 @@ impl Packing {
                     "Gather",
                     vec![reshape.input.get(1)?.clone(), name("entries")],
                     vec![own.clone()],
-                    vec![int("axis", 0)],
+                    vec![int_attribute("axis", 0)],
                 )),
             }
             let (reshaped, output) = (name(&format!("heads_{i}")), graph.value(*out).name.clone());
             let mut again = node("Reshape", vec![part, own], vec![reshaped.clone()], Vec::new());
             again.attribute = reshape.attribute.clone();
             nodes.push(again);
-            let turned = vec![ints("perm", perm.iter().copied())];
+            let turned = vec![ints_attribute("perm", perm.iter().map(|p| *p as i64).collect())];
             nodes.push(node("Transpose", vec![reshaped], vec![output], turned));
         }
         Some(Unpacked { nodes, constants })

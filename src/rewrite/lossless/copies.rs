@@ -6,9 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::LosslessPass;
 use crate::onnx::proto::tensor_proto::DataLocation;
-use crate::onnx::proto::{
-    AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType,
-};
+use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
+use crate::rewrite::reads::ints_attribute;
 use crate::tensor::Elem;
 
 /// Smaller ones are not worth a node.
@@ -104,12 +103,7 @@ pub fn share(model: &ModelProto) -> Option<(ModelProto, Vec<LosslessPass>)> {
             op_type: Some("Transpose".to_owned()),
             input: vec![of.name().to_owned()],
             output: vec![copy.name().to_owned()],
-            attribute: vec![AttributeProto {
-                name: Some("perm".to_owned()),
-                r#type: Some(AttributeType::Ints as i32),
-                ints: vec![1, 0],
-                ..AttributeProto::default()
-            }],
+            attribute: vec![ints_attribute("perm", vec![1, 0])],
             ..NodeProto::default()
         });
         let bytes = copy.raw_data.as_ref().map_or(0, |b| b.len());
