@@ -6,14 +6,19 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use onnx_prune::budget::Cost;
 use onnx_prune::cli::{self, Bench, Calibrate, Command, Compare, Inspect, Merge, Prune, Talk, Wrong};
 use onnx_prune::data::{self, SeenSizes};
+use onnx_prune::io::scratch;
 use onnx_prune::measure::paired::{self, BenchReport};
 use onnx_prune::report::style::Style;
 use onnx_prune::report::{self, Report};
 use onnx_prune::{Error, Result, engine, onnx, pipeline};
+
+/// How long a run may take to stop after an interrupt.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {
@@ -23,13 +28,17 @@ fn main() -> ExitCode {
     };
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);
-    // The first interrupt asks the run to stop at the next batch, a second one
-    // ends the process: no file is half-written, a temporary one may stay until the
-    // next run.
+    // The first interrupt asks the run to stop at the next batch. A batch may take long, so
+    // the process ends by itself soon after, and at once at a second interrupt.
     let handler = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+            scratch::end(Error::Interrupted.exit_code());
         }
+        std::thread::spawn(|| {
+            std::thread::sleep(PATIENCE);
+            complain(&format!("error: {}\n", Error::Interrupted.chain()));
+            scratch::end(Error::Interrupted.exit_code())
+        });
     });
     if let Err(error) = handler {
         complain(&format!("warning: interrupts are not handled: {error}\n"));

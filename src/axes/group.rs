@@ -37,6 +37,8 @@ pub struct PruneGroup {
     pub name: String,
     /// What the units are.
     pub kind: Kind,
+    /// Where in the network it is, for heads, what is inside of heads, and neurons.
+    pub place: Option<Place>,
     /// The factor.
     pub leaf: FactorId,
     /// Number of units.
@@ -45,6 +47,55 @@ pub struct PruneGroup {
     pub sinks: Vec<Sink>,
     /// Constants that make the axis.
     pub sources: Vec<ValueId>,
+}
+
+/// A part of a transformer block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BlockPart {
+    /// Attention of a sequence to itself.
+    Attention,
+    /// Attention to another sequence, as a decoder's to an encoder.
+    CrossAttention,
+    /// The feed-forward part.
+    FeedForward,
+}
+
+impl BlockPart {
+    /// As people say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            BlockPart::Attention => "attention",
+            BlockPart::CrossAttention => "cross-attention",
+            BlockPart::FeedForward => "feed-forward",
+        }
+    }
+}
+
+/// Where in the network a group is: `block 3 attention`, with blocks counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The block.
+    pub block: usize,
+    /// The part of it.
+    pub part: BlockPart,
+    /// Which of the same kind in this block, from 1.
+    pub nth: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "block {} {}", self.block, self.part.word())?;
+        match self.nth {
+            1 => Ok(()),
+            nth => write!(f, " {nth}"),
+        }
+    }
+}
+
+impl serde::Serialize for Place {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// An axis that has a source and a sink but must keep its size.

@@ -23,5 +23,5 @@ pub use algebra::int::{Atom, Int, IntOp, Mono, Poly};
 pub use algebra::space::{Freeze, Space};
 pub use analyse::{AnalysisOptions, analyse, analyse_open};
 pub use facts::{Analysis, AttrUse, Contraction, Facts, IntUse, Link, RunFacts};
-pub use group::{FrozenAxis, GroupId, Kind, PruneGroup, Sink};
+pub use group::{BlockPart, FrozenAxis, GroupId, Kind, Place, PruneGroup, Sink};
 pub use op::{Op, OwnRule, Rule};

@@ -10,9 +10,9 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use prost::Message;
-use tempfile::TempDir;
 
 use crate::error::{Error, Result};
+use crate::io::scratch::ScratchFolder;
 use crate::onnx::origin;
 use crate::onnx::proto::tensor_proto::DataLocation;
 use crate::onnx::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto};
@@ -50,7 +50,7 @@ pub(super) enum Serialised {
         /// The file.
         path: PathBuf,
         /// Removes the folder.
-        _folder: TempDir,
+        _folder: ScratchFolder,
     },
 }
 
@@ -60,10 +60,7 @@ pub(super) fn serialise(mut model: ModelProto, limit: usize) -> Result<Serialise
     if model.encoded_len() <= limit {
         return Ok(Serialised::Bytes(model.encode_to_vec()));
     }
-    let folder = tempfile::Builder::new()
-        .prefix("onnx-prune-")
-        .tempdir()
-        .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
+    let folder = ScratchFolder::new()?;
     let data = folder.path().join(DATA);
     if let Some(graph) = &mut model.graph {
         File::create(&data)

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
+use super::scratch::{Held, Settling};
 use crate::error::{Error, Result};
 
 const PREFIX: &str = ".onnx-prune-";
@@ -173,9 +174,9 @@ struct StagedPart {
 #[derive(Debug)]
 enum StagedContent {
     /// Replaces what has its name.
-    File(NamedTempFile),
+    File(Unnamed),
     /// Is an error where something has its name.
-    Fresh(NamedTempFile),
+    Fresh(Unnamed),
     /// For a device or a pipe, which cannot be replaced.
     Device(Vec<u8>),
 }
@@ -245,6 +246,7 @@ impl Staged {
     /// # Errors
     /// Names the path that failed; what was there before is there again.
     pub fn commit(self) -> Result<()> {
+        let _settling = Settling::begin();
         let mut undo: Vec<Undo> = Vec::new();
         let mut folders: Vec<PathBuf> = Vec::new();
         let mut placed: Vec<PathBuf> = Vec::new();
@@ -277,6 +279,13 @@ impl Staged {
     }
 }
 
+/// A file that is removed unless it gets its name.
+#[derive(Debug)]
+struct Unnamed {
+    file: NamedTempFile,
+    _held: Held,
+}
+
 /// How to take back a rename.
 enum Undo {
     /// Nothing had this name.
@@ -304,7 +313,7 @@ fn place(content: StagedContent, path: &Path) -> io::Result<Option<Undo>> {
             Ok(None)
         }
         StagedContent::Fresh(file) => {
-            file.persist_noclobber(path).map_err(|e| e.error)?;
+            file.file.persist_noclobber(path).map_err(|e| e.error)?;
             Ok(Some(Undo::Remove(path.to_owned())))
         }
         StagedContent::File(file) => {
@@ -316,7 +325,7 @@ fn place(content: StagedContent, path: &Path) -> io::Result<Option<Undo>> {
                     .ok()
                     .map(|old| Undo::Restore(old, path.to_owned())),
             };
-            file.persist(path).map_err(|e| e.error)?;
+            file.file.persist(path).map_err(|e| e.error)?;
             Ok(undo)
         }
     }
@@ -335,7 +344,7 @@ fn builder() -> tempfile::Builder<'static, 'static> {
 }
 
 /// A temporary file for `path`, in its folder.
-fn temporary(folder: &Path, path: &Path) -> Result<NamedTempFile> {
+fn temporary(folder: &Path, path: &Path) -> Result<Unnamed> {
     remove_leftovers(folder);
     let file = builder().tempfile_in(folder).map_err(|e| {
         let shown = path.display();
@@ -347,16 +356,17 @@ fn temporary(folder: &Path, path: &Path) -> Result<NamedTempFile> {
     })?;
     // Where a file system has no locks, leftovers stay.
     let _ = file.as_file().try_lock();
-    Ok(file)
+    let held = Held::new(file.path());
+    Ok(Unnamed { file, _held: held })
 }
 
 /// The same, written and synced.
-fn filled<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<(NamedTempFile, T)> {
-    let mut file = temporary(&folder_of(path), path)?;
+fn filled<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<(Unnamed, T)> {
+    let mut made = temporary(&folder_of(path), path)?;
     let fail = |e| Error::io("cannot write", path, e);
-    let made = write(file.as_file_mut()).map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
-    Ok((file, made))
+    let told = write(made.file.as_file_mut()).map_err(fail)?;
+    made.file.as_file().sync_all().map_err(fail)?;
+    Ok((made, told))
 }
 
 /// Removes temporary files of processes that are no more.

@@ -357,7 +357,7 @@ macro_rules! declarations {
               "What may be pruned. queries, instead of heads: query heads within each key/value group; all groups stay."
               { |o, w| { o.selection.targets = all_parsed(w)?; Ok(()) } } { |o| joined(&o.selection.targets) };
             Pruning exclude Each("REGEX") "exclude" [] { &[] }
-              "Do not prune groups whose name matches (a regular expression; `inspect` lists the names)."
+              "Do not prune groups whose name or place matches (a regular expression, as 'block 3 attention$'; `inspect` lists both)."
               { |o, w| exclude(o, w) } { |o| each(&o.selection.exclude) };
             Pruning min_units One("N") "min-units" [] { &[] }
               "Every group keeps at least N units. With 0, whole sublayers may be removed."

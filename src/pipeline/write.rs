@@ -264,6 +264,7 @@ fn groups(ranked: &Ranked, plan: &Plan) -> Vec<GroupReport> {
         GroupReport {
             name: group.name.clone(),
             kind: group.kind,
+            place: group.place,
             units: group.units,
             kept,
             damage: *damage,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::terminal::{human, tail};
 use super::{FrozenReport, SCHEMA};
-use crate::axes::{Analysis, Kind};
+use crate::axes::{Analysis, Kind, Place};
 use crate::budget::Cost;
 use crate::mask::Mask;
 use crate::network::Network;
@@ -18,6 +18,8 @@ pub struct GroupInfo {
     pub name: String,
     /// What its units are.
     pub kind: Kind,
+    /// Where in the network it is.
+    pub place: Option<Place>,
     /// Number of units.
     pub units: usize,
     /// Parameters that go with all of them.
@@ -71,6 +73,7 @@ pub fn inspect(input: &str, network: &Network, cost: &Cost, notes: Vec<String>) 
             GroupInfo {
                 name: g.name.clone(),
                 kind: g.kind,
+                place: g.place,
                 units: g.units,
                 parameters: parameters.saturating_sub(cost.parameters(&gone)),
                 flops: own,
@@ -118,23 +121,7 @@ impl Inspection {
             human(self.parameters),
             human(self.flops)
         );
-        if !self.groups.is_empty() {
-            out += &format!(
-                "  {:<44}{:<12}{:>7}{:>12}{:>9}\n",
-                "group", "kind", "units", "parameters", "flops"
-            );
-        }
-        for g in &self.groups {
-            out += &format!(
-                "  {:<44}{:<12}{:>7}{:>12}{:>8.1}%{}\n",
-                tail(&g.name, 43),
-                g.kind.noun(),
-                g.units,
-                human(g.parameters),
-                100.0 * g.flops_share,
-                if g.default { "" } else { "  (off by default)" }
-            );
-        }
+        out += &self.table();
         if !self.frozen.is_empty() {
             out += "\n  keeps its size:\n";
         }
@@ -148,5 +135,110 @@ impl Inspection {
             out += &format!("  note: {note}\n");
         }
         out
+    }
+}
+
+impl Inspection {
+    /// A row for all groups that differ in nothing but their block; those that are pruned
+    /// when nothing is said come first.
+    fn table(&self) -> String {
+        if self.groups.is_empty() {
+            return String::new();
+        }
+        let mut rows: Vec<GroupRow> = Vec::new();
+        for group in &self.groups {
+            match rows.iter_mut().find(|row| row.is_like(group)) {
+                Some(row) => row.groups.push(group),
+                None => rows.push(GroupRow { groups: vec![group] }),
+            }
+        }
+        let mut out = format!(
+            "  {:<27}{:<16}{:>13}{:>9}  {}\n",
+            "where", "units", "parameters", "flops", "name"
+        );
+        for default in [true, false] {
+            let mut own = rows
+                .iter()
+                .filter(|row| row.groups[0].default == default)
+                .peekable();
+            if !default && own.peek().is_some() {
+                out += "  only when asked for, or inside of heads:\n";
+            }
+            own.for_each(|row| out += &row.line());
+        }
+        out
+    }
+}
+
+/// Groups that are one row: each costs what the first does.
+struct GroupRow<'g> {
+    groups: Vec<&'g GroupInfo>,
+}
+
+impl GroupRow<'_> {
+    fn is_like(&self, other: &GroupInfo) -> bool {
+        let first = self.groups[0];
+        let part = |g: &GroupInfo| g.place.map(|p| (p.part, p.nth));
+        let share = |g: &GroupInfo| (1000.0 * g.flops_share).round() as u64;
+        first.place.is_some()
+            && (
+                part(first),
+                first.kind,
+                first.units,
+                first.parameters,
+                share(first),
+            ) == (
+                part(other),
+                other.kind,
+                other.units,
+                other.parameters,
+                share(other),
+            )
+    }
+
+    /// Where they are, as `blocks 0-5 attention`.
+    fn place(&self) -> String {
+        let blocks: Vec<usize> = self.groups.iter().filter_map(|g| Some(g.place?.block)).collect();
+        let Some(first) = self.groups[0].place else {
+            return "-".to_string();
+        };
+        if blocks.len() < 2 {
+            return first.to_string();
+        }
+        let mut spans: Vec<(usize, usize)> = Vec::new();
+        for block in blocks {
+            match spans.last_mut() {
+                Some((_, last)) if *last + 1 == block => *last = block,
+                _ => spans.push((block, block)),
+            }
+        }
+        let span = |(from, to): &(usize, usize)| match from == to {
+            true => from.to_string(),
+            false => format!("{from}-{to}"),
+        };
+        let list = spans.iter().map(span).collect::<Vec<_>>().join(",");
+        let text = first.to_string();
+        let rest = text.splitn(3, ' ').nth(2).unwrap_or_default();
+        match list.len() > 10 {
+            true => format!("{} blocks, {rest}", self.groups.len()),
+            false => format!("blocks {list} {rest}"),
+        }
+    }
+
+    fn line(&self) -> String {
+        let (first, many) = (self.groups[0], self.groups.len());
+        let each = if many > 1 { " each" } else { "" };
+        let more = match many {
+            1 => String::new(),
+            n => format!(" +{}", n - 1),
+        };
+        format!(
+            "  {:<27}{:<16}{:>13}{:>9}  {}{more}\n",
+            self.place(),
+            format!("{} {}", first.units, first.kind.noun()),
+            format!("{}{each}", human(first.parameters)),
+            format!("{:.1}%", 100.0 * first.flops_share),
+            tail(&first.name, 34 - more.len()),
+        )
     }
 }

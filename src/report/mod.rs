@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::axes::Kind;
+use crate::axes::{Kind, Place};
 use crate::budget::Budget;
 use crate::engine::EngineInfo;
 use crate::io::staged;
@@ -125,6 +125,8 @@ pub struct GroupReport {
     pub name: String,
     /// What its units are.
     pub kind: Kind,
+    /// Where in the network it is.
+    pub place: Option<Place>,
     /// Units before.
     pub units: usize,
     /// Indices of the units that stay.

@@ -150,7 +150,8 @@ impl Page {
 
     /// A line per layer.
     fn rows(&mut self, layers: &[LayerRow]) {
-        let head = format!("  {:<7}{:<30}{}", "layer", "heads", "neurons");
+        let width = layers.iter().map(|l| l.label.len()).max().unwrap_or(0).max(5) + 2;
+        let head = format!("  {:<width$}{:<30}{}", "layer", "heads", "neurons");
         self.line(self.style.paint(Ink::Dim, &head));
         for layer in layers {
             let half = |groups: &[&GroupReport], ink: Ink| {
@@ -165,8 +166,8 @@ impl Page {
                 format!("{} {count:<13}", self.bar(ink, kept, units, 16))
             };
             self.line(format!(
-                "  {:<7}{}{}",
-                layer.index,
+                "  {:<width$}{}{}",
+                layer.label,
                 half(&layer.heads, Ink::Heads),
                 half(&layer.neurons, Ink::Neurons)
             ));

@@ -23,7 +23,7 @@ words!(UnitKind { Heads = "heads", Neurons = "neurons", Queries = "queries" });
 pub struct Selection {
     /// Kinds of units.
     pub targets: Vec<UnitKind>,
-    /// Groups whose name matches stay whole.
+    /// Groups whose name or place (`block 3 attention`) matches stay whole.
     pub exclude: Vec<regex::Regex>,
     /// Least number of units that every group keeps; with 0, whole sublayers may go.
     pub min_units: usize,
@@ -48,6 +48,8 @@ impl Selection {
             Kind::Neurons => UnitKind::Neurons,
             _ => return false,
         };
-        self.targets.contains(&kind) && !self.exclude.iter().any(|r| r.is_match(&group.name))
+        let place = group.place.map(|p| p.to_string()).unwrap_or_default();
+        let named = |r: &regex::Regex| r.is_match(&group.name) || r.is_match(&place);
+        self.targets.contains(&kind) && !self.exclude.iter().any(named)
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use onnx_prune::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use onnx_prune::onnx::{self, External, SaveOptions};
 use onnx_prune::{axes, graph, mask};
 use rand::{RngExt, SeedableRng};
@@ -66,9 +67,11 @@ impl Place {
         let mut words: Vec<&str> = program.to_vec();
         words.push(env!("CARGO_BIN_EXE_onnx-prune"));
         words.extend([input.to_str().unwrap(), output.to_str().unwrap()]);
-        words.extend(["--engine", "tract", "--threads", "1", "--quiet"]);
-        words.extend(["--data", data.to_str().unwrap()]);
+        words.extend(["--threads", "1", "--quiet", "--data", data.to_str().unwrap()]);
         words.extend(extra);
+        if !extra.contains(&"--engine") {
+            words.extend(["--engine", "tract"]);
+        }
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
@@ -385,6 +388,84 @@ fn an_interrupt_leaves_the_old_files() {
         assert_eq!(result.status.code(), Some(130), "{}", text(&result));
         assert!(text(&result).contains("interrupted"), "{}", text(&result));
         assert!(place.listing() == before);
+    }
+}
+
+/// The model with a loop of a thousand million rounds at its end: one run of it takes longer
+/// than anybody waits.
+fn endless(place: &Place) {
+    let mut model = onnx::load(&place.at("in.onnx")).unwrap().proto;
+    let node = |op: &str, inputs: &[&str], outputs: &[&str]| NodeProto {
+        op_type: Some(op.into()),
+        input: inputs.iter().map(|s| (*s).into()).collect(),
+        output: outputs.iter().map(|s| (*s).into()).collect(),
+        ..NodeProto::default()
+    };
+    let value = |name: &str| ValueInfoProto {
+        name: Some(name.into()),
+        ..ValueInfoProto::default()
+    };
+    let body = GraphProto {
+        name: Some("body".into()),
+        node: vec![
+            node("Identity", &["going"], &["still"]),
+            node("Tanh", &["state"], &["next"]),
+        ],
+        input: ["round", "going", "state"].map(value).into(),
+        output: ["still", "next"].map(value).into(),
+        ..GraphProto::default()
+    };
+    let graph = model.graph.as_mut().unwrap();
+    let end = graph.output[0].name.clone().unwrap();
+    for node in &mut graph.node {
+        node.output
+            .iter_mut()
+            .filter(|o| **o == end)
+            .for_each(|o| *o = "short".into());
+    }
+    graph.initializer.push(TensorProto {
+        name: Some("rounds".into()),
+        data_type: Some(7),
+        int64_data: vec![1_000_000_000],
+        ..TensorProto::default()
+    });
+    let mut endless = node("Loop", &["rounds", "", "short"], &[&end]);
+    endless.attribute.push(AttributeProto {
+        name: Some("body".into()),
+        r#type: Some(5),
+        g: Some(body),
+        ..AttributeProto::default()
+    });
+    graph.node.push(endless);
+    onnx::save(&model, &place.at("endless.onnx"), &SaveOptions::default()).unwrap();
+}
+
+#[test]
+fn an_interrupt_ends_a_run_that_does_not_listen() {
+    let place = Place::new();
+    endless(&place);
+    let temporary = place.at("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let before = place.listing();
+    let mut engines = vec!["tract"];
+    engines.extend(crate::common::engine().map(|_| "ort"));
+    for engine in engines {
+        let words = ["--engine", engine];
+        let mut command = place.command(&[], "endless.onnx", &place.at("out.onnx"), &words);
+        let child = command.env("TMPDIR", &temporary).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        let started = Instant::now();
+        let sent = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status();
+        let result = child.wait_with_output().unwrap();
+        assert!(sent.unwrap().success(), "{engine}: {}", text(&result));
+        assert_eq!(result.status.code(), Some(130), "{engine}: {}", text(&result));
+        assert!(started.elapsed() < Duration::from_secs(5), "{engine}");
+        assert!(
+            place.listing() == before && listing(&temporary).is_empty(),
+            "{engine}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::kind;
-use super::names;
+use super::{names, places};
 use crate::axes::algebra::dim::{Dim, FactorId};
 use crate::axes::facts::Analysis;
 use crate::axes::group::{FrozenAxis, PruneGroup, Sink};
@@ -69,12 +69,14 @@ pub(crate) fn find(analysis: &mut Analysis, graph: &Graph) {
         groups.push(PruneGroup {
             name: names.unique(&prefix, kind),
             kind,
+            place: None,
             leaf,
             units,
             sinks: class.sinks,
             sources: class.sources.into_iter().collect(),
         });
     }
+    places::name(analysis, graph, &mut groups);
     analysis.groups = groups;
     analysis.frozen = frozen;
 }

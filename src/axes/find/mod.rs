@@ -4,4 +4,5 @@
 pub mod groups;
 pub mod kind;
 pub mod names;
+mod places;
 pub mod tables;

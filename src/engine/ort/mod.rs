@@ -28,6 +28,7 @@ use super::serialise::{LIMIT, Serialised, beside, serialise};
 use super::signature::Signature;
 use super::{Device, Engine, EngineInfo, EngineOptions, Session, SessionOptions, operators};
 use crate::error::{Error, Result, ResultExt};
+use crate::io::scratch::ScratchFolder;
 use crate::onnx;
 use crate::onnx::proto::ModelProto;
 use crate::tensor::{Feeds, Tensor};
@@ -236,10 +237,7 @@ impl Engine for OnnxRuntime {
 
     fn optimised_operators(&self, model: &ModelProto) -> Result<Option<BTreeMap<String, usize>>> {
         let model = prepare(model, None)?.model;
-        let folder = tempfile::Builder::new()
-            .prefix("onnx-prune-")
-            .tempdir()
-            .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
+        let folder = ScratchFolder::new()?;
         let path = folder.path().join("optimised.onnx");
         let libraries = self.operators.of_model(&model);
         guard(NAME, || {

@@ -12,6 +12,7 @@ use crate::engine::guard::guard;
 use crate::engine::prepare::prepare;
 use crate::engine::serialise::LIMIT;
 use crate::error::{Error, Result};
+use crate::io::scratch::ScratchFolder;
 use crate::onnx::proto::ModelProto;
 use crate::tensor::Feeds;
 
@@ -19,10 +20,7 @@ use crate::tensor::Feeds;
 pub(super) fn of(engine: &OnnxRuntime, model: &ModelProto, feeds: &Feeds) -> Result<BTreeMap<String, usize>> {
     let prepared = prepare(model, None)?;
     prepared.signature.check_with(feeds, &|_| false)?;
-    let folder = tempfile::Builder::new()
-        .prefix("onnx-prune-")
-        .tempdir()
-        .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
+    let folder = ScratchFolder::new()?;
     let profile = folder.path().join("profile");
     let path = guard(NAME, || {
         let builder = |precise| {

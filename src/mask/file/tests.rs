@@ -12,6 +12,7 @@ fn analysis(layers: &[(usize, usize)]) -> Analysis {
     let group = |name: String, kind, units| PruneGroup {
         name,
         kind,
+        place: None,
         leaf: FactorId(0),
         units,
         sinks: Vec::new(),

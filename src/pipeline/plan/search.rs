@@ -5,6 +5,7 @@ use std::path::Path;
 use super::pricing::Pricing;
 use super::{Plan, Planner, import};
 use crate::budget::{Demand, Goal, Measure};
+use crate::io::scratch::ScratchFolder;
 use crate::measure::command;
 use crate::measure::paired::Measured;
 use crate::numerics::bisect::{self, BisectPoint};
@@ -107,10 +108,7 @@ fn within_drop(planner: &Planner, goal: &Goal, bound: f64, eval: Option<&str>) -
         for (ranked, pruned) in planner.networks().iter().zip(&candidate.pruned) {
             let divergence = match eval {
                 Some(command) => {
-                    let folder = tempfile::Builder::new()
-                        .prefix("onnx-prune-")
-                        .tempdir()
-                        .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
+                    let folder = ScratchFolder::new()?;
                     let path = folder.path().join("candidate.onnx");
                     let file = &ranked.source().loaded.file;
                     onnx::save(

@@ -103,7 +103,7 @@ pub(super) fn damage(r: &Report) -> Markup {
             div.curves {
                 @for layer in layers(&r.groups) {
                     @for group in layer.heads.iter().chain(&layer.neurons) {
-                        (one_curve(group, layer.index, &axis, unit))
+                        (one_curve(group, &layer.label, &axis, unit))
                     }
                 }
             }
@@ -120,7 +120,7 @@ fn chosen(group: &GroupReport, curve: &DamageCurve) -> f64 {
         .unwrap_or(group.damage)
 }
 
-fn one_curve(group: &GroupReport, layer: usize, axis: &Decades, unit: &str) -> Markup {
+fn one_curve(group: &GroupReport, layer: &str, axis: &Decades, unit: &str) -> Markup {
     let Some(curve) = &group.curve else {
         return html! {};
     };
@@ -162,7 +162,7 @@ pub(super) fn fits(r: &Report) -> Markup {
         let layer = layers(&r.groups).into_iter().find_map(|l| {
             let mut groups = l.heads.iter().chain(&l.neurons);
             let found = groups.find(|g| site == g.name || site.starts_with(&format!("{}#", g.name)))?;
-            Some(format!("layer {} · {}", l.index, found.kind.noun()))
+            Some(format!("layer {} · {}", l.label, found.kind.noun()))
         });
         layer.unwrap_or_else(|| short_label(site))
     };

@@ -37,7 +37,7 @@ pub(super) fn picture(r: &Report) -> Markup {
             div.layers {
                 span.title {} span.title { @if heads { "heads" } } span.title { @if neurons { "neurons" } }
                 @for layer in &layers {
-                    div.label.single[layer.heads.is_empty() || layer.neurons.is_empty()] { (layer.index) }
+                    div.label.single[layer.heads.is_empty() || layer.neurons.is_empty()] { (layer.label) }
                     (half(&layer.heads))
                     (half(&layer.neurons))
                 }

@@ -1,0 +1,113 @@
+//! Temporary files and folders that are removed however the process ends.
+//!
+//! Dropping removes them. A process that exits while another thread still works drops
+//! nothing, so what is there is listed, and [`remove_all`] removes what is on the list.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
+
+static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// The list, which a panic elsewhere leaves usable.
+fn held() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place in the list, while it lives.
+#[derive(Debug)]
+pub(super) struct Held(PathBuf);
+
+impl Held {
+    pub(super) fn new(path: &Path) -> Self {
+        held().insert(path.to_owned());
+        Held(path.to_owned())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        held().remove(&self.0);
+    }
+}
+
+/// A folder among the temporary files.
+#[derive(Debug)]
+pub struct ScratchFolder {
+    // Removed before it leaves the list.
+    folder: TempDir,
+    _held: Held,
+}
+
+impl ScratchFolder {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// Where none can be made.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("onnx-prune-")
+            .tempdir()
+            .map_err(|e| Error::io("cannot create a folder in", &std::env::temp_dir(), e))?;
+        let held = Held::new(folder.path());
+        Ok(Self { folder, _held: held })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// While it lives nothing is removed and no process ends by [`end`]: files get their names
+/// together.
+pub(super) struct Settling {
+    _held: MutexGuard<'static, ()>,
+}
+
+static NAMING: Mutex<()> = Mutex::new(());
+
+impl Settling {
+    pub(super) fn begin() -> Self {
+        Self {
+            _held: NAMING.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
+/// Ends the process with an exit code, once no file is half named, and without what is
+/// temporary.
+pub fn end(code: u8) -> ! {
+    let _settled = Settling::begin();
+    remove_all();
+    std::process::exit(i32::from(code))
+}
+
+/// Removes all files and folders that are there.
+fn remove_all() {
+    let paths = std::mem::take(&mut *held());
+    for path in paths {
+        let _ = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_listed_and_what_is_gone_is_not() {
+        let folder = ScratchFolder::new().unwrap();
+        let path = folder.path().to_owned();
+        assert!(path.is_dir() && held().contains(&path));
+        drop(folder);
+        assert!(!path.exists() && !held().contains(&path));
+    }
+}
