@@ -86,6 +86,8 @@ pub mod sites;
 pub mod tensor;
 #[doc(hidden)]
 pub mod verify;
+#[doc(hidden)]
+pub mod vocabulary;
 mod words;
 
 pub use budget::{Demand, Goal};

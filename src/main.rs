@@ -56,6 +56,7 @@ fn failed(error: &Error) -> ExitCode {
 
 fn run(command: Command, cancelled: &AtomicBool) -> Result<()> {
     match command {
+        Command::Help => print(cli::SHORT_HELP),
         Command::Inspect(args) => args.options.in_pool(|| inspect(&args)),
         Command::Compare(args) => args.options.in_pool(|| compare(&args, cancelled)),
         Command::Bench(args) => args.options.in_pool(|| measure(&args)),
@@ -97,6 +98,12 @@ fn listen(talk: &Talk) {
 fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
     listen(&args.talk);
     let options = &args.options;
+    if let Some((first, command)) = args.files.first().and_then(|f| Some((f, cli::meant(f)?))) {
+        return Err(Error::input(format!(
+            "there is no file '{}': `onnx-prune {command}` is meant?",
+            first.display()
+        )));
+    }
     let progress = args.talk.progress();
     let to_output = args.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
     let json = args.json.as_ref().filter(|_| !to_output);
@@ -109,9 +116,12 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
         return tell_all(args, &reports);
     }
     let [input, output] = &args.files[..] else {
+        let given = match args.files.len() {
+            0 | 1 => "the output is missing".to_string(),
+            n => format!("{n} files are given"),
+        };
         return Err(Error::input(format!(
-            "{} files are given: name the input and the output (onnx-prune IN.onnx OUT.onnx), or several inputs with --out-dir",
-            args.files.len()
+            "{given}: name the input and the output (onnx-prune IN.onnx OUT.onnx), or several inputs with --out-dir"
         )));
     };
     if !args.sweep.is_empty() {
@@ -238,7 +248,7 @@ fn inspect(args: &Inspect) -> Result<()> {
     if args.json {
         report::write_json("-".as_ref(), &found)
     } else {
-        print(found.text())
+        print(found.text(Style::of(std::io::stdout().is_terminal())))
     }
 }
 

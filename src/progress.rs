@@ -1,4 +1,4 @@
-//! Progress of long stages: a bar on a terminal, nothing elsewhere.
+//! Progress of long stages: a bar on a terminal, a line now and then elsewhere.
 
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 mod bars;
 
 #[cfg(feature = "cli")]
-pub use bars::Bars;
+pub use bars::{Bars, LogLines};
 
 /// Told how far a stage has come.
 pub trait Progress: Send + Sync {

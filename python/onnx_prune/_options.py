@@ -37,7 +37,7 @@ class PruneOptions(TypedDict, total=False):
     targets: Union[Literal["heads", "neurons", "queries"], Sequence[Literal["heads", "neurons", "queries"]]]
     """What may be pruned. queries, instead of heads: query heads within each key/value group; all groups stay."""
     exclude: Union[str, Sequence[str]]
-    """Do not prune groups whose name matches (a regular expression; `inspect` lists the names)."""
+    """Do not prune groups whose name or place matches (a regular expression, as 'block 3 attention$'; `inspect` lists both)."""
     min_units: int
     """Every group keeps at least N units. With 0, whole sublayers may be removed."""
     narrow: bool

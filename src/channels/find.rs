@@ -25,6 +25,16 @@ pub enum ChannelKind {
     QueriesAndKeys,
 }
 
+impl ChannelKind {
+    /// As people say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            ChannelKind::Values => "values",
+            ChannelKind::QueriesAndKeys => "queries and keys",
+        }
+    }
+}
+
 /// The channels of one attention block.
 #[derive(Debug, Clone)]
 pub(super) struct HeadChannels {

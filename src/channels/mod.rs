@@ -77,10 +77,7 @@ pub struct ChannelSummary {
 
 impl std::fmt::Display for ChannelSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let of = match self.channels {
-            ChannelKind::Values => "values",
-            ChannelKind::QueriesAndKeys => "queries and keys",
-        };
+        let of = self.channels.word();
         write!(f, "{} of {} for {of} in {}", self.after, self.before, self.group)
     }
 }

@@ -1,7 +1,7 @@
 //! Pruning and the other things to do, with their arguments.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
@@ -34,6 +34,8 @@ the model; 5 reading or writing failed; 6 a warning under --strict; 130 interrup
 /// What to do.
 #[derive(Debug)]
 pub enum Command {
+    /// What one starts with.
+    Help,
     /// Prune.
     Prune(Box<Prune>),
     /// Show what can be pruned.
@@ -285,9 +287,53 @@ fn output() -> Arg {
 /// # Errors
 /// As clap tells them; options that cannot be, by [`Error`].
 pub fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Command, Wrong> {
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    if matches!(&words[..], [_, only] if only == "-h") {
+        return Ok(Command::Help);
+    }
     let matches = command().try_get_matches_from(words).map_err(Wrong::Usage)?;
     asked(&matches).map_err(Wrong::Option)
 }
+
+/// What `-h` alone prints: what one starts with, on one screen.
+pub const SHORT_HELP: &str = "\
+Make a trained transformer smaller and faster, from its ONNX file alone.
+
+Usage: onnx-prune IN.onnx OUT.onnx [OPTIONS]
+       onnx-prune COMMAND ...
+
+How small (several are limits that all hold; 0.6 of the FLOPs if none is given):
+  --flops FRACTION       of the multiply-adds of the prunable blocks
+  --params FRACTION      of their parameters
+  --size BYTES           of the written file, such as 25MB
+  --speedup TIMES        such as 2x, measured here (--latency TIME or FRACTION)
+  --max-drop X           instead: as small as this divergence from dense allows
+  --sweep FRACTIONS      several files from one calibration, such as 0.8,0.6,0.4
+
+Inputs without labels, which make a far better model than none:
+  --data PATH...         .npz by input name, or .txt, .tsv, .csv, .jsonl texts
+  --tokenizer PATH       for texts: tokenizer.json, or the folder that holds it
+  --text-column NAME     for tables: the column of texts
+
+What is pruned:
+  --exclude REGEX        leave these alone, such as 'block 0 '
+  --align N              keep multiples of N, for kernels that like them
+  --effort high          measure longer, for a somewhat better model
+
+Where, and what is told:
+  --engine, --device     auto, ort or tract; auto, cpu or cuda
+  --threads N            threads that compute
+  --json, --report FILE  a report for programs, a page to look at
+  --dry-run              write nothing
+  -v, -q                 say more, say nothing
+
+Commands:
+  inspect MODEL.onnx     what can be pruned, what cannot, and why
+  compare A.onnx B.onnx  how far apart two models are on the same inputs
+  bench A.onnx [B.onnx]  how fast a model is, or how much faster than another
+
+All options and commands, with examples: onnx-prune --help
+";
 
 /// What is wrong with a command line.
 #[derive(Debug)]
@@ -348,4 +394,49 @@ fn asked(matches: &ArgMatches) -> Result<Command> {
             options: read(matches)?,
         })),
     })
+}
+
+/// The command that is meant by a word that is neither a command nor a file.
+pub fn meant(word: &Path) -> Option<String> {
+    /// Letters that may be wrong.
+    const SLIPS: usize = 2;
+    let word = word.to_str().filter(|_| !word.exists())?;
+    let command = command();
+    let names = command.get_subcommands().map(clap::Command::get_name);
+    let near = names.map(|name| (strsim::damerau_levenshtein(name, word), name));
+    let (slips, name) = near.min()?;
+    (slips <= SLIPS).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_help_fits_on_a_screen_and_names_what_there_is() {
+        assert!(SHORT_HELP.lines().count() <= 40);
+        assert!(SHORT_HELP.lines().all(|line| line.chars().count() <= 80));
+        let command = command();
+        let known: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
+        for word in SHORT_HELP.split(|c: char| !(c.is_ascii_lowercase() || c == '-')) {
+            let Some(option) = word.strip_prefix("--") else {
+                continue;
+            };
+            assert!(option == "help" || known.contains(&option), "{option}");
+        }
+        let asked = parse(["onnx-prune", "-h"]);
+        assert!(matches!(asked, Ok(Command::Help)));
+        assert!(matches!(
+            parse(["onnx-prune", "inspect", "-h"]),
+            Err(Wrong::Usage(_))
+        ));
+    }
+
+    #[test]
+    fn a_slip_in_a_command_is_seen() {
+        let meant = |word: &str| meant(Path::new(word));
+        assert_eq!(meant("inspec").as_deref(), Some("inspect"));
+        assert_eq!(meant("becnh").as_deref(), Some("bench"));
+        assert_eq!(meant("model.onnx"), None);
+    }
 }

@@ -10,6 +10,8 @@ mod commands;
 mod options;
 mod output;
 
-pub use commands::{Bench, Calibrate, Command, Compare, Inspect, Merge, Prune, Wrong, command, parse};
+pub use commands::{
+    Bench, Calibrate, Command, Compare, Inspect, Merge, Prune, SHORT_HELP, Wrong, command, meant, parse,
+};
 pub use options::python;
 pub use output::Talk;

@@ -1,8 +1,10 @@
 //! What a run says while it works and when it is done.
 
+use std::io::IsTerminal as _;
+
 use clap::{Arg, ArgAction, ArgMatches};
 
-use crate::progress::{Bars, JsonLines, Progress, Quiet};
+use crate::progress::{Bars, JsonLines, LogLines, Progress, Quiet};
 
 /// How much is said, and how progress is shown.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +39,7 @@ impl Talk {
                 .default_value("auto")
                 .value_parser(["auto", "json", "none"])
                 .hide_short_help(true)
-                .help("Progress on standard error. auto: a bar on a terminal; json: a line of JSON per step"),
+                .help("Progress on standard error. auto: a bar on a terminal, elsewhere a line every half a minute; json: a line of JSON per step"),
         ]
     }
 
@@ -55,7 +57,8 @@ impl Talk {
         match (self.progress.as_str(), self.quiet) {
             ("json", _) => Box::new(JsonLines::new()),
             ("none", _) | (_, true) => Box::new(Quiet),
-            _ => Box::new(Bars::new()),
+            _ if std::io::stderr().is_terminal() => Box::new(Bars::new()),
+            _ => Box::new(LogLines::default()),
         }
     }
 }

@@ -27,7 +27,33 @@ pub struct Batch {
     pub token_mask: Option<Vec<bool>>,
 }
 
+/// The input of models whose outputs are made at some positions only: which ones.
+pub const POSITIONS: &str = "onnx-prune/positions";
+
+/// Positions of a sample that such outputs are made at, where there are more.
+pub const SAMPLED: usize = 64;
+
 impl Batch {
+    /// The batch for a model that takes [`POSITIONS`]: its rows are those of the outputs,
+    /// [`SAMPLED`] positions per sample, evenly spread.
+    pub fn sampled(&self) -> Self {
+        let tokens = self.tokens.unwrap_or(1);
+        let count = tokens.min(SAMPLED);
+        let positions: Vec<usize> = (0..count).map(|k| (2 * k + 1) * tokens / (2 * count)).collect();
+        let at = positions.iter().map(|p| *p as i64).collect::<Vec<_>>();
+        let mut feeds = self.feeds.clone();
+        feeds.insert(POSITIONS.into(), Tensor::i64([count], at));
+        let of_row = |mask: &[bool]| positions.iter().map(|p| mask[*p]).collect::<Vec<_>>();
+        Self {
+            feeds,
+            rows: self.rows.clone(),
+            size: self.size,
+            tokens: self.tokens.map(|_| count),
+            token_mask: (self.token_mask.as_ref())
+                .map(|mask| mask.chunks_exact(tokens).flat_map(of_row).collect()),
+        }
+    }
+
     /// The number of real token positions, or of rows where there are no tokens.
     pub fn real_tokens(&self) -> u64 {
         self.real_tokens_of(|_| true)

@@ -31,7 +31,7 @@ mod tokenize;
 mod tokenize;
 mod trim;
 
-pub use batch::{Batch, Batches, ROWS, batches, real_tokens};
+pub use batch::{Batch, Batches, POSITIONS, ROWS, SAMPLED, batches, real_tokens};
 pub use exact::{ExactBatch, ExactSizes, exact_batch};
 pub use padding::Padding;
 pub(crate) use padding::{filled, length};
@@ -42,3 +42,4 @@ pub use samples::{DataOptions, DataOrigin, Sample, Samples};
 pub use seen::SeenSizes;
 pub(crate) use sizes::SampleSizes;
 pub use spec::{InputDim, InputSpec, input_specs};
+pub(crate) use text::{Text, for_each as each_text, is_text};

@@ -197,7 +197,12 @@ fn find_data(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<DataSource>)> {
     let mut texts = Vec::new();
     let mut sources = Vec::new();
     for path in paths {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io("cannot read", path, e))?;
+        let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::input(format!("--data: there is no file {}", path.display()))
+            }
+            _ => Error::io("cannot read", path, e),
+        })?;
         let is_npz = |p: &Path| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
         if metadata.is_dir() {
             let mut archives = Vec::new();

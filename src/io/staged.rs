@@ -40,7 +40,10 @@ pub fn folder_of(path: &Path) -> PathBuf {
 /// # Errors
 /// Names the path.
 pub fn open(path: &Path) -> Result<File> {
-    let failed = |e| Error::io("cannot read", path, e);
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Error::input(format!("there is no file {}", path.display())),
+        _ => Error::io("cannot read", path, e),
+    };
     if !path.metadata().map_err(failed)?.is_file() {
         return Err(Error::input(format!("{} is not a regular file", path.display())));
     }
@@ -345,15 +348,20 @@ fn builder() -> tempfile::Builder<'static, 'static> {
 
 /// A temporary file for `path`, in its folder.
 fn temporary(folder: &Path, path: &Path) -> Result<Unnamed> {
+    let shown = path.display();
+    if !folder.is_dir() {
+        return Err(Error::input(format!(
+            "cannot write {shown}: there is no folder {}",
+            folder.display()
+        )));
+    }
     remove_leftovers(folder);
-    let file = builder().tempfile_in(folder).map_err(|e| {
-        let shown = path.display();
-        Error::io(
-            &format!("cannot write {shown}: no file can be made in"),
-            folder,
-            e,
-        )
-    })?;
+    // The error names the temporary file, which tells nobody anything.
+    let made = builder()
+        .tempfile_in(folder)
+        .map_err(|e| io::Error::from(e.kind()));
+    let what = format!("cannot write {shown}: no file can be made in");
+    let file = made.map_err(|e| Error::io(&what, folder, e))?;
     // Where a file system has no locks, leftovers stay.
     let _ = file.as_file().try_lock();
     let held = Held::new(file.path());

@@ -42,6 +42,9 @@ pub struct LoadNotes {
 /// it leads to is allowed as well, because download caches link each file into
 /// a common folder.
 pub fn load(path: &Path) -> Result<Model> {
+    if let Some(error) = no_file(path) {
+        return Err(error);
+    }
     let bytes = map::open(path)?;
     let mut model = decode(bytes).context(|| format!("cannot load {}", path.display()))?;
     model.notes.external_files = external::map_all(&mut model.proto, path)
@@ -88,6 +91,59 @@ fn parse(bytes: Bytes) -> Result<Model> {
             external_files: Vec::new(),
         },
     })
+}
+
+/// What is wrong with a path that leads to no file.
+fn no_file(path: &Path) -> Option<Error> {
+    let shown = path.display();
+    let text = path.to_string_lossy();
+    if path.is_dir() {
+        let models = models_in(path);
+        return Some(Error::input(match models.is_empty() {
+            true => format!("{shown} is a folder, and there is no .onnx file in it"),
+            false => format!(
+                "{shown} is a folder: give one of the models in it ({})",
+                models.join(", ")
+            ),
+        }));
+    }
+    if path.symlink_metadata().is_ok() {
+        return None;
+    }
+    if text.contains("://") {
+        let text = "is an address, and nothing is fetched from there: download the file, and give its path";
+        return Some(Error::input(format!("{shown} {text}")));
+    }
+    let parts: Vec<&str> = text.split('/').collect();
+    let of_hub = matches!(parts[..], [owner, name] if !owner.is_empty() && !owner.contains('.') && !name.contains(".onnx"));
+    let there = path.parent().is_some_and(|folder| folder.is_dir());
+    Some(Error::input(match of_hub && !there {
+        true => format!(
+            "there is no file {shown}. If it is the name of a model on a hub, export it first: \
+             optimum-cli export onnx --model {shown} FOLDER"
+        ),
+        false => format!("there is no file {shown}"),
+    }))
+}
+
+/// The models in a folder and its folder `onnx`, as a list of names that is not too long.
+fn models_in(folder: &Path) -> Vec<String> {
+    const MOST: usize = 5;
+    let mut found = Vec::new();
+    for place in ["", "onnx"] {
+        let Ok(entries) = std::fs::read_dir(folder.join(place)) else {
+            continue;
+        };
+        let names = entries.flatten().map(|e| Path::new(place).join(e.file_name()));
+        found.extend(names.filter(|n| n.extension().is_some_and(|e| e == "onnx")));
+    }
+    found.sort();
+    let more = found.len().saturating_sub(MOST);
+    let mut told: Vec<String> = found.iter().take(MOST).map(|n| n.display().to_string()).collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told
 }
 
 /// Recognises files that are often given by mistake.

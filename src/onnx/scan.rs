@@ -104,7 +104,9 @@ pub(super) fn scan(bytes: &[u8]) -> Result<u64> {
 }
 
 fn malformed(at: usize, what: &str) -> Error {
-    Error::input(format!("not a valid protobuf: {what} at byte {at}"))
+    Error::input(format!(
+        "this is no ONNX file, or a damaged one: {what} at byte {at} of the protobuf"
+    ))
 }
 
 /// A cursor; every read is bounded by the end of the enclosing message.

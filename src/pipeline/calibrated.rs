@@ -14,6 +14,7 @@ use crate::rank::Effort;
 use crate::rank::positions::{self, Weights};
 use crate::rank::probe::Probe;
 use crate::refit::{self, Reconstruct, Recording};
+use crate::rewrite::heads::OutputHead;
 use crate::{Error, Result, ResultExt};
 
 /// Samples that the importance of positions is measured on, and the dense passes
@@ -26,7 +27,10 @@ const POSITION_PASSES: f64 = 0.08;
 /// draws).
 const REFIT_ROWS: usize = 3;
 const REFIT_BATCHES: usize = 2;
-/// At least one of so many batches serves, however many there are.
+/// At least one of so many batches serves, however many there are. Of a language model all
+/// serve: what the layers before have left is mostly noise to a layer, and with a third of
+/// 14,592 tokens no fit in order of 10 layers of 576 is better than the local one (KL 0.171);
+/// with all of them 28 of 29 are (0.136).
 const REFIT_STEP: usize = 3;
 /// With fewer samples none are kept apart to choose ridges.
 const FEW: usize = 12;
@@ -189,7 +193,9 @@ fn refit_step(source: &Source) -> Result<usize> {
     let rows = source.targets.iter().flat_map(|t| &t.sites);
     let widest = rows.filter_map(|s| Some(s.weight.as_ref()?.rows)).max();
     let enough = tokens / (REFIT_ROWS * widest.unwrap_or(1).max(1));
+    let is_language_model = OutputHead::of(source.network(), &source.outputs()).is_some();
     Ok(match source.options.effort {
+        Effort::Normal if is_language_model => 1,
         Effort::Normal => enough.min(batches / REFIT_BATCHES).clamp(1, REFIT_STEP),
         Effort::High => 1,
     })

@@ -29,6 +29,7 @@ mod simplified;
 mod sizes;
 mod source;
 mod sweep;
+mod vocabulary;
 mod write;
 
 use std::path::Path;

@@ -10,6 +10,7 @@ use crate::engine::EngineOptions;
 use crate::rank::{Effort, Method, RankOptions};
 use crate::refit::{Reconstruct, RefitOptions};
 use crate::sites::Selection;
+use crate::vocabulary::VocabularyOptions;
 use crate::{Error, Result};
 
 /// The budget of a run that asks for none.
@@ -66,6 +67,8 @@ pub struct Options {
     pub timing: bool,
     /// Whether a warning is an error.
     pub strict: bool,
+    /// Which tokens stay, where some are to go.
+    pub vocabulary: VocabularyOptions,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// Always write tensors to a side file.
@@ -101,6 +104,7 @@ impl Default for Options {
             latency_cache: None,
             timing: true,
             strict: false,
+            vocabulary: VocabularyOptions::default(),
             dry_run: false,
             external_data: false,
         }

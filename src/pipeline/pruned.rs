@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::branch;
 use super::journal::Journal;
-use super::plan::{EQUALITY_SAMPLES, Plan};
+use super::plan::Plan;
 use super::ranked::Ranked;
 use super::recorded::described;
 use crate::data::{self, Samples, split};
@@ -16,6 +16,7 @@ use crate::network::Network;
 use crate::numerics::SiteStatistics;
 use crate::onnx::{proto, provenance};
 use crate::refit::{self, InOrder, Layers, Local, Passes, Reconstruct};
+use crate::rewrite::heads::OutputHead;
 use crate::rewrite::lossless::{self, LosslessPass};
 use crate::rewrite::{self, Sliced};
 use crate::sites::{Fit, Fitted, PruneTarget};
@@ -122,7 +123,7 @@ impl<'a> Ranked<'a> {
             ..
         } = subject;
         let mut sliced = rewrite::slice(&network, &mask, source.options.axes)?;
-        let few = split::spread(&source.samples, EQUALITY_SAMPLES);
+        let few = split::spread(&source.samples, source.equality_samples()?);
         let interface = Interface::new(&network, &mask);
         let groups: Vec<_> = targets.iter().map(|t| t.group).collect();
         let proto = &sliced.network.proto;
@@ -319,30 +320,52 @@ impl<'a> Ranked<'a> {
     pub fn held_out(&self, pruned: &Pruned) -> Result<HeldOut> {
         let source = self.source();
         let options = SessionOptions::default();
-        let mut smaller = source.engine.session(&pruned.model, &options)?;
-        let mut dense = Clocked {
-            inner: source.engine.session(source.dense(), &options)?,
-            seconds: 0.0,
-        };
         let (model, held_out) = (source.dense(), &source.held_out);
-        let interface = &pruned.interface;
-        let mut comparison = verify::compare(
-            smaller.as_mut(),
-            &mut dense,
-            model,
-            held_out,
-            interface,
-            source.cancelled,
-        )?;
-        let reached = self.reached();
-        comparison.outputs.sort_by_key(|o| !reached.contains(&o.name));
         let specs = data::input_specs(&self.network().proto)?;
         let tokens = |samples: &Samples| data::real_tokens(samples, &specs) as f64;
-        let share = tokens(&source.samples) / tokens(held_out).max(1.0);
+        // All logits of a language model are more than one may want to hold, and so are two
+        // models at a time.
+        let (mut comparison, seconds, ran) = match self.sampled(&pruned.model)? {
+            Some([smaller, dense]) => {
+                let interface = pruned.interface.at_positions();
+                let pair = [(&smaller, &options), (&dense, &options)];
+                let compared = verify::compare_in_turn(source.ctx(), pair, model, held_out, &interface)?;
+                drop((smaller, dense));
+                let one = split::spread(held_out, 1);
+                let mut dense = Clocked::new(source.engine.session(model, &options)?);
+                for batch in data::batches(&one, &specs, 1)? {
+                    dense.run(&batch?.feeds)?;
+                }
+                (compared, dense.seconds, tokens(&one))
+            }
+            None => {
+                let mut smaller = source.engine.session(&pruned.model, &options)?;
+                let mut dense = Clocked::new(source.engine.session(model, &options)?);
+                let (a, b) = (smaller.as_mut(), &mut dense);
+                let compared = verify::compare(a, b, model, held_out, &pruned.interface, source.cancelled)?;
+                (compared, dense.seconds, tokens(held_out))
+            }
+        };
+        let reached = self.reached();
+        comparison.outputs.sort_by_key(|o| !reached.contains(&o.name));
         Ok(HeldOut {
             comparison,
-            dense_seconds: dense.seconds * share,
+            dense_seconds: seconds * tokens(&source.samples) / ran.max(1.0),
         })
+    }
+
+    /// A smaller model and the dense one with their output over a vocabulary at some
+    /// positions; `None` where there is no such output.
+    fn sampled(&self, smaller: &proto::ModelProto) -> Result<Option<[proto::ModelProto; 2]>> {
+        let source = self.source();
+        let specs = data::input_specs(&self.network().proto)?;
+        let first = data::batches(&source.held_out, &specs, verify::ROWS)?
+            .next()
+            .transpose()?;
+        let has_tokens = first.is_some_and(|batch| batch.tokens.is_some());
+        let head = OutputHead::of(self.network(), &self.network().graph.outputs).filter(|_| has_tokens);
+        let both = |head: OutputHead| Some([head.sampled(smaller)?, head.sampled(source.dense())?]);
+        Ok(head.and_then(both))
     }
 }
 
@@ -370,6 +393,18 @@ fn or_local(made: Result<InOrder>, journal: &mut Journal) -> Result<Option<Vec<F
     let Some(made) = journal.attempt(made, "refit-local", what, LOCAL_COSTS)? else {
         return Ok(None);
     };
+    let told = || {
+        made.fits
+            .iter()
+            .map(|fit| &fit.told)
+            .filter(|t| !t.tried.is_empty())
+    };
+    if told().next().is_some() && told().all(|t| t.ridge.is_none()) {
+        let text = format!(
+            "no layer was better re-fitted in order than by itself, for which there may be too few samples; {LOCAL_COSTS}"
+        );
+        journal.warn("local-fits", text)?;
+    }
     if made.kept_local.is_empty() {
         return Ok(Some(made.fits));
     }
@@ -387,6 +422,12 @@ fn or_local(made: Result<InOrder>, journal: &mut Journal) -> Result<Option<Vec<F
 struct Clocked {
     inner: Box<dyn Session>,
     seconds: f64,
+}
+
+impl Clocked {
+    fn new(inner: Box<dyn Session>) -> Self {
+        Self { inner, seconds: 0.0 }
+    }
 }
 
 impl Session for Clocked {

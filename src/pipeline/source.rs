@@ -10,6 +10,7 @@ use super::journal::Journal;
 use super::options::Options;
 use super::simplified::Simplified;
 use super::sizes;
+use super::vocabulary;
 use crate::budget::{Cost, Sizes};
 use crate::calibrate::{self, SiteProbe};
 use crate::data::{self, Samples, SeenSizes, split};
@@ -21,9 +22,15 @@ use crate::progress::Progress;
 use crate::rank::Method;
 use crate::refit::Reconstruct;
 use crate::rewrite::ends::{self, Ends};
+use crate::rewrite::heads::OutputHead;
 use crate::rewrite::inner::{self, Inner};
 use crate::sites::{self, PruneTarget};
+use crate::vocabulary::Trimmed;
 use crate::{Error, Result, ResultExt, axes, rewrite};
+
+/// Samples on which sliced and masked are compared, and the tokens that are enough.
+const EQUALITY_SAMPLES: std::ops::RangeInclusive<usize> = 2..=8;
+const EQUALITY_TOKENS: usize = 512;
 
 /// A model that was read and analysed.
 pub struct Loaded {
@@ -35,6 +42,8 @@ pub struct Loaded {
     pub ends: Vec<Ends>,
     /// The node that it is inside of.
     pub inner: Option<Inner>,
+    /// The vocabulary that is left, where some of it went.
+    pub vocabulary: Option<Trimmed>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -46,10 +55,25 @@ pub struct Loaded {
 ///
 /// `data` are files that may tell which branch of an `If` they are for.
 pub fn load(path: &Path, axes: axes::AnalysisOptions, data: &[PathBuf]) -> Result<Loaded> {
+    load_trimmed(path, axes, data, |_| Ok(None))
+}
+
+/// The same, of what `trim` makes of the model.
+fn load_trimmed(
+    path: &Path,
+    axes: axes::AnalysisOptions,
+    data: &[PathBuf],
+    trim: impl FnOnce(&proto::ModelProto) -> Result<Option<Trimmed>>,
+) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());
     onnx::validate(&file.proto).context(place)?;
     let model = onnx::inline_functions(&file.proto).context(place)?;
+    let vocabulary = trim(&model)?;
+    let model = match &vocabulary {
+        Some(trimmed) => trimmed.model.clone(),
+        None => model,
+    };
     let mut notes = Vec::new();
     let (model, inner) = match inner::open(&model, |input| branch::taken(data, input)).context(place)? {
         Some((model, inner)) => {
@@ -87,6 +111,7 @@ pub fn load(path: &Path, axes: axes::AnalysisOptions, data: &[PathBuf]) -> Resul
         network,
         ends,
         inner,
+        vocabulary,
         notes,
     })
 }
@@ -125,7 +150,9 @@ pub(super) struct Opened {
 
 /// Reads a model and chooses its groups.
 pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
-    let mut loaded = load(input, options.axes, &options.data.data)?;
+    let mut loaded = load_trimmed(input, options.axes, &options.data.data, |model| {
+        vocabulary::trimmed(model, options)
+    })?;
     finite::check(&loaded.network)?;
     let mut unknown = None;
     if ends::has_foreign(&loaded.network.proto) {
@@ -258,7 +285,12 @@ impl<'a> Source<'a> {
         journal.lap("analysis");
         let engine = Metered::new(engine::choose(&options.engine)?);
         let model = &loaded.network.proto;
-        let all = data::read_samples(model, &split::with_held_out(&options.data))?;
+        let mut wanted = split::with_held_out(&options.data);
+        if let Some(trimmed) = &loaded.vocabulary {
+            vocabulary::check(&engine, &loaded.file.proto, trimmed, options)?;
+            wanted.tokenizer = Some(trimmed.tokenizer_path());
+        }
+        let all = data::read_samples(model, &wanted)?;
         let (mut samples, mut held_out) = split::split(all);
         // An engine that cannot run the model tells so where it matters.
         if calibrate::try_padding(&engine, model, &mut samples).is_ok() {
@@ -448,6 +480,18 @@ impl<'a> Source<'a> {
             .collect()
     }
 
+    /// How many samples a check of equal outputs runs: a few, of which long ones have as
+    /// many rows as all others together.
+    ///
+    /// # Errors
+    /// Samples that do not fit the model.
+    pub(super) fn equality_samples(&self) -> Result<usize> {
+        let specs = data::input_specs(&self.network().proto)?;
+        let count = self.samples.samples.len().max(1);
+        let tokens = data::real_tokens(&self.samples, &specs) as usize / count;
+        Ok((EQUALITY_TOKENS / tokens.max(1)).clamp(*EQUALITY_SAMPLES.start(), *EQUALITY_SAMPLES.end()))
+    }
+
     /// How many samples a measurement of all groups runs: `asked`, or as many as
     /// make `passes` dense passes over all samples, within bounds. Each of its `changes`
     /// runs half of the network on average.
@@ -461,7 +505,12 @@ impl<'a> Source<'a> {
         asked.unwrap_or_else(|| {
             let per_sample = 0.5 * changes as f64;
             let within = passes * self.samples.samples.len() as f64 / per_sample.max(1.0);
-            let count = (within as usize).clamp(*bounds.start(), *bounds.end());
+            // A sample of a language model is many answers, one per position.
+            let least = match OutputHead::of(self.network(), &self.outputs()) {
+                Some(_) => bounds.start().div_ceil(2),
+                None => *bounds.start(),
+            };
+            let count = (within as usize).clamp(least, *bounds.end());
             count * self.options.effort.samples()
         })
     }

@@ -17,6 +17,7 @@ use crate::measure::paired::Measured;
 use crate::numerics::score::Ranking;
 use crate::onnx::{self, provenance};
 use crate::report::{self, CalibrationReport, DamageCurve, DamageKind, GroupReport, Report, Size, command};
+use crate::vocabulary::VocabularyReport;
 use crate::{Result, rewrite, verify};
 
 /// A file that is made from the report and appears together with the model.
@@ -99,6 +100,7 @@ impl Finished<'_> {
         let mut exported = Vec::new();
         let mut staged = Staged::default();
         let mut written = None;
+        let mut tokenizer = None;
         let mask = &plan.allocation.mask;
         if !options.dry_run {
             if let Some(path) = &options.export_mask {
@@ -111,6 +113,11 @@ impl Finished<'_> {
                 &save,
             )?;
             staged.append(model);
+            if let Some(trimmed) = &source.loaded.vocabulary {
+                let path = output.with_extension("tokenizer.json");
+                staged.bytes(&path, &trimmed.tokenizer)?;
+                tokenizer = Some(path.display().to_string());
+            }
             written = Some(saved.files.iter().map(|(_, bytes)| bytes).sum());
         }
         journal.lap("writing");
@@ -171,6 +178,10 @@ impl Finished<'_> {
             positions: calibrated.positions.clone(),
             frozen: report::inspect::frozen(axes),
             unsupported: axes.unsupported.clone(),
+            vocabulary: (source.loaded.vocabulary.as_ref()).map(|v| VocabularyReport {
+                tokenizer,
+                ..v.told.clone()
+            }),
             channels: ranked.summaries(plan),
             fitted: pruned.fitted,
             equality: Some(pruned.equality),

@@ -11,6 +11,9 @@
 //! of the change at the sink's output. Heads that are followed by neurons take what is
 //! measured for these: both add to the same sum, and what comes after reads it alike.
 //!
+//! Where the outputs have a row for every position, as a language model's, all positions are
+//! read and count alike.
+//!
 //! On a six-layer BERT that classifies by its first position (512 texts, 60% of
 //! the multiply-accumulates) see the table in [`crate::refit`].
 
@@ -76,6 +79,9 @@ pub fn measure(probe: &mut Probe, targets: &[PruneTarget]) -> Result<Weights> {
     progress.start("positions", own.len() as u64);
     probe.each(&own, |at, after| {
         progress.step(1);
+        if after.are_all_positions_read() {
+            return Ok(());
+        }
         let [site] = &own[at].sites[..] else {
             return Ok(());
         };

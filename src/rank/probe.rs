@@ -1,14 +1,17 @@
 //! The probe set: what a change at one sink does to the outputs, by running only
 //! the part of the network after it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::axes::Sink;
-use crate::data::{Batch, ROWS, Rows, Samples, Strides, batches, input_specs};
+use crate::data::{Batch, POSITIONS, ROWS, Rows, Samples, Strides, batches, input_specs};
 use crate::engine::{Ctx, Session, SessionOptions};
 use crate::graph::ValueId;
 use crate::network::Network;
+use crate::onnx::proto;
 use crate::rank::{Runner, Stream};
+use crate::rewrite::heads::OutputHead;
 use crate::rewrite::lossless;
 use crate::rewrite::segment::{Boundary, Cut, piece};
 use crate::sites::PruneTarget;
@@ -26,6 +29,10 @@ pub struct Probe<'a> {
     batches: Vec<Batch>,
     outputs: Vec<ValueId>,
     names: Vec<String>,
+    /// Where an output over a vocabulary is made, which is looked at at some positions.
+    head: Option<OutputHead>,
+    /// The batches as the outputs have them.
+    observed: Vec<Batch>,
     dense: Vec<Vec<Tensor>>,
 }
 
@@ -36,10 +43,18 @@ impl<'a> Probe<'a> {
     /// Samples that do not fit the model.
     pub fn new(ctx: Ctx<'a>, network: &'a Network, samples: &Samples, outputs: &[ValueId]) -> Result<Self> {
         let specs = input_specs(&network.proto)?;
+        let batches: Vec<Batch> = batches(samples, &specs, ROWS)?.collect::<Result<_>>()?;
+        let head = OutputHead::of(network, outputs).filter(|_| batches.iter().all(|b| b.tokens.is_some()));
+        let observed = match &head {
+            Some(_) => batches.iter().map(Batch::sampled).collect(),
+            None => batches.clone(),
+        };
         Ok(Self {
             ctx,
             network,
-            batches: batches(samples, &specs, ROWS)?.collect::<Result<_>>()?,
+            batches,
+            head,
+            observed,
             outputs: outputs.to_vec(),
             names: outputs
                 .iter()
@@ -86,7 +101,13 @@ impl<'a> Probe<'a> {
             let (count, stream) = self.record(&cuts[at..])?;
             for (index, crossing) in &cuts[at..at + count] {
                 self.ctx.check()?;
-                let mut after = self.after(&targets[*index], crossing, &stream)?;
+                let mut after = After {
+                    probe: self,
+                    target: &targets[*index],
+                    crossing,
+                    stream: &stream,
+                    part: None,
+                };
                 visit(*index, &mut after)?;
             }
             at += count;
@@ -110,12 +131,9 @@ impl<'a> Probe<'a> {
         Ok((count, recording.stream))
     }
 
-    fn after<'s>(
-        &'s self,
-        target: &'s PruneTarget,
-        crossing: &[ValueId],
-        stream: &'s Stream,
-    ) -> Result<After<'s>> {
+    /// The part behind the first sink of a target, with the weights and biases of its sinks
+    /// as inputs, and what these are in the dense model.
+    fn part(&self, target: &PruneTarget, crossing: &[ValueId], stream: &Stream) -> Result<(Runner, Feeds)> {
         let network = self.network;
         let graph = &network.graph;
         let mut fed = Feeds::new();
@@ -138,12 +156,30 @@ impl<'a> Probe<'a> {
         // What the outputs do not read need not be computed, whatever the result
         // of the run will do.
         let part = lossless::apply(&part).map_or(part, |(cheaper, _)| cheaper);
-        Ok(After {
-            probe: self,
-            target,
-            runner: Runner::of(self.ctx.engine, &part, graph, &reads, &self.outputs)?,
-            stream,
-            fed,
+        let part = self.sampled(&part)?;
+        let runner = Runner::of(self.ctx.engine, &part, graph, &reads, &self.outputs)?;
+        Ok((runner, fed))
+    }
+
+    /// A model of the outputs with these at the positions that are looked at.
+    fn sampled<'m>(&self, model: &'m proto::ModelProto) -> Result<Cow<'m, proto::ModelProto>> {
+        match &self.head {
+            None => Ok(Cow::Borrowed(model)),
+            Some(head) => head.sampled(model).map(Cow::Owned).ok_or_else(|| {
+                Error::input("a piece of the graph is without the product that makes its output")
+            }),
+        }
+    }
+
+    /// Whether the outputs have a row for every position of a sequence, so that all
+    /// positions are read.
+    pub fn are_all_positions_read(&self) -> bool {
+        let first = self.observed.first().zip(self.dense.first());
+        first.is_some_and(|(batch, outputs)| {
+            outputs.iter().any(|output| {
+                let shape = &output.shape;
+                shape.len() > 2 && Rows::new(&shape[..shape.len() - 1], batch).are_sequence()
+            })
         })
     }
 }
@@ -169,8 +205,9 @@ impl DamageRecording {
             optimise: true,
             outputs: Some(fetched.map(|v| graph.value(*v).name.clone()).collect()),
         };
+        let model = probe.sampled(&network.proto)?;
         Ok(Self {
-            session: probe.ctx.engine.session(&network.proto, &options)?,
+            session: probe.ctx.engine.session(&model, &options)?,
             wanted: wanted.into_iter().collect(),
             stream: Stream::start(graph, &probe.batches),
             outputs: Vec::new(),
@@ -180,7 +217,7 @@ impl DamageRecording {
     /// Goes on until `count` batches are done.
     fn run(&mut self, probe: &Probe, count: usize) -> Result<()> {
         let done = self.outputs.len();
-        let batches = probe.batches.iter().zip(&mut self.stream.tensors);
+        let batches = probe.observed.iter().zip(&mut self.stream.tensors);
         for (batch, tensors) in batches.take(count).skip(done) {
             probe.ctx.check()?;
             let mut given = self.session.run(&batch.feeds)?;
@@ -223,21 +260,25 @@ type BatchChange<'c> = dyn Fn(&Batch, &mut [f32], &[usize]) + 'c;
 pub struct After<'s> {
     probe: &'s Probe<'s>,
     target: &'s PruneTarget,
-    runner: Runner,
+    crossing: &'s [ValueId],
     stream: &'s Stream,
-    fed: Feeds,
+    /// Made when it first runs.
+    part: Option<(Runner, Feeds)>,
 }
 
 impl After<'_> {
+    /// [`Probe::are_all_positions_read`].
+    pub fn are_all_positions_read(&self) -> bool {
+        self.probe.are_all_positions_read()
+    }
+
     /// The outputs with other weights and biases (by name; the others stay)
     /// against the dense ones.
     ///
     /// # Errors
     /// The engine's, an interrupt.
     pub fn with_weights(&mut self, changed: Feeds) -> Result<Comparison> {
-        let mut fed = self.fed.clone();
-        fed.extend(changed);
-        self.compare(fed, None)
+        self.compare(changed, None)
     }
 
     /// The outputs with the activation of the first sink changed: `change` is
@@ -246,19 +287,31 @@ impl After<'_> {
     /// # Errors
     /// The engine's, an interrupt.
     pub fn with_activation(&mut self, change: &BatchChange) -> Result<Comparison> {
-        self.compare(self.fed.clone(), Some(change))
+        self.compare(Feeds::new(), Some(change))
     }
 
-    fn compare(&mut self, fed: Feeds, change: Option<&BatchChange>) -> Result<Comparison> {
+    fn compare(&mut self, changed: Feeds, change: Option<&BatchChange>) -> Result<Comparison> {
         let probe = self.probe;
         let activation = self.sink()?.activation;
-        self.runner.feed(fed);
+        if self.part.is_none() {
+            self.part = Some(probe.part(self.target, self.crossing, self.stream)?);
+        }
+        let Some((runner, fed)) = &mut self.part else {
+            return Err(Error::input("a group without a part behind it"));
+        };
+        let mut fed = fed.clone();
+        fed.extend(changed);
+        runner.feed(fed);
         let mut differences = Differences::new(&probe.names);
-        let all = probe.batches.iter().zip(&self.stream.tensors).zip(&probe.dense);
-        for ((batch, tensors), dense) in all {
+        let batches = probe.batches.iter().zip(&probe.observed);
+        let all = batches.zip(&self.stream.tensors).zip(&probe.dense);
+        for (((batch, observed), tensors), dense) in all {
             probe.ctx.check()?;
+            if let Some(positions) = observed.feeds.get(POSITIONS) {
+                runner.give(POSITIONS, positions.clone());
+            }
             let given = match change {
-                None => self.runner.run(tensors)?,
+                None => runner.run(tensors)?,
                 Some(change) => {
                     let mut tensors = tensors.clone();
                     if let Some(tensor) = tensors.get_mut(&activation) {
@@ -270,10 +323,10 @@ impl After<'_> {
                             tensor.elem(),
                         );
                     }
-                    self.runner.run(&tensors)?
+                    runner.run(&tensors)?
                 }
             };
-            differences.add(batch, &given, dense)?;
+            differences.add(observed, &given, dense)?;
         }
         Ok(differences.finish())
     }

@@ -59,6 +59,8 @@ pub struct Runner {
     feeds: Feeds,
     /// Whether the session was not yet asked to hold the constants.
     new: bool,
+    /// What is given beside the stream, batch by batch.
+    beside: Feeds,
 }
 
 impl Runner {
@@ -105,6 +107,7 @@ impl Runner {
             gives: gives.to_vec(),
             feeds: Feeds::new(),
             new: false,
+            beside: Feeds::new(),
         })
     }
 
@@ -112,6 +115,11 @@ impl Runner {
     pub fn feed(&mut self, constants: Feeds) {
         self.feeds = constants;
         self.new = true;
+    }
+
+    /// Gives an input of the next runs that is no value of the graph.
+    pub fn give(&mut self, name: &str, tensor: Tensor) {
+        self.beside.insert(name.into(), tensor);
     }
 
     /// Runs one batch.
@@ -128,6 +136,7 @@ impl Runner {
                 .ok_or_else(|| Error::input(format!("the value '{name}' is read before it is computed")))?;
             self.feeds.insert(name.clone(), tensor.clone());
         }
+        self.feeds.extend(self.beside.clone());
         self.session.run(&self.feeds)
     }
 

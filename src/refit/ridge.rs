@@ -11,7 +11,7 @@ use super::sums::FitSums;
 use crate::Result;
 use crate::numerics::linalg;
 use crate::numerics::solve::{Normal, Refit};
-use crate::sites::layer::Fit;
+use crate::sites::layer::{Fit, TriedFit};
 
 /// Ridges that are tried, as fractions of the mean variance.
 const RIDGES: [f64; 2] = [0.2, 2.0];
@@ -30,9 +30,18 @@ fn ranges(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
         .collect()
 }
 
+/// What was chosen for a layer.
+#[derive(Clone, Default)]
+pub(super) struct ChosenFit {
+    /// A better fit than the prior, where there is one.
+    pub(super) better: Option<Fit>,
+    /// The errors by which it was chosen.
+    pub(super) tried: Vec<TriedFit>,
+}
+
 /// Better fits than `priors` of the layers of a halt, where the samples kept apart say
 /// so.
-pub(super) fn fit(halt: &[FitLayer], sums: FitSums, priors: &[Cow<Fit>]) -> Result<Vec<Option<Fit>>> {
+pub(super) fn fit(halt: &[FitLayer], sums: FitSums, priors: &[Cow<Fit>]) -> Result<Vec<ChosenFit>> {
     let intercept = halt[0].part.has_bias();
     let biased = |normal: &Normal, weight: &Mat<f64>| {
         if intercept {
@@ -85,7 +94,23 @@ pub(super) fn fit(halt: &[FitLayer], sums: FitSums, priors: &[Cow<Fit>]) -> Resu
         })
         .collect();
 
-    let mut out = vec![None; halt.len()];
+    let tried = |at: usize| {
+        let local = TriedFit {
+            ridge: None,
+            error: before[at],
+        };
+        let ridged = ridged.iter().map(|(ridge, errors)| TriedFit {
+            ridge: Some(*ridge),
+            error: errors[at],
+        });
+        std::iter::once(local).chain(ridged).collect()
+    };
+    let mut out: Vec<ChosenFit> = (0..halt.len())
+        .map(|at| ChosenFit {
+            better: None,
+            tried: tried(at),
+        })
+        .collect();
     let better = |at: usize| best[at].0 < before[at];
     if !(0..halt.len()).any(better) {
         return Ok(out);
@@ -124,7 +149,7 @@ pub(super) fn fit(halt: &[FitLayer], sums: FitSums, priors: &[Cow<Fit>]) -> Resu
                 },
             );
             fit.told.ridge = choice;
-            out[at] = Some(fit);
+            out[at].better = Some(fit);
             from += d;
         }
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::dense::{Dense, Fetch};
 use super::recording::Recording;
-use super::ridge::fit;
+use super::ridge::{ChosenFit, fit};
 use super::schedule::{FitLayer, Layers};
 use super::sums::{Runs, sums, values};
 use crate::data::{Batch, ROWS, Samples, batches, input_specs};
@@ -25,7 +25,7 @@ use crate::network::Network;
 use crate::rank::positions::Weights;
 use crate::rank::{Runner, Stream};
 use crate::rewrite::segment::{Boundary, Cut, piece, with_constants};
-use crate::sites::Fit;
+use crate::sites::{Fit, TriedFit};
 use crate::tensor::{Feeds, Tensor};
 use crate::{Result, ResultExt};
 
@@ -153,9 +153,10 @@ pub fn sequential(
                 fit(&halt, sums, &priors).context(name)?
             }
         };
-        new.resize(halt.len(), None);
-        for (stop, better) in halt.iter().zip(new) {
-            match better {
+        new.resize(halt.len(), ChosenFit::default());
+        for (stop, chosen) in halt.iter().zip(new) {
+            fits.tell(stop, chosen.tried);
+            match chosen.better {
                 Some(better) => {
                     fed.extend(better.feeds(graph));
                     fits.replace(stop, better);
@@ -197,7 +198,17 @@ impl Fits {
         }
     }
 
-    fn replace(&mut self, stop: &FitLayer, better: Fit) {
+    /// Notes by which errors the fit of a pruned layer was chosen.
+    fn tell(&mut self, stop: &FitLayer, tried: Vec<TriedFit>) {
+        if let Some((at, part)) = stop.fit
+            && let Some(fit) = self.local.get_mut(at).and_then(|parts| parts.get_mut(part))
+        {
+            fit.told.tried = tried;
+        }
+    }
+
+    fn replace(&mut self, stop: &FitLayer, mut better: Fit) {
+        better.told.tried.clone_from(&self.now(stop).told.tried);
         match stop
             .fit
             .and_then(|(at, part)| self.local.get_mut(at)?.get_mut(part))

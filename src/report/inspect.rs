@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::style::Style;
 use super::terminal::{human, tail};
 use super::{FrozenReport, SCHEMA};
 use crate::axes::{Analysis, Kind, Place};
@@ -112,7 +113,7 @@ pub fn frozen(analysis: &Analysis) -> Vec<FrozenReport> {
 
 impl Inspection {
     /// For a terminal.
-    pub fn text(&self) -> String {
+    pub fn text(&self, style: Style) -> String {
         let mut out = format!(
             "{}: opset {}, {} nodes, {} parameters, {} multiply-adds per run\n\n",
             self.input,
@@ -126,13 +127,16 @@ impl Inspection {
             out += "\n  keeps its size:\n";
         }
         for f in &self.frozen {
-            out += &format!("  {:<44}{:>7}  {}\n", tail(&f.name, 43), f.units, f.why);
+            let line = format!("  {} ({}): {}", f.name, f.units, f.why);
+            out += &(style.wrap(&line, 6) + "\n");
         }
         for (op, count) in &self.unsupported {
-            out += &format!("  no rule for {op} ({count} nodes): what it touches keeps its size\n");
+            let nodes = if *count == 1 { "node" } else { "nodes" };
+            let line = format!("  no rule for {op} ({count} {nodes}): what it touches keeps its size");
+            out += &(style.wrap(&line, 6) + "\n");
         }
         for note in &self.notes {
-            out += &format!("  note: {note}\n");
+            out += &(style.wrap(&format!("  note: {note}"), 8) + "\n");
         }
         out
     }
@@ -153,7 +157,7 @@ impl Inspection {
             }
         }
         let mut out = format!(
-            "  {:<27}{:<16}{:>13}{:>9}  {}\n",
+            "  {:<27}{:<15}{:>13}{:>7}  {}\n",
             "where", "units", "parameters", "flops", "name"
         );
         for default in [true, false] {
@@ -233,12 +237,12 @@ impl GroupRow<'_> {
             n => format!(" +{}", n - 1),
         };
         format!(
-            "  {:<27}{:<16}{:>13}{:>9}  {}{more}\n",
+            "  {:<27}{:<15}{:>13}{:>7}  {}{more}\n",
             self.place(),
             format!("{} {}", first.units, first.kind.noun()),
             format!("{}{each}", human(first.parameters)),
             format!("{:.1}%", 100.0 * first.flops_share),
-            tail(&first.name, 34 - more.len()),
+            tail(&first.name, 14 - more.len()),
         )
     }
 }

@@ -62,6 +62,8 @@ pub struct Report {
     pub unsupported: BTreeMap<String, usize>,
     /// Heads that have fewer channels.
     pub channels: Vec<crate::channels::ChannelSummary>,
+    /// The vocabulary that is left, where some of it went.
+    pub vocabulary: Option<crate::vocabulary::VocabularyReport>,
     /// Re-fitted sites.
     pub fitted: Vec<Fitted>,
     /// Sliced against masked.

@@ -5,6 +5,10 @@ use super::style::{Ink, Style};
 use super::{GroupReport, Report};
 use crate::Warning;
 use crate::axes::Kind;
+use crate::channels::{ChannelKind, ChannelSummary};
+
+/// Where the lines after the first one of a long text begin.
+const INDENT: usize = 20;
 
 /// Most layers that get a line each; of more, each gets a column.
 const LINES: usize = 14;
@@ -27,7 +31,8 @@ pub fn summary(report: &Report, style: Style, verbose: bool) -> String {
     page.line(String::new());
     page.measured(report, verbose);
     for note in &report.notes {
-        page.line(format!("  {} {note}", style.paint(Ink::Dim, "note:")));
+        let note = format!("  {} {note}", style.paint(Ink::Dim, "note:"));
+        page.out += &(style.wrap(&note, 8) + "\n");
     }
     if !report.warnings.is_empty() {
         page.line(warnings(&report.warnings, style));
@@ -39,7 +44,10 @@ pub fn summary(report: &Report, style: Style, verbose: bool) -> String {
 pub fn warnings(warnings: &[Warning], style: Style) -> String {
     let lines = warnings.iter().map(|warning| {
         let name = format!("warning[{}]:", warning.name);
-        format!("  {} {}", style.paint(Ink::Warning, &name), warning.text)
+        style.wrap(
+            &format!("  {} {}", style.paint(Ink::Warning, &name), warning.text),
+            4,
+        )
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -51,7 +59,7 @@ struct Page {
 
 impl Page {
     fn line(&mut self, text: String) {
-        self.out.push_str(text.trim_end());
+        self.out.push_str(&self.style.wrap(text.trim_end(), INDENT));
         self.out.push('\n');
     }
 
@@ -214,6 +222,31 @@ impl Page {
         self.style.paint(ink, &"█".repeat(full)) + &rest
     }
 
+    /// The channels of all layers in a line.
+    fn channels(&mut self, all: &[ChannelSummary]) {
+        let of = |kind: ChannelKind| {
+            let own = || all.iter().filter(move |c| c.channels == kind);
+            let (least, most) = (own().map(|c| c.after).min()?, own().map(|c| c.after).max()?);
+            let range = match least == most {
+                true => least.to_string(),
+                false => format!("{least} to {most}"),
+            };
+            let before = own().map(|c| c.before).max()?;
+            Some(format!(
+                "{range} of {before} for {} in {} layers",
+                kind.word(),
+                own().count()
+            ))
+        };
+        let told: Vec<String> = [ChannelKind::Values, ChannelKind::QueriesAndKeys]
+            .into_iter()
+            .filter_map(of)
+            .collect();
+        if !told.is_empty() {
+            self.line(format!("  channels          {}", told.join("; ")));
+        }
+    }
+
     fn measured(&mut self, report: &Report, verbose: bool) {
         if let Some(e) = &report.equality {
             self.line(format!(
@@ -252,8 +285,23 @@ impl Page {
                 ));
             }
         }
-        for told in &report.channels {
-            self.line(format!("  channels          {told}"));
+        if let Some(v) = &report.vocabulary {
+            self.line(format!(
+                "  vocabulary        {} of {} tokens stay; its tables take {} bytes instead of {}",
+                v.after,
+                v.before,
+                human(v.bytes_after),
+                human(v.bytes_before)
+            ));
+            if let Some(path) = &v.tokenizer {
+                self.line(format!("                    its tokenizer: {path}"));
+            }
+        }
+        match verbose {
+            true => {
+                (report.channels.iter()).for_each(|told| self.line(format!("  channels          {told}")))
+            }
+            false => self.channels(&report.channels),
         }
         let kernels = match &report.kernels {
             Some(k) if k.more.is_empty() => "the runtime fuses the pruned model like the dense one".into(),

@@ -8,6 +8,7 @@
 //! constants each use of a constant gets its slice
 //! ints      shape entries, attributes, splits get the new sizes
 //! links     a table shared by layers is sliced at each of them
+//! heads     outputs over a vocabulary at some positions, to measure with
 //! draft     all changes are applied at once, dead nodes go
 //! ```
 
@@ -18,6 +19,7 @@ pub mod dequantise;
 mod draft;
 pub mod ends;
 mod folding;
+pub mod heads;
 pub mod inner;
 mod ints;
 mod known;

@@ -198,6 +198,7 @@ impl Part {
                 before: refit.error_before,
                 after: refit.error_after,
                 ridge: None,
+                tried: Vec::new(),
             },
         }
     }
@@ -252,4 +253,15 @@ pub struct Fitted {
     /// Ridge of a sequential fit, as a fraction of the mean variance; `None` where
     /// the local fit stayed.
     pub ridge: Option<f64>,
+    /// The fits that it was chosen from, where it was re-fitted in order.
+    pub tried: Vec<TriedFit>,
+}
+
+/// A fit that was tried: its relative squared error on samples that it was not made of.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct TriedFit {
+    /// As [`Fitted::ridge`].
+    pub ridge: Option<f64>,
+    /// The error.
+    pub error: f64,
 }

@@ -11,7 +11,7 @@ pub mod layer;
 pub mod weights;
 
 pub use kind::{Selection, UnitKind};
-pub use layer::{Fit, Fitted, Part, parts};
+pub use layer::{Fit, Fitted, Part, TriedFit, parts};
 
 use faer::Mat;
 use rayon::prelude::*;

@@ -29,7 +29,7 @@ pub fn compare(
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
     let names = b.outputs().to_vec();
-    over(model, samples, &names, cancelled, |feeds| {
+    over(model, samples, (&names, interface), cancelled, |feeds| {
         let y = b.run(feeds)?;
         if interface.is_same() {
             return Ok((a.run(feeds)?, y));
@@ -59,7 +59,7 @@ pub fn compare_in_turn(
         };
         for batch in batches(samples, &input_specs(model)?, ROWS)? {
             ctx.check()?;
-            told.outputs.push_back(b.run(&batch?.feeds)?);
+            told.outputs.push_back(b.run(&interface.batch(&batch?).feeds)?);
         }
         told
     };
@@ -88,7 +88,7 @@ impl Session for Told {
 fn over(
     model: &proto::ModelProto,
     samples: &Samples,
-    names: &[String],
+    (names, interface): (&[String], &Interface),
     cancelled: &AtomicBool,
     mut both: impl FnMut(&Feeds) -> Result<(Vec<Tensor>, Vec<Tensor>)>,
 ) -> Result<Comparison> {
@@ -99,6 +99,7 @@ fn over(
             return Err(Error::Interrupted);
         }
         let batch = batch?;
+        let batch = interface.batch(&batch);
         let (x, y) = both(&batch.feeds)?;
         differences.add(&batch, &x, &y)?;
     }
@@ -119,7 +120,7 @@ pub fn compare_alike(
     cancelled: &AtomicBool,
 ) -> Result<Comparison> {
     let names = b.outputs().to_vec();
-    over(model, samples, &names, cancelled, |feeds| {
+    over(model, samples, (&names, interface), cancelled, |feeds| {
         let feeds = interface.feeds(feeds)?;
         Ok((a.run(&feeds)?, b.run(&feeds)?))
     })

@@ -1,5 +1,9 @@
 //! How far apart two outputs are: the measures, and their sums over rows.
 
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -153,44 +157,62 @@ impl ErrorSums {
                 x.shape, y.shape
             )));
         }
-        let (a, b) = (x.to_f32(), y.to_f32());
-        let width = x.shape.last().copied().unwrap_or(0);
+        let (a, b) = (floats(x), floats(y));
+        let width = match x.shape[..] {
+            [.., width] if x.shape.len() > 1 => width.max(1),
+            _ => 1,
+        };
         self.classes = x.elem().is_float() && class_like(name, &x.shape);
         self.embedding = x.elem().is_float() && !self.classes && embedding_like(name, &x.shape);
-        for (i, (p, q)) in a.iter().zip(&b).enumerate() {
-            if !rows.counts(&x.shape, i) {
-                continue;
-            }
+        let (classes, embedding) = (self.classes, self.embedding);
+        // By row, and added up in order: the sums do not depend on the number of threads.
+        let of_rows: Vec<ErrorSums> = (a.par_chunks(width).zip(b.par_chunks(width)).enumerate())
+            .filter(|(row, _)| rows.counts(&x.shape, row * width))
+            .map(|(_, (p, q))| ErrorSums::of_row(p, q, classes, embedding))
+            .collect();
+        of_rows.iter().for_each(|row| self.merge(row));
+        Ok(())
+    }
+
+    fn of_row(p: &[f32], q: &[f32], classes: bool, embedding: bool) -> Self {
+        let mut sums = Self::default();
+        for (p, q) in p.iter().zip(q) {
             let (p, q) = (f64::from(*p), f64::from(*q));
             let difference = if p == q { 0.0 } else { (p - q).abs() };
-            self.nan |= difference.is_nan();
-            self.count += 1.0;
-            self.max = self.max.max(difference);
+            sums.nan |= difference.is_nan();
+            sums.max = sums.max.max(difference);
             if q.is_finite() {
-                self.max_b = self.max_b.max(q.abs());
-                self.squared += difference * difference;
-                self.sum_b += q;
-                self.squares_b += q * q;
+                sums.max_b = sums.max_b.max(q.abs());
+                sums.squared += difference * difference;
+                sums.sum_b += q;
+                sums.squares_b += q * q;
             }
         }
-        if !self.classes && !self.embedding {
-            return Ok(());
+        sums.count = p.len() as f64;
+        if classes {
+            sums.agree = f64::from(u8::from(largest(p) == largest(q)));
+            sums.kl = kullback_leibler(q, p);
+            sums.root_kl = sums.kl.sqrt();
+        } else if embedding {
+            sums.cosine = cosine(p, q);
         }
-        for (row, (p, q)) in a.chunks(width).zip(b.chunks(width)).enumerate() {
-            if !rows.counts(&x.shape, row * width) {
-                continue;
-            }
-            self.rows += 1.0;
-            if self.classes {
-                self.agree += f64::from(u8::from(largest(p) == largest(q)));
-                let kl = kullback_leibler(q, p);
-                self.kl += kl;
-                self.root_kl += kl.sqrt();
-            } else {
-                self.cosine += cosine(p, q);
-            }
-        }
-        Ok(())
+        sums.rows = f64::from(u8::from(classes || embedding));
+        sums
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.max = self.max.max(other.max);
+        self.max_b = self.max_b.max(other.max_b);
+        self.squared += other.squared;
+        self.sum_b += other.sum_b;
+        self.squares_b += other.squares_b;
+        self.rows += other.rows;
+        self.agree += other.agree;
+        self.kl += other.kl;
+        self.root_kl += other.root_kl;
+        self.cosine += other.cosine;
+        self.nan |= other.nan;
     }
 
     pub(super) fn difference(self, name: &str) -> OutputDifference {
@@ -220,6 +242,14 @@ impl ErrorSums {
         };
         (found.measure, found.divergence) = found.measured();
         found
+    }
+}
+
+/// The values of a tensor of any type, copied only where they are not float32.
+fn floats(tensor: &Tensor) -> Cow<'_, [f32]> {
+    match tensor.as_f32() {
+        Some(values) => values.into(),
+        None => tensor.to_f32().into(),
     }
 }
 
@@ -277,18 +307,44 @@ fn largest(values: &[f32]) -> usize {
 /// `KL(p || q)` in nats of two rows of logits, or of probabilities where the
 /// rows are that already.
 fn kullback_leibler(p: &[f32], q: &[f32]) -> f64 {
-    let (p, q) = (log_softmax(p), log_softmax(q));
-    p.iter()
-        .zip(&q)
-        .filter(|(p, _)| p.is_finite())
-        .map(|(p, q)| p.exp() * (p - q))
-        .sum::<f64>()
-        .max(0.0)
+    if are_probabilities(p) || are_probabilities(q) {
+        let (p, q) = (log_softmax(p), log_softmax(q));
+        let terms = p.iter().zip(&q).filter(|(p, _)| p.is_finite());
+        return terms.map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0);
+    }
+    // sum of e^p (p - q) / sum of e^p, less the difference of the logarithms of both sums: in
+    // one pass and without copies, since a vocabulary has many entries.
+    let top = |row: &[f32]| row.iter().fold(f64::NEG_INFINITY, |m, v| m.max(f64::from(*v)));
+    let (top_p, top_q) = (top(p), top(q));
+    let (mut sum_p, mut sum_q, mut difference) = (0.0, 0.0, 0.0);
+    for (p, q) in p.iter().zip(q) {
+        let (p, q) = (f64::from(*p) - top_p, f64::from(*q) - top_q);
+        let share = p.exp();
+        sum_p += share;
+        sum_q += q.exp();
+        if p.is_finite() {
+            difference += share * (p - q);
+        } else if p.is_nan() {
+            difference = f64::NAN;
+        }
+    }
+    let kl = difference / sum_p - sum_p.ln() + sum_q.ln();
+    kl.max(0.0)
+}
+
+fn are_probabilities(row: &[f32]) -> bool {
+    let mut sum = 0.0;
+    for value in row {
+        if *value < 0.0 {
+            return false;
+        }
+        sum += f64::from(*value);
+    }
+    (sum - 1.0).abs() < 1e-3
 }
 
 fn log_softmax(row: &[f32]) -> Vec<f64> {
-    let sum: f64 = row.iter().map(|v| f64::from(*v)).sum();
-    if row.iter().all(|v| *v >= 0.0) && (sum - 1.0).abs() < 1e-3 {
+    if are_probabilities(row) {
         return row.iter().map(|v| f64::from(*v).max(1e-12).ln()).collect();
     }
     let top = row.iter().fold(f64::NEG_INFINITY, |m, v| m.max(f64::from(*v)));

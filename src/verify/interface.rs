@@ -1,8 +1,10 @@
 //! Graph inputs and outputs that shrink with a mask: caches of past keys and
 //! values hold fewer heads.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::data::Batch;
 use crate::graph::ValueId;
 use crate::mask::Mask;
 use crate::network::Network;
@@ -18,6 +20,8 @@ type Picks = Vec<(usize, Vec<usize>)>;
 pub struct Interface {
     inputs: BTreeMap<String, Picks>,
     outputs: BTreeMap<String, Picks>,
+    /// Whether both models take [`crate::data::POSITIONS`] and give their outputs there.
+    sampled: bool,
 }
 
 impl Interface {
@@ -36,6 +40,23 @@ impl Interface {
         Self {
             inputs: graph.inputs.iter().filter_map(picks).collect(),
             outputs: graph.outputs.iter().filter_map(picks).collect(),
+            sampled: false,
+        }
+    }
+
+    /// The same of models that give their outputs at the positions that they are given.
+    pub fn at_positions(&self) -> Self {
+        Self {
+            sampled: true,
+            ..self.clone()
+        }
+    }
+
+    /// A batch as the dense model takes it.
+    pub(super) fn batch<'b>(&self, batch: &'b Batch) -> Cow<'b, Batch> {
+        match self.sampled {
+            true => Cow::Owned(batch.sampled()),
+            false => Cow::Borrowed(batch),
         }
     }
 

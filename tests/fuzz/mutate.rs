@@ -210,7 +210,8 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
     };
     let (model, analysis) = (&network.proto, &network.axes);
     let cost = Cost::new(&network, &sizes());
-    let _ = report::inspect::inspect("it", &network, &cost, Vec::new()).text();
+    let _ = report::inspect::inspect("it", &network, &cost, Vec::new())
+        .text(onnx_prune::report::style::Style::plain());
     for third in 0..2 {
         sliced(&network, &a_mask(analysis, third, seed));
     }

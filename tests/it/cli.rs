@@ -253,7 +253,7 @@ fn exit_codes_have_meaning() {
     let code = |args: &[&str]| run(args).status.code();
     assert_eq!(
         code(&[nothing.to_str().unwrap(), out_text]),
-        Some(5),
+        Some(2),
         "a missing file"
     );
     std::fs::write(&nothing, b"this is no model").unwrap();

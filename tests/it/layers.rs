@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["axes", "calibrate"],
     &["mask", "network"],
     &["rewrite"],
-    &["sites", "verify"],
+    &["sites", "verify", "vocabulary"],
     &["budget", "rank"],
     &["channels", "measure", "refit"],
     &["report"],

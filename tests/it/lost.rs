@@ -177,9 +177,9 @@ fn a_failure_of_one_output_is_none_of_any() {
     let missing = place.at("missing/report.json");
     let folder = place.at("folder");
     for (option, path, code) in [
-        ("--json", &missing, 5),
+        ("--json", &missing, 2),
         ("--json", &folder, 2),
-        ("--export-mask", &missing, 5),
+        ("--export-mask", &missing, 2),
     ] {
         let extra: Vec<&str> = FAST.into_iter().chain([option, path.to_str().unwrap()]).collect();
         let result = place.run(&out, &extra);
@@ -187,7 +187,7 @@ fn a_failure_of_one_output_is_none_of_any() {
         assert!(text(&result).contains("cannot write"), "{}", text(&result));
         assert!(place.listing() == before, "{option}");
     }
-    for (path, code) in [(missing, 5), (folder, 2)] {
+    for (path, code) in [(missing, 2), (folder, 2)] {
         let result = place.run(&path, &FAST);
         assert_eq!(result.status.code(), Some(code), "{}", text(&result));
         assert!(place.listing() == before);
@@ -447,26 +447,22 @@ fn an_interrupt_ends_a_run_that_does_not_listen() {
     let temporary = place.at("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let before = place.listing();
-    let mut engines = vec!["tract"];
-    engines.extend(crate::common::engine().map(|_| "ort"));
-    for engine in engines {
-        let words = ["--engine", engine];
-        let mut command = place.command(&[], "endless.onnx", &place.at("out.onnx"), &words);
-        let child = command.env("TMPDIR", &temporary).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(1500));
-        let started = Instant::now();
-        let sent = Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status();
-        let result = child.wait_with_output().unwrap();
-        assert!(sent.unwrap().success(), "{engine}: {}", text(&result));
-        assert_eq!(result.status.code(), Some(130), "{engine}: {}", text(&result));
-        assert!(started.elapsed() < Duration::from_secs(5), "{engine}");
-        assert!(
-            place.listing() == before && listing(&temporary).is_empty(),
-            "{engine}"
-        );
+    // The built-in engine does not take loops.
+    if crate::common::engine().is_none() {
+        return;
     }
+    let mut command = place.command(&[], "endless.onnx", &place.at("out.onnx"), &["--engine", "ort"]);
+    let child = command.env("TMPDIR", &temporary).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let started = Instant::now();
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    let result = child.wait_with_output().unwrap();
+    assert!(sent.unwrap().success(), "{}", text(&result));
+    assert_eq!(result.status.code(), Some(130), "{}", text(&result));
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(place.listing() == before && listing(&temporary).is_empty());
 }
 
 /// The real program, killed at 50 random moments, half of them while it writes.

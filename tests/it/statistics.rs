@@ -826,6 +826,6 @@ fn damaged_files_are_refused() {
         let _ = file::load(&path);
     }
     let absent = folder.path().join("absent");
-    assert_eq!(file::load(&absent).unwrap_err().exit_code(), 5);
+    assert_eq!(file::load(&absent).unwrap_err().exit_code(), 2);
     assert!(file::save(&folder.path().join("no/such/folder"), "m", &some_statistics()).is_err());
 }

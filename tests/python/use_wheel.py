@@ -57,7 +57,7 @@ def alone():
     error = raises(onnx_prune.InputError, "--flops is 1.5", lambda: onnx_prune.prune(model, out, flops=1.5))
     shell = subprocess.run([onnx_prune.find_program(), model, out, "--flops", "1.5"], capture_output=True, text=True)
     assert shell.returncode == 2 == error.exit_code and shell.stderr == f"error: {error}\n", shell.stderr
-    raises(onnx_prune.FileError, "nothing.onnx", lambda: onnx_prune.inspect(folder / "nothing.onnx"))
+    raises(onnx_prune.InputError, "nothing.onnx", lambda: onnx_prune.inspect(folder / "nothing.onnx"))
     raises(onnx_prune.NothingPrunableError, "nothing", lambda: onnx_prune.prune(model, out, exclude=".", **quick))
     raises(onnx_prune.UnmetError, "kcm", lambda: onnx_prune.prune(model, out, method="kcm", flops=0.05, **quick))
     raises(onnx_prune.EngineError, "no/such", lambda: onnx_prune.prune(model, out, engine="ort", ort_lib="/no/such.so"))

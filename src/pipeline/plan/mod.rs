@@ -30,9 +30,6 @@ use crate::{Error, Result};
 use channels::ChannelSet;
 use pricing::Pricing;
 
-/// Samples on which sliced and masked are compared.
-pub(super) const EQUALITY_SAMPLES: usize = 8;
-
 /// What stays of one network.
 pub struct Plan {
     /// What was asked for.
@@ -291,7 +288,7 @@ fn narrow(ranked: &Ranked, narrowing: &Narrowing) -> Result<Option<Narrowed>> {
         return Ok(None);
     };
     let source = ranked.source();
-    let few = split::spread(&source.samples, EQUALITY_SAMPLES);
+    let few = split::spread(&source.samples, source.equality_samples()?);
     let selection = &source.options.selection;
     let known = ranked.calibrated.known();
     let narrower = &channels.narrower;

@@ -79,7 +79,10 @@ pub(super) fn sizes(r: &Report) -> Markup {
             h2 { "Before and after" }
             p.why {
                 "The blocks are what vanishes when every group is empty: attention and feed-forward sublayers. "
-                "Costs are those of batch " (number(r, "batch")) " and sequence length " (number(r, "seq")) "."
+                "Costs are those of batch " (number(r, "batch"))
+                // What has no tokens was timed without a length.
+                @if r.latency.as_ref().is_none_or(|l| l.seq.is_some()) { " and sequence length " (number(r, "seq")) }
+                "."
             }
             div.scroll { table {
                 tr { th { "" } th.num { "dense" } th.num { "pruned" } th.num { "kept" } th.grow { "" } }

@@ -12,11 +12,12 @@
 //! `--reconstruct none` all values are the old ones; a re-fitted one gets new
 //! scales of the same kind, per tensor or per axis, symmetric or not.
 //!
-//! Weights in blocks (`MatMulNBits`) become float weights of a `MatMul`, and are cut into
-//! blocks again. Those inside of fused operators are left as they are.
+//! Weights in blocks (`MatMulNBits`, `DequantizeLinear` with a block size) become float
+//! weights, and are cut into blocks again. Those inside of fused operators are left as they are.
 
 mod blocks;
 mod dynamic;
+mod grids;
 mod integers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,6 +29,7 @@ use crate::tensor::{Elem, Tensor};
 use crate::{Error, Result};
 use blocks::BlockProduct;
 use dynamic::Product;
+use grids::BlockedWeight;
 pub(super) use integers::Integers;
 
 /// What the closed form of an opened model needs.
@@ -35,6 +37,7 @@ pub struct Closed {
     weights: Vec<IntegerWeight>,
     products: Vec<Product>,
     blocks: Vec<BlockProduct>,
+    grids: Vec<BlockedWeight>,
     /// The `DynamicQuantizeLinear` nodes, by what they read.
     quantisers: BTreeMap<String, proto::NodeProto>,
 }
@@ -65,6 +68,7 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
         weights: Vec::new(),
         products: dynamic::find(graph, &constants)?,
         blocks: blocks::find(graph, &constants)?,
+        grids: Vec::new(),
         quantisers: BTreeMap::new(),
     };
     let mut nodes = Vec::with_capacity(graph.node.len());
@@ -95,11 +99,20 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
             nodes.push(product.open());
             continue;
         }
-        let folded = match (node.op_type(), node.output.first()) {
-            ("DequantizeLinear", Some(output)) if !outputs.contains(output.as_str()) => {
-                Integers::of(node, &read)?
-            }
-            _ => None,
+        let dequantised = (node.output.first())
+            .filter(|o| node.op_type() == "DequantizeLinear" && !outputs.contains(o.as_str()));
+        if let Some(output) = dequantised
+            && let Some(weight) = BlockedWeight::of(node, &constants)?
+        {
+            opened
+                .initializer
+                .push(onnx::tensor_proto(output, &weight.floats()));
+            closed.grids.push(weight);
+            continue;
+        }
+        let folded = match dequantised {
+            Some(_) => Integers::of(node, &read)?,
+            None => None,
         };
         match (folded, node.output.first()) {
             (Some(integers), Some(output)) => {
@@ -114,7 +127,7 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
             _ => nodes.push(node.clone()),
         }
     }
-    if closed.weights.is_empty() && closed.products.is_empty() && closed.blocks.is_empty() {
+    if closed.is_empty() {
         return Ok(None);
     }
     // What only quantised weights were made of is not counted beside them.
@@ -134,6 +147,10 @@ pub fn open(model: &proto::ModelProto) -> Result<Option<(proto::ModelProto, Clos
 }
 
 impl Closed {
+    fn is_empty(&self) -> bool {
+        self.weights.is_empty() && self.products.is_empty() && self.blocks.is_empty() && self.grids.is_empty()
+    }
+
     /// The model with integers again: `model` comes from the opened one, pruned or
     /// not.
     ///
@@ -148,7 +165,8 @@ impl Closed {
             let names = self.weights.iter().filter_map(|w| w.node.output.first());
             let products = self.products.iter().map(|p| &p.weight);
             let blocks = self.blocks.iter().map(|p| &p.weight);
-            let names: HashSet<&String> = names.chain(products).chain(blocks).collect();
+            let grids = self.grids.iter().filter_map(|w| w.node.output.first());
+            let names: HashSet<&String> = names.chain(products).chain(blocks).chain(grids).collect();
             graph
                 .initializer
                 .iter()
@@ -177,6 +195,14 @@ impl Closed {
             made.extend(integers.constants(&names));
             nodes.push(integers.node(&weight.node, &names));
             replaced.insert(output.clone());
+        }
+        for weight in &self.grids {
+            if let Some((output, tensor)) = weight.node.output.first().and_then(|o| held.get_key_value(o)) {
+                let (node, constants) = weight.again(tensor)?;
+                made.extend(constants);
+                nodes.push(node);
+                replaced.insert(output.clone());
+            }
         }
         for node in std::mem::take(&mut graph.node) {
             let block = self.blocks.iter().find(|p| p.is(&node));

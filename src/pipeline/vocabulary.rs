@@ -1,0 +1,137 @@
+//! A model whose vocabulary is made smaller before anything else is done with it, and the
+//! check that nothing else changed.
+
+use std::path::{Path, PathBuf};
+
+use super::options::Options;
+use crate::data::{self, DataOptions};
+use crate::engine::{Engine, SessionOptions};
+use crate::onnx::proto;
+use crate::rewrite;
+use crate::tensor::Tensor;
+use crate::vocabulary::{self, Trimmed, VocabularyOptions};
+use crate::{Error, Result};
+
+/// Texts that both models are run on.
+const CHECKED: usize = 4;
+
+/// The largest relative difference of logits, which products of another width round in
+/// another order.
+const CLOSE: f32 = 1e-4;
+
+/// The word for the texts of `--data`.
+const DATA: &str = "data";
+
+/// The model with the vocabulary that `options` ask for; `None` where they ask for all.
+///
+/// # Errors
+/// As [`vocabulary::trim`]; arrays of ids, which are those of the whole vocabulary.
+pub(super) fn trimmed(model: &proto::ModelProto, options: &Options) -> Result<Option<Trimmed>> {
+    let asked = &options.vocabulary;
+    if asked.sources.is_empty() {
+        return match asked.keep {
+            None => Ok(None),
+            _ => Err(Error::input("--vocab-keep is for --vocab, which is not given")),
+        };
+    }
+    let tokenizer = options.data.tokenizer.as_ref().ok_or_else(|| {
+        Error::input("--vocab needs the tokenizer that belongs to the model: give it with --tokenizer")
+    })?;
+    if let Some(arrays) = options.data.data.iter().find(|path| !data::is_text(path)) {
+        return Err(Error::input(format!(
+            "--vocab: {} holds ids of the whole vocabulary; give texts with --data",
+            arrays.display()
+        )));
+    }
+    let given = VocabularyOptions {
+        sources: texts(options),
+        keep: asked.keep,
+    };
+    vocabulary::trim(model, tokenizer, &given, &options.data.text_columns).map(Some)
+}
+
+/// The sources, with the files of `--data` in place of that word.
+fn texts(options: &Options) -> Vec<PathBuf> {
+    let of = |source: &PathBuf| match source.as_path() == Path::new(DATA) && !source.exists() {
+        true => options.data.data.clone(),
+        false => vec![source.clone()],
+    };
+    options.vocabulary.sources.iter().flat_map(of).collect()
+}
+
+/// Runs both models on some of the texts.
+///
+/// # Errors
+/// [`Error::Unmet`] where they differ.
+pub(super) fn check(
+    engine: &dyn Engine,
+    whole: &proto::ModelProto,
+    trimmed: &Trimmed,
+    options: &Options,
+) -> Result<()> {
+    let less = &trimmed.model;
+    let files: Vec<PathBuf> = texts(options)
+        .into_iter()
+        .filter(|path| data::is_text(path))
+        .collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let of = |model: &proto::ModelProto, tokenizer: PathBuf| {
+        let wanted = DataOptions {
+            data: files.clone(),
+            tokenizer: Some(tokenizer),
+            samples: CHECKED,
+            join: false,
+            ..options.data.clone()
+        };
+        data::read_samples(model, &wanted)
+    };
+    let tokenizer = options.data.tokenizer.clone().unwrap_or_default();
+    let (old, new) = (of(whole, tokenizer)?, of(less, trimmed.tokenizer_path())?);
+    let open = |model: &proto::ModelProto| engine.session(model, &SessionOptions::default());
+    let specs = [data::input_specs(whole)?, data::input_specs(less)?];
+    let (mut a, mut b) = (open(whole)?, open(less)?);
+    let pairs = data::batches(&old, &specs[0], 1)?.zip(data::batches(&new, &specs[1], 1)?);
+    for (old, new) in pairs {
+        let (old, new) = (old?, new?);
+        let names: Vec<String> = a.outputs().to_vec();
+        let (x, y) = (a.run(&old.feeds)?, b.run(&new.feeds)?);
+        for ((name, x), y) in names.iter().zip(&x).zip(&y) {
+            same(name, x, y, &trimmed.kept)?;
+        }
+    }
+    Ok(())
+}
+
+fn same(name: &str, whole: &Tensor, less: &Tensor, kept: &[u32]) -> Result<()> {
+    let last = whole.shape.len().saturating_sub(1);
+    let of_tokens = less.shape.last() == Some(&kept.len()) && whole.shape != less.shape;
+    let whole = match of_tokens {
+        true => rewrite::narrowed(
+            name,
+            whole,
+            &[(last, kept.iter().map(|at| *at as usize).collect())],
+        )?,
+        false => whole.clone(),
+    };
+    let (x, y) = (whole.to_f32(), less.to_f32());
+    let most = x
+        .iter()
+        .filter(|v| v.is_finite())
+        .fold(0.0f32, |m, v| m.max(v.abs()));
+    let allowed = if of_tokens { CLOSE * most } else { 0.0 };
+    let is_same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits() || (x - y).abs() <= allowed;
+    if whole.shape == less.shape && x.iter().zip(&y).all(is_same) {
+        return Ok(());
+    }
+    let worst = x
+        .iter()
+        .zip(&y)
+        .fold(0.0f32, |worst, (x, y)| worst.max((x - y).abs()));
+    Err(Error::Unmet(format!(
+        "--vocab: with fewer tokens the output '{name}' of shape {:?} differs by {worst:.1e} of {most:.1e} on a text \
+         whose tokens all stay ({:?} then); no file is written. This is a defect: please report the model",
+        whole.shape, less.shape
+    )))
+}

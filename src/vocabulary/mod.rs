@@ -1,0 +1,201 @@
+//! A smaller vocabulary: tokens that do not occur go, from the tokenizer and from the tables
+//! of the model.
+//!
+//! ```text
+//! keep       the tokens of some texts, which stay, besides what any text falls back to
+//! related    the tokens that are most like these
+//! tokenizer  tokenizer.json without the others, its ids renumbered
+//! tables     the embedding and the head without their rows
+//! ```
+//!
+//! On a text whose tokens all stay nothing changes: it is cut into the same tokens, which
+//! have the same rows, so a model without logits gives the same bits.
+
+#[cfg(feature = "text")]
+mod keep;
+#[cfg(not(feature = "text"))]
+#[path = "no_segmenter.rs"]
+mod keep;
+mod related;
+mod tables;
+mod tokenizer;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::data::Text;
+use crate::io::scratch::ScratchFolder;
+use crate::io::staged;
+use crate::onnx::proto;
+use crate::{Error, Result, ResultExt, data};
+
+/// Larger files are no tokenizers.
+const MAX_FILE: u64 = 1 << 30;
+
+/// Which tokens stay.
+#[derive(Debug, Clone, Default)]
+pub struct VocabularyOptions {
+    /// Files of texts whose tokens stay, or a `tokenizer.json` that is smaller already.
+    pub sources: Vec<PathBuf>,
+    /// How many of the tokens stay that do not occur: those whose embeddings are most like the
+    /// embeddings of those that do. A third of their number where none is given.
+    pub keep: Option<usize>,
+}
+
+/// A model with a smaller vocabulary.
+pub struct Trimmed {
+    /// The model.
+    pub model: proto::ModelProto,
+    /// What is known of it.
+    pub told: VocabularyReport,
+    /// The tokenizer that belongs to it.
+    pub tokenizer: Vec<u8>,
+    /// Where that lies until the run is over.
+    folder: ScratchFolder,
+    /// The tokens that stay, as they were numbered.
+    pub kept: Vec<u32>,
+}
+
+/// What a smaller vocabulary brings.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct VocabularyReport {
+    /// Tokens before.
+    pub before: usize,
+    /// Tokens that stay.
+    pub after: usize,
+    /// Texts that were counted.
+    pub texts: usize,
+    /// The tables of the model that lost rows or columns.
+    pub tables: Vec<String>,
+    /// Bytes of these before.
+    pub bytes_before: u64,
+    /// Bytes of these now.
+    pub bytes_after: u64,
+    /// Where the tokenizer that belongs to the model was written.
+    pub tokenizer: Option<String>,
+}
+
+impl Trimmed {
+    /// Where the tokenizer lies until the run is over.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.folder.path().join(TOKENIZER)
+    }
+}
+
+const TOKENIZER: &str = "tokenizer.json";
+
+/// The file of a tokenizer, which may be named by its folder.
+fn file_of(path: &Path) -> PathBuf {
+    match path.is_dir() {
+        true => path.join(TOKENIZER),
+        false => path.to_owned(),
+    }
+}
+
+fn json(path: &Path) -> Result<serde_json::Value> {
+    let bytes = staged::read(path, MAX_FILE)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::input(format!("{} is no tokenizer.json: {e}", path.display())))
+}
+
+/// The model and its tokenizer with the tokens that `options` keep. `columns` are those of
+/// the texts in tables.
+///
+/// # Errors
+/// A tokenizer or texts that cannot be read, a model whose vocabulary leads into operators
+/// that need all of it.
+pub fn trim(
+    model: &proto::ModelProto,
+    tokenizer: &Path,
+    options: &VocabularyOptions,
+    columns: &[String],
+) -> Result<Trimmed> {
+    let path = file_of(tokenizer);
+    let old = json(&path)?;
+    let vocabulary = tokenizer::Vocabulary::of(&old).context(|| path.display().to_string())?;
+    let mut kept = BTreeSet::new();
+    let mut texts = Vec::new();
+    for source in &options.sources {
+        let found = file_of(source);
+        match found.extension().is_some_and(|e| e == "json") {
+            true => kept.extend(vocabulary.those_of(&json(&found)?)?),
+            false => {
+                data::each_text(&found, columns, &mut |text: Text| {
+                    texts.push(text.first);
+                    texts.extend(text.second);
+                })?;
+            }
+        }
+    }
+    if kept.is_empty() && texts.is_empty() {
+        return Err(Error::input("--vocab: there are no texts in what was given"));
+    }
+    let bytes = staged::read(&path, MAX_FILE)?;
+    let cut = keep::Segmenter::new(&bytes).context(|| path.display().to_string())?;
+    kept.extend(vocabulary.fallbacks());
+    let wanted = cut.ids(&texts)?;
+    let occurring: BTreeSet<u32> = wanted.iter().flatten().copied().collect();
+    kept.extend(&occurring);
+    let more = options.keep.unwrap_or((MORE * occurring.len() as f64) as usize);
+    if more > 0 && !occurring.is_empty() {
+        let table = tables::embedding(model, vocabulary.size())?;
+        kept.extend(related::related(&table, vocabulary.size(), &kept, more)?);
+    }
+    vocabulary.close(&mut kept);
+    // What merges lead to a token is known from texts only: those that are cut in another
+    // way get their pieces back.
+    let (mut made, mut renumbered) = vocabulary.without(&old, &kept)?;
+    for _ in 0..ROUNDS {
+        let again = keep::Segmenter::new(&written(&made)?)?.ids(&texts)?;
+        let mut missing = BTreeSet::new();
+        for (text, (was, is)) in texts.iter().zip(wanted.iter().zip(&again)) {
+            let same = was.iter().map(|id| renumbered.get(id)).eq(is.iter().map(Some));
+            if !same {
+                missing.extend(vocabulary.inside(text, was));
+            }
+        }
+        if missing.is_empty() {
+            break;
+        }
+        let before = kept.len();
+        kept.extend(missing);
+        vocabulary.close(&mut kept);
+        if kept.len() == before {
+            return Err(Error::input(
+                "--vocab: with fewer tokens some texts are cut in another way, whatever is kept",
+            ));
+        }
+        (made, renumbered) = vocabulary.without(&old, &kept)?;
+    }
+    let ids: Vec<u32> = kept.into_iter().collect();
+    let trimmed = tables::trim(model, vocabulary.size(), &ids)?;
+    let tokenizer = written(&made)?;
+    let folder = ScratchFolder::new()?;
+    staged::write(&folder.path().join(TOKENIZER), &tokenizer)?;
+    Ok(Trimmed {
+        model: trimmed.model,
+        told: VocabularyReport {
+            before: vocabulary.size(),
+            after: ids.len(),
+            texts: texts.len(),
+            tables: trimmed.tables,
+            bytes_before: trimmed.bytes[0],
+            bytes_after: trimmed.bytes[1],
+            tokenizer: None,
+        },
+        tokenizer,
+        folder,
+        kept: ids,
+    })
+}
+
+/// Tokens that stay though they do not occur, by those that do.
+const MORE: f64 = 0.35;
+
+/// How often tokens are added until all texts are cut as before.
+const ROUNDS: usize = 8;
+
+fn written(tokenizer: &serde_json::Value) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(tokenizer)
+        .map_err(|e| Error::input(format!("the tokenizer cannot be written: {e}")))
+}

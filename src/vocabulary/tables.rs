@@ -1,0 +1,381 @@
+//! The tables of a model that have a row or a column for each token, without some of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::graph::node_reads;
+use crate::graph::operators::{is_broadcast, is_unary};
+use crate::onnx::{self, node_label, proto};
+use crate::rewrite::narrowed;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Operators that hand token ids on.
+const HANDS_IDS_ON: [&str; 6] = ["Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten"];
+
+/// A table may have some more rows than there are tokens: its size is rounded up.
+const ROUNDED: usize = 1024;
+
+/// A model without some rows of its tables.
+pub(super) struct TrimmedTables {
+    pub(super) model: proto::ModelProto,
+    /// The constants that were cut.
+    pub(super) tables: Vec<String>,
+    /// Their bytes before and after.
+    pub(super) bytes: [u64; 2],
+}
+
+/// The model with the rows of tokens `kept` only, of `size`.
+///
+/// # Errors
+/// No table has a row per token; the axis of tokens leads into an operator that needs it whole.
+pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Result<TrimmedTables> {
+    let graph = model
+        .graph
+        .as_ref()
+        .ok_or_else(|| Error::input("the model has no graph"))?;
+    let mut search = TokenAxes::new(graph, size);
+    search.tables()?;
+    if search.cut.is_empty() {
+        return Err(no_table(size));
+    }
+    search.heads();
+    search.follow()?;
+    let (cut, outputs, stale) = (search.cut, search.outputs, search.stale);
+    let mut trimmed = model.clone();
+    let graph = trimmed
+        .graph
+        .as_mut()
+        .ok_or_else(|| Error::input("the model has no graph"))?;
+    let rows: Vec<usize> = kept.iter().map(|at| *at as usize).collect();
+    let mut bytes = [0, 0];
+    for tensor in &mut graph.initializer {
+        let Some(axis) = cut.get(tensor.name()).copied() else {
+            continue;
+        };
+        let whole = onnx::tensor(tensor)?;
+        let less = narrowed(tensor.name(), &whole, &[(axis, rows.clone())])?;
+        for (bytes, tensor) in bytes.iter_mut().zip([&whole, &less]) {
+            *bytes += (tensor.len() * tensor.elem().size()) as u64;
+        }
+        let name = tensor.name().to_owned();
+        *tensor = onnx::tensor_proto(&name, &less);
+    }
+    for info in graph.output.iter_mut().filter(|o| outputs.contains(o.name())) {
+        if let Some(proto::type_proto::Value::TensorType(tensor)) =
+            info.r#type.as_mut().and_then(|t| t.value.as_mut())
+            && let Some(last) = tensor.shape.as_mut().and_then(|s| s.dim.last_mut())
+        {
+            let size = i64::try_from(kept.len()).unwrap_or(i64::MAX);
+            last.value = Some(proto::tensor_shape_proto::dimension::Value::DimValue(size));
+        }
+    }
+    graph.value_info.retain(|info| !stale.contains(info.name()));
+    Ok(TrimmedTables {
+        tables: cut.into_keys().collect(),
+        model: trimmed,
+        bytes,
+    })
+}
+
+/// The first table that token ids index, a row for each token.
+///
+/// # Errors
+/// There is none.
+pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Tensor> {
+    let graph = model
+        .graph
+        .as_ref()
+        .ok_or_else(|| Error::input("the model has no graph"))?;
+    let mut search = TokenAxes::new(graph, size);
+    search.tables()?;
+    let Some((name, axis)) = search.cut.first_key_value() else {
+        return Err(no_table(size));
+    };
+    let tensor = onnx::tensor(search.constants[name.as_str()])?;
+    match (*axis, &tensor.shape[..]) {
+        (1, [width, rows]) => {
+            let (values, rows, width) = (tensor.to_f32(), *rows, *width);
+            let turned = (0..rows * width).map(|at| values[at % width * rows + at / width]);
+            Ok(Tensor::f32(vec![rows, width], turned.collect::<Vec<_>>()))
+        }
+        _ => Ok(tensor),
+    }
+}
+
+fn no_table(size: usize) -> Error {
+    Error::input(format!(
+        "--vocab: no table that token ids index has a row for each of the {size} tokens of the tokenizer: \
+         does it belong to this model?"
+    ))
+}
+
+/// Where the axis of tokens is: its number, or the last one of an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    Axis(usize),
+    Last,
+}
+
+struct TokenAxes<'g> {
+    graph: &'g proto::GraphProto,
+    size: usize,
+    constants: HashMap<&'g str, &'g proto::TensorProto>,
+    producers: HashMap<&'g str, &'g proto::NodeProto>,
+    /// The axis of tokens of each constant that has one.
+    cut: BTreeMap<String, usize>,
+    /// Values whose consumers are still to be looked at.
+    open: Vec<(&'g str, At)>,
+    /// Graph outputs that end in the tokens.
+    outputs: BTreeSet<String>,
+    /// Values whose declared shapes hold no more.
+    stale: BTreeSet<String>,
+}
+
+impl<'g> TokenAxes<'g> {
+    fn new(graph: &'g proto::GraphProto, size: usize) -> Self {
+        let made = |node: &'g proto::NodeProto| node.output.iter().map(move |o| (o.as_str(), node));
+        Self {
+            graph,
+            size,
+            constants: graph.initializer.iter().map(|t| (t.name(), t)).collect(),
+            producers: graph.node.iter().flat_map(made).collect(),
+            cut: BTreeMap::new(),
+            open: Vec::new(),
+            outputs: BTreeSet::new(),
+            stale: BTreeSet::new(),
+        }
+    }
+
+    fn dims(&self, constant: &str) -> Option<Vec<usize>> {
+        let tensor = self.constants.get(constant)?;
+        tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect()
+    }
+
+    fn counts_tokens(&self, rows: usize) -> bool {
+        (self.size..=self.size + ROUNDED.max(self.size / 16)).contains(&rows)
+    }
+
+    /// Whether a value holds token ids as an input gives them.
+    fn are_ids(&self, mut value: &'g str) -> bool {
+        loop {
+            if self.graph.input.iter().any(|i| i.name() == value) {
+                return true;
+            }
+            match self.producers.get(value) {
+                Some(node) if HANDS_IDS_ON.contains(&node.op_type()) => match node.input.first() {
+                    Some(first) => value = first,
+                    None => return false,
+                },
+                _ => return false,
+            }
+        }
+    }
+
+    /// The constant that a table is made of, and which of its axes is `axis`.
+    fn source(&self, mut value: &'g str, mut axis: usize) -> Option<(&'g str, usize)> {
+        loop {
+            if self.constants.contains_key(value) {
+                return Some((value, axis));
+            }
+            let node = self.producers.get(value)?;
+            match node.op_type() {
+                "Cast" | "Identity" | "DequantizeLinear" => {}
+                "Transpose" => axis = *permutation(node)?.get(axis)?,
+                _ => return None,
+            }
+            value = node.input.first()?;
+        }
+    }
+
+    fn take(&mut self, value: &'g str, axis: usize) {
+        if let Some((constant, axis)) = self.source(value, axis)
+            && self
+                .dims(constant)
+                .and_then(|d| d.get(axis).copied())
+                .is_some_and(|n| self.counts_tokens(n))
+            && self.cut.insert(constant.to_owned(), axis).is_none()
+        {
+            self.open.push((constant, At::Axis(axis)));
+        }
+    }
+
+    /// The tables that token ids index.
+    fn tables(&mut self) -> Result<()> {
+        for (index, node) in self.graph.node.iter().enumerate() {
+            let input = |at: usize| node.input.get(at).map(String::as_str).filter(|n| !n.is_empty());
+            let pair = match node.op_type() {
+                "Gather" if integer(node, "axis", 0) == 0 => (input(0), input(1)),
+                "EmbedLayerNormalization" => (input(2), input(0)),
+                "GatherBlockQuantized" => {
+                    let found = input(0).and_then(|table| self.dims(table));
+                    let own = found.is_some_and(|d| d.first().is_some_and(|n| self.counts_tokens(*n)));
+                    if own && input(1).is_some_and(|ids| self.are_ids(ids)) {
+                        return Err(Error::input(format!(
+                            "--vocab: {} has a table in blocks, whose rows cannot be taken out yet",
+                            node_label(index, node)
+                        )));
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
+            if let (Some(table), Some(ids)) = pair
+                && self.are_ids(ids)
+            {
+                self.take(table, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Heads with a weight of their own: constants whose product is an output.
+    fn heads(&mut self) {
+        for output in &self.graph.output {
+            let mut value = output.name();
+            while let Some(node) = self.producers.get(value).copied() {
+                let (domain, op) = (node.domain(), node.op_type());
+                match (op, node.input.get(1)) {
+                    ("MatMul" | "MatMulInteger", Some(weight)) => self.take(weight, 1),
+                    ("Gemm", Some(weight)) => self.take(weight, usize::from(integer(node, "transB", 0) == 0)),
+                    _ => {}
+                }
+                let alike =
+                    is_unary(domain, op) || is_broadcast(domain, op) || matches!(op, "Cast" | "Identity");
+                let mut varying = node
+                    .input
+                    .iter()
+                    .filter(|n| !self.constants.contains_key(n.as_str()));
+                match (alike, varying.next(), varying.next()) {
+                    (true, Some(next), None) => value = next,
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// Goes on to whatever reads a value with an axis of tokens.
+    fn follow(&mut self) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        while let Some((value, at)) = self.open.pop() {
+            if !seen.insert((value, at)) {
+                continue;
+            }
+            self.stale.insert(value.to_owned());
+            if self.graph.output.iter().any(|o| o.name() == value) {
+                self.outputs.insert(value.to_owned());
+            }
+            for (index, node) in self.graph.node.iter().enumerate() {
+                for (place, _) in node.input.iter().enumerate().filter(|(_, n)| *n == value) {
+                    if !self.read(node, place, at) {
+                        return Err(Error::input(format!(
+                            "--vocab: the axis of tokens leads into {}, which may need all of it; nothing was changed",
+                            node_label(index, node)
+                        )));
+                    }
+                }
+                let inner = node.attribute.iter().any(|a| a.g.is_some());
+                if inner
+                    && node_reads(node).iter().any(|n| n == value)
+                    && !node.input.iter().any(|n| n == value)
+                {
+                    return Err(Error::input(format!(
+                        "--vocab: a subgraph of {} reads the table '{value}'; nothing was changed",
+                        node_label(index, node)
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what a node makes of a value with an axis of tokens; `false` where that is not
+    /// known.
+    fn read(&mut self, node: &'g proto::NodeProto, place: usize, at: At) -> bool {
+        let (domain, op) = (node.domain(), node.op_type());
+        let Some(output) = node.output.first().map(String::as_str) else {
+            return false;
+        };
+        let input = |at: usize| node.input.get(at).map(String::as_str).filter(|n| !n.is_empty());
+        match (op, at, place) {
+            ("Gather", At::Axis(0), 0) => {
+                integer(node, "axis", 0) == 0 && input(1).is_some_and(|ids| self.are_ids(ids))
+            }
+            ("EmbedLayerNormalization", At::Axis(0), 2) => true,
+            ("Cast" | "Identity", _, 0) => {
+                self.open.push((output, at));
+                true
+            }
+            ("DequantizeLinear", At::Axis(axis), 0) => {
+                for scale in [input(1), input(2)].into_iter().flatten() {
+                    match self.dims(scale).as_deref() {
+                        Some([n]) if self.counts_tokens(*n) => self.take(scale, 0),
+                        Some([] | [1]) => {}
+                        // One number per column of a table.
+                        Some([_]) if usize::try_from(integer(node, "axis", 1)) != Ok(axis) => {}
+                        _ => return false,
+                    }
+                }
+                self.open.push((output, at));
+                true
+            }
+            // A constant that goes with a table and was cut with it.
+            ("DequantizeLinear", At::Axis(0), 1 | 2) => true,
+            ("Transpose", At::Axis(axis), 0) => {
+                let to = permutation(node).and_then(|p| p.iter().position(|from| *from == axis));
+                to.is_some_and(|to| {
+                    self.open.push((output, At::Axis(to)));
+                    true
+                })
+            }
+            ("MatMul" | "MatMulInteger", At::Axis(1), 1) => {
+                if let Some(zero) = input(3) {
+                    self.take(zero, 0);
+                }
+                self.open.push((output, At::Last));
+                true
+            }
+            ("Gemm", At::Axis(axis), 1) if axis == usize::from(integer(node, "transB", 0) == 0) => {
+                if let Some(bias) = input(2) {
+                    let last = self.dims(bias).map_or(0, |d| d.len().saturating_sub(1));
+                    self.take(bias, last);
+                }
+                self.open.push((output, At::Last));
+                true
+            }
+            ("Gemm", At::Axis(_), 2) | ("MatMulInteger", At::Axis(_), 3) => true,
+            ("ArgMax", At::Last, 0) => true,
+            ("Softmax" | "LogSoftmax", At::Last, 0) => {
+                self.open.push((output, At::Last));
+                true
+            }
+            (_, At::Last, _) if is_unary(domain, op) || is_broadcast(domain, op) => {
+                for other in (0..node.input.len()).filter(|o| *o != place).filter_map(input) {
+                    let dims = self.dims(other).unwrap_or_default();
+                    if dims.last().is_some_and(|n| self.counts_tokens(*n)) {
+                        self.take(other, dims.len() - 1);
+                    }
+                }
+                self.open.push((output, At::Last));
+                true
+            }
+            // The bias of a head, which was cut with it.
+            (_, At::Axis(_), _) => is_broadcast(domain, op),
+            _ => false,
+        }
+    }
+}
+
+fn integer(node: &proto::NodeProto, name: &str, default: i64) -> i64 {
+    let found = node.attribute.iter().find(|a| a.name() == name);
+    found.map_or(default, |a| a.i())
+}
+
+/// Which axis of its input each axis of a `Transpose` is.
+fn permutation(node: &proto::NodeProto) -> Option<Vec<usize>> {
+    let given = node.attribute.iter().find(|a| a.name() == "perm");
+    match given {
+        Some(perm) => perm.ints.iter().map(|p| usize::try_from(*p).ok()).collect(),
+        // Of a matrix.
+        None => Some(vec![1, 0]),
+    }
+}
