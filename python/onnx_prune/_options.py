@@ -60,6 +60,10 @@ class PruneOptions(TypedDict, total=False):
     """One or two columns with text, by name or number from 0."""
     max_length: int
     """Truncate texts to N tokens."""
+    vocab: Union[Path, Sequence[Path]]
+    """Keep only the tokens that occur in these texts (.txt, .jsonl, .tsv, .csv; `data` for those of --data), or those of a smaller tokenizer.json, besides special tokens and single characters. The tables of the model shrink, and the tokenizer that belongs to it is written beside the output as NAME.tokenizer.json."""
+    vocab_keep: int
+    """With --vocab: keep N tokens that do not occur, those whose embeddings are most like the embeddings of those that do. Default: a third as many as occur."""
     samples: int
     """Number of samples to use."""
     seed: int
@@ -138,6 +142,8 @@ FLAGS: dict[str, tuple[str, str]] = {
     "tokenizer": ("--tokenizer", "one"),
     "text_column": ("--text-column", "list"),
     "max_length": ("--max-length", "one"),
+    "vocab": ("--vocab", "each"),
+    "vocab_keep": ("--vocab-keep", "one"),
     "samples": ("--samples", "one"),
     "seed": ("--seed", "one"),
     "join": ("--no-join", "unless"),

@@ -168,7 +168,14 @@ impl Finished<'_> {
             engine: Some(source.engine.info().clone()),
             calibration,
             budget: plan.allocation.budget,
-            size: size(&ranked.cost_of(&plan.allocation.narrowing), mask, file, written),
+            size: {
+                let own = size(&ranked.cost_of(&plan.allocation.narrowing), mask, file, written);
+                let gone = source.loaded.vocabulary.as_ref().map_or(0, |v| v.told.parameters);
+                Size {
+                    parameters_before: own.parameters_before + gone,
+                    ..own
+                }
+            },
             groups: groups(ranked, plan),
             damage: match ranked.rankings.rankings.first() {
                 _ if ranked.measured => DamageKind::Outputs,

@@ -67,6 +67,8 @@ pub struct VocabularyReport {
     pub texts: usize,
     /// The tables of the model that lost rows or columns.
     pub tables: Vec<String>,
+    /// Numbers of these that went.
+    pub parameters: u64,
     /// Bytes of these before.
     pub bytes_before: u64,
     /// Bytes of these now.
@@ -179,6 +181,7 @@ pub fn trim(
             after: ids.len(),
             texts: texts.len(),
             tables: trimmed.tables,
+            parameters: trimmed.parameters,
             bytes_before: trimmed.bytes[0],
             bytes_after: trimmed.bytes[1],
             tokenizer: None,
@@ -199,3 +202,6 @@ fn written(tokenizer: &serde_json::Value) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(tokenizer)
         .map_err(|e| Error::input(format!("the tokenizer cannot be written: {e}")))
 }
+
+#[cfg(all(test, feature = "text"))]
+mod tests;

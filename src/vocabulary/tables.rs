@@ -20,6 +20,8 @@ pub(super) struct TrimmedTables {
     pub(super) model: proto::ModelProto,
     /// The constants that were cut.
     pub(super) tables: Vec<String>,
+    /// Numbers of these that went.
+    pub(super) parameters: u64,
     /// Their bytes before and after.
     pub(super) bytes: [u64; 2],
 }
@@ -47,7 +49,7 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
         .as_mut()
         .ok_or_else(|| Error::input("the model has no graph"))?;
     let rows: Vec<usize> = kept.iter().map(|at| *at as usize).collect();
-    let mut bytes = [0, 0];
+    let (mut bytes, mut parameters) = ([0, 0], 0);
     for tensor in &mut graph.initializer {
         let Some(axis) = cut.get(tensor.name()).copied() else {
             continue;
@@ -57,6 +59,7 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
         for (bytes, tensor) in bytes.iter_mut().zip([&whole, &less]) {
             *bytes += (tensor.len() * tensor.elem().size()) as u64;
         }
+        parameters += (whole.len() - less.len()) as u64;
         let name = tensor.name().to_owned();
         *tensor = onnx::tensor_proto(&name, &less);
     }
@@ -73,6 +76,7 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
     Ok(TrimmedTables {
         tables: cut.into_keys().collect(),
         model: trimmed,
+        parameters,
         bytes,
     })
 }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use onnx_prune::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use onnx_prune::onnx::proto::{
+    AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
+};
 use onnx_prune::onnx::{self, External, SaveOptions};
 use onnx_prune::{axes, graph, mask};
 use rand::{RngExt, SeedableRng};
@@ -401,8 +403,15 @@ fn endless(place: &Place) {
         output: outputs.iter().map(|s| (*s).into()).collect(),
         ..NodeProto::default()
     };
-    let value = |name: &str| ValueInfoProto {
+    let value = |(name, elem): (&str, i32)| ValueInfoProto {
         name: Some(name.into()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: Some(elem),
+                shape: None,
+            })),
+            ..TypeProto::default()
+        }),
         ..ValueInfoProto::default()
     };
     let body = GraphProto {
@@ -411,8 +420,8 @@ fn endless(place: &Place) {
             node("Identity", &["going"], &["still"]),
             node("Tanh", &["state"], &["next"]),
         ],
-        input: ["round", "going", "state"].map(value).into(),
-        output: ["still", "next"].map(value).into(),
+        input: [("round", 7), ("going", 9), ("state", 1)].map(value).into(),
+        output: [("still", 9), ("next", 1)].map(value).into(),
         ..GraphProto::default()
     };
     let graph = model.graph.as_mut().unwrap();

@@ -50,6 +50,7 @@ mod supported;
 mod threads;
 mod uniform;
 mod unsafe_code;
+mod vocabulary;
 mod wheel;
 mod zoo_groups;
 mod zoo_slices;

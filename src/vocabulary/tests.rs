@@ -1,0 +1,273 @@
+use std::path::{Path, PathBuf};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::tensor::{Data, Tensor};
+
+/// A model of nothing but a table of so many rows: the row of a token begins with its id.
+fn table(rows: usize) -> proto::ModelProto {
+    let values = (0..rows).flat_map(|at| [at as f32, 1.0 + (at % 7) as f32]);
+    let node = proto::NodeProto {
+        op_type: Some("Gather".into()),
+        input: vec!["table".into(), "input_ids".into()],
+        output: vec!["rows".into()],
+        ..Default::default()
+    };
+    let info = |name: &str| proto::ValueInfoProto {
+        name: Some(name.into()),
+        ..Default::default()
+    };
+    proto::ModelProto {
+        graph: Some(proto::GraphProto {
+            node: vec![node],
+            initializer: vec![crate::onnx::tensor_proto(
+                "table",
+                &Tensor::f32(vec![rows, 2], values.collect::<Vec<_>>()),
+            )],
+            input: vec![info("input_ids")],
+            output: vec![info("rows")],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn words(random: &mut StdRng, count: usize) -> String {
+    let word = |random: &mut StdRng| -> String {
+        (0..random.random_range(1..7))
+            .map(|_| ['a', 'b', 'c', 'd'][random.random_range(0..4)])
+            .collect()
+    };
+    (0..count).map(|_| word(random)).collect::<Vec<_>>().join(" ")
+}
+
+fn pieces(random: &mut StdRng, count: usize) -> BTreeSet<String> {
+    let letters = ["a", "b", "c", "d"].map(String::from);
+    let mut found: BTreeSet<String> = letters.into_iter().collect();
+    while found.len() < count {
+        let word = words(random, 1);
+        found.insert(word);
+    }
+    found
+}
+
+const SPECIAL: [&str; 4] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+
+fn file(model: Value, split: &str) -> Value {
+    let special = SPECIAL.iter().enumerate().map(|(id, content)| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    });
+    let around = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});
+    json!({
+        "version": "1.0",
+        "added_tokens": special.collect::<Vec<_>>(),
+        "normalizer": null,
+        "pre_tokenizer": {"type": split},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                       {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"[CLS]": around("[CLS]", 2), "[SEP]": around("[SEP]", 3)}
+        },
+        "decoder": null,
+        "model": model
+    })
+}
+
+/// Special tokens and `tokens`, with their ids.
+fn numbered(tokens: impl Iterator<Item = String>) -> serde_json::Map<String, Value> {
+    let all = SPECIAL.iter().map(|s| (*s).to_string()).chain(tokens);
+    all.zip(0u32..).map(|(token, id)| (token, id.into())).collect()
+}
+
+fn word_piece(random: &mut StdRng) -> Value {
+    let own = pieces(random, 60);
+    let tokens = own.iter().cloned().chain(own.iter().map(|p| format!("##{p}")));
+    file(
+        json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+               "max_input_chars_per_word": 100, "vocab": numbered(tokens)}),
+        "Whitespace",
+    )
+}
+
+fn merges(random: &mut StdRng) -> Value {
+    let mut tokens: Vec<String> = ["a", "b", "c", "d"].map(String::from).into();
+    let mut pairs: Vec<Value> = Vec::new();
+    while tokens.len() < 80 {
+        let pick = |random: &mut StdRng| tokens[random.random_range(0..tokens.len())].clone();
+        let (a, b) = (pick(random), pick(random));
+        let made = format!("{a}{b}");
+        if a.len() + b.len() > 6 {
+            continue;
+        }
+        // Some tokens have two merges that make them.
+        if pairs.iter().any(|p| *p == json!([a, b])) {
+            continue;
+        }
+        pairs.push(json!([a, b]));
+        if !tokens.contains(&made) {
+            tokens.push(made);
+        }
+    }
+    file(
+        json!({"type": "BPE", "unk_token": "[UNK]", "continuing_subword_prefix": null, "end_of_word_suffix": null,
+               "fuse_unk": false, "byte_fallback": false, "vocab": numbered(tokens.into_iter()), "merges": pairs}),
+        "Whitespace",
+    )
+}
+
+fn scores(random: &mut StdRng) -> Value {
+    let special = SPECIAL.iter().map(|s| json!([s, 0.0]));
+    let own = pieces(random, 80);
+    let scored: Vec<Value> = own
+        .iter()
+        .map(|p| json!([p, -random.random_range(1.0..12.0f64)]))
+        .collect();
+    file(
+        json!({"type": "Unigram", "unk_id": 1, "byte_fallback": false, "vocab": special.chain(scored).collect::<Vec<_>>()}),
+        "Whitespace",
+    )
+}
+
+struct TempPlace(tempfile::TempDir);
+
+impl TempPlace {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn trim(&self, tokenizer: &Value, texts: &[String], keep: usize) -> Result<Trimmed> {
+        let tokenizer = self.file("tokenizer.json", &tokenizer.to_string());
+        let options = VocabularyOptions {
+            sources: vec![self.file("texts.txt", &texts.join("\n"))],
+            keep: Some(keep),
+        };
+        trim(&table(200), Path::new(&tokenizer), &options, &[])
+    }
+}
+
+fn cut(tokenizer: &[u8], texts: &[String]) -> Vec<Vec<String>> {
+    let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer).unwrap();
+    let of = |text: &String| {
+        tokenizer
+            .encode(text.as_str(), true)
+            .unwrap()
+            .get_tokens()
+            .to_vec()
+    };
+    texts.iter().map(of).collect()
+}
+
+#[test]
+fn texts_are_cut_as_before_and_others_lose_nothing() {
+    let kinds: [fn(&mut StdRng) -> Value; 3] = [word_piece, merges, scores];
+    for (kind, make) in kinds.iter().enumerate() {
+        for seed in 0..40 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let tokenizer = make(&mut random);
+            let texts: Vec<String> = (0..8).map(|_| words(&mut random, 5)).collect();
+            let trimmed = TempPlace::new().trim(&tokenizer, &texts, 3).unwrap();
+            let old = tokenizer.to_string().into_bytes();
+            assert_eq!(
+                cut(&old, &texts),
+                cut(&trimmed.tokenizer, &texts),
+                "{kind} {seed}"
+            );
+            let others: Vec<String> = (0..30).map(|_| words(&mut random, 5)).collect();
+            let joined = |tokens: Vec<Vec<String>>| -> Vec<String> {
+                tokens.iter().map(|t| t.concat().replace("##", "")).collect()
+            };
+            let (was, is) = (
+                joined(cut(&old, &others)),
+                joined(cut(&trimmed.tokenizer, &others)),
+            );
+            assert_eq!(was, is, "{kind} {seed}");
+            assert!(trimmed.told.after < trimmed.told.before, "{kind} {seed}");
+            // Each token has the row that it had.
+            let graph = trimmed.model.graph.as_ref().unwrap();
+            let rows = crate::onnx::tensor(&graph.initializer[0]).unwrap();
+            let Data::F32(rows) = &rows.data else { panic!() };
+            let firsts: Vec<u32> = rows.chunks(2).map(|row| row[0] as u32).collect();
+            assert_eq!(firsts, trimmed.kept, "{kind} {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_smaller_tokenizer_says_which_tokens_stay() {
+    let place = TempPlace::new();
+    let mut random = StdRng::seed_from_u64(1);
+    let whole = word_piece(&mut random);
+    let texts = vec![words(&mut random, 4)];
+    let first = place.trim(&whole, &texts, 0).unwrap();
+    let other = TempPlace::new();
+    let smaller = other.file("smaller.json", std::str::from_utf8(&first.tokenizer).unwrap());
+    let options = VocabularyOptions {
+        sources: vec![smaller],
+        keep: None,
+    };
+    let tokenizer = place.file("tokenizer.json", &whole.to_string());
+    let again = trim(&table(200), &tokenizer, &options, &[]).unwrap();
+    assert_eq!((again.kept, again.tokenizer), (first.kept, first.tokenizer));
+}
+
+#[test]
+fn hostile_tokenizers_are_errors() {
+    let mut random = StdRng::seed_from_u64(1);
+    let texts = vec!["ab cd".to_string()];
+    let refused = |tokenizer: Value| {
+        TempPlace::new()
+            .trim(&tokenizer, &texts, 0)
+            .err()
+            .map(|e| e.chain())
+    };
+    let whole = merges(&mut random);
+    let changed = |at: &str, value: Value| {
+        let mut changed = whole.clone();
+        *changed.pointer_mut(at).unwrap() = value;
+        changed
+    };
+    for bad in [
+        json!({}),
+        json!([1, 2]),
+        json!({"model": {"vocab": 3}}),
+        changed("/model/vocab", json!({"a": -1})),
+        changed("/model/vocab", json!({"a": 1, "b": 1})),
+        changed("/model/vocab", json!({"a": u64::MAX})),
+        changed("/model/merges", json!([["a"]])),
+        changed("/model/merges", json!([["missing", "pieces"]])),
+        changed("/added_tokens", json!([{"content": "x"}])),
+    ] {
+        assert!(refused(bad.clone()).is_some(), "{bad}");
+    }
+    // What is merged of itself comes to an end.
+    let mut cyclic = whole.clone();
+    let model = cyclic.pointer_mut("/model").unwrap();
+    let pairs = model["merges"].as_array_mut().unwrap();
+    pairs.insert(0, json!(["a", "b"]));
+    let _ = refused(cyclic);
+    // A table that has no row for each token belongs to another tokenizer.
+    let place = TempPlace::new();
+    let tokenizer = place.file("tokenizer.json", &whole.to_string());
+    let options = VocabularyOptions {
+        sources: vec![place.file("texts.txt", "ab")],
+        keep: None,
+    };
+    let error = trim(&table(10), &tokenizer, &options, &[]).err().unwrap();
+    assert!(
+        error.chain().contains("does it belong to this model?"),
+        "{}",
+        error.chain()
+    );
+}

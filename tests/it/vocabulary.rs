@@ -1,0 +1,112 @@
+//! A smaller vocabulary on a trained model: the tokenizer that is written goes with the model.
+
+use std::path::Path;
+use std::process::Command;
+
+use onnx_prune::onnx;
+use serde_json::Value;
+
+use crate::common::{conforms, fixture, text};
+
+fn run(words: &[&str]) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+    command.args(words).args(["--engine", "tract", "--threads", "1"]);
+    command.output().unwrap()
+}
+
+/// Rows of the largest constant.
+fn rows(path: &Path) -> i64 {
+    let model = onnx::load(path).unwrap().proto;
+    let graph = model.graph.unwrap();
+    let largest = graph
+        .initializer
+        .iter()
+        .max_by_key(|t| t.dims.iter().product::<i64>());
+    largest.map_or(0, |t| t.dims[0])
+}
+
+#[test]
+fn tables_lose_the_rows_of_tokens_that_do_not_occur() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (model, tokenizer) = (
+        fixture("text-language/model.onnx"),
+        fixture("text-language/tokenizer.json"),
+    );
+    let texts = fixture("text-language/calibration.txt");
+    // A tenth of the texts.
+    let few: Vec<String> = std::fs::read_to_string(&texts)
+        .unwrap()
+        .lines()
+        .step_by(10)
+        .map(String::from)
+        .collect();
+    std::fs::write(at("few.txt"), few.join("\n")).unwrap();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let (out, json, few) = (path(&at("out.onnx")), path(&at("r.json")), path(&at("few.txt")));
+    let common = |input: &str, tokenizer: &str, out: &str| -> Vec<String> {
+        let words = [
+            input,
+            out,
+            "--data",
+            &few,
+            "--tokenizer",
+            tokenizer,
+            "--no-timing",
+            "--quiet",
+            "--flops",
+            "0.9",
+        ];
+        words.map(String::from).into()
+    };
+    let mut words = common(&path(&model), &path(&tokenizer), &out);
+    words.extend(["--vocab", "data", "--vocab-keep", "5", "--json", &json].map(String::from));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = run(&words);
+    assert!(result.status.success(), "{}", text(&result));
+    conforms(Path::new(&json));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let told = &report["vocabulary"];
+    let (before, after) = (told["before"].as_u64().unwrap(), told["after"].as_u64().unwrap());
+    assert!(after < before && after > 20, "{told}");
+    let vocabulary: Value =
+        serde_json::from_str(&std::fs::read_to_string(told["tokenizer"].as_str().unwrap()).unwrap()).unwrap();
+    assert_eq!(
+        vocabulary["model"]["vocab"].as_object().unwrap().len() as u64,
+        after
+    );
+    let names: Vec<&str> = told["tables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t.as_str().unwrap())
+        .collect();
+    let pruned = onnx::load(Path::new(&out)).unwrap().proto.graph.unwrap();
+    let table = pruned.initializer.iter().find(|t| t.name() == names[0]).unwrap();
+    assert_eq!(table.dims[0] as u64, after);
+    assert!(rows(&model) > after as i64);
+    // What was written is used like any other pair.
+    let again = path(&at("again.onnx"));
+    let own = path(&at("out.tokenizer.json"));
+    let words = common(&out, &own, &again);
+    let result = run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(result.status.success(), "{}", text(&result));
+    // Ids of the whole vocabulary mean nothing to it.
+    let arrays = path(&fixture("digits-vit/calibration.npz"));
+    let result = run(&[
+        &path(&model),
+        &again,
+        "--vocab",
+        &few,
+        "--tokenizer",
+        &path(&tokenizer),
+        "--data",
+        &arrays,
+    ]);
+    assert_eq!(result.status.code(), Some(2), "{}", text(&result));
+    assert!(
+        text(&result).contains("ids of the whole vocabulary"),
+        "{}",
+        text(&result)
+    );
+}
