@@ -9,7 +9,9 @@ The module drives the program ``onnx-prune`` that the same package installs: eve
 the other, and errors have the same text.
 """
 
-from ._api import bench, compare, inspect, prune, sweep
+from importlib.metadata import PackageNotFoundError, version
+
+from ._api import bench, calibrate, compare, inspect, merge, prune, sweep
 from ._errors import (
     EngineError,
     Error,
@@ -34,7 +36,13 @@ from ._report import (
     Warning,
 )
 
+try:
+    __version__ = version("onnx-prune")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
+
 __all__ = [
+    "__version__",
     "BenchReport",
     "Budget",
     "Comparison",
@@ -54,9 +62,11 @@ __all__ = [
     "UnmetError",
     "Warning",
     "bench",
+    "calibrate",
     "compare",
     "find_program",
     "inspect",
+    "merge",
     "prune",
     "sweep",
 ]

@@ -166,6 +166,35 @@ def bench(
     return _report.bench_report(_object(raw))
 
 
+def calibrate(
+    model: Path,
+    output: Path,
+    *,
+    data: Optional[Data] = None,
+    progress: Optional[Progress] = None,
+    **options: Unpack[PruneOptions],
+) -> dict[str, object]:
+    """Writes the statistics of a model on some inputs to a file, for ``prune(..., stats=[...])``.
+
+    Takes the options of inputs and engines. A run that was stopped resumes when it is started again.
+    """
+    line = _Line("calibrate", model, "--json")
+    line.words += ["-o", os.fspath(output)]
+    line.options(options)
+    with as_paths(data) as paths:
+        line.words += [f"--data={path}" for path in paths]
+        raw, _ = run([*line.words, "--progress=json"], progress)
+    return _object(raw)
+
+
+def merge(inputs: Sequence[Path], output: Path) -> dict[str, object]:
+    """Adds up statistics files of one model."""
+    line = _Line("merge", *inputs, "--json")
+    line.words += ["-o", os.fspath(output)]
+    raw, _ = run(line.words)
+    return _object(raw)
+
+
 def _object(raw: object) -> dict[str, object]:
     if not isinstance(raw, dict):
         raise Error("the program printed no report")

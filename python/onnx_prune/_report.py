@@ -45,6 +45,8 @@ class Group:
     kept: tuple[int, ...]
     #: Damage that the method expects.
     damage: float
+    #: Where in the network it is: ``"block 3 attention"``.
+    place: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,9 @@ class _Shown:
 
         title = self._title()
         return "\n".join([*([title] if title else []), line(head), *map(line, rows)])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         head, rows = self._rows()
@@ -223,6 +228,8 @@ class GroupInfo:
     flops_share: float
     #: Whether it is pruned when nothing is said.
     default: bool
+    #: Where in the network it is: ``"block 3 attention"``.
+    place: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -20,6 +20,9 @@ use crate::report::{self, CalibrationReport, DamageCurve, DamageKind, GroupRepor
 use crate::vocabulary::VocabularyReport;
 use crate::{Result, rewrite, verify};
 
+/// Fewer samples say little of how far two models are apart.
+const FEW: usize = 4;
+
 /// A file that is made from the report and appears together with the model.
 pub struct Beside<'a> {
     /// What it is, for errors.
@@ -134,6 +137,13 @@ impl Finished<'_> {
         all.notes
             .extend(rewrite::interface_changes(ranked.network(), mask));
         all.notes.extend(ranked.rankings.notes.iter().cloned());
+        let few = source.held_out.samples.len();
+        if few < FEW && held.is_some() && !options.data.data.is_empty() {
+            let samples = if few == 1 { "sample was" } else { "samples were" };
+            all.notes.push(format!(
+                "only {few} {samples} kept apart: the comparison with the dense model tells little"
+            ));
+        }
         if source.engine.widens() {
             all.notes.push(
                 "the engine has no kernels for the model's half precision: it was measured and timed on a copy in \

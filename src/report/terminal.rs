@@ -391,6 +391,14 @@ pub fn table(reports: &[Report], style: Style) -> String {
             r.output.as_deref().unwrap_or("(not written)")
         );
     }
+    let mut notes: Vec<&String> = Vec::new();
+    for note in reports.iter().flat_map(|r| &r.notes) {
+        if !notes.contains(&note) {
+            notes.push(note);
+            let line = format!("  {} {note}", style.paint(Ink::Dim, "note:"));
+            out += &(style.wrap(&line, 8) + "\n");
+        }
+    }
     let mut told: Vec<Warning> = Vec::new();
     for warning in reports.iter().flat_map(|r| &r.warnings) {
         if !told.contains(warning) {

@@ -31,15 +31,7 @@ pub(super) struct TrimmedTables {
 /// # Errors
 /// No table has a row per token; the axis of tokens leads into an operator that needs it whole.
 pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Result<TrimmedTables> {
-    let graph = model
-        .graph
-        .as_ref()
-        .ok_or_else(|| Error::input("the model has no graph"))?;
-    let mut search = TokenAxes::new(graph, size);
-    search.tables()?;
-    if search.cut.is_empty() {
-        return Err(no_table(size));
-    }
+    let mut search = TokenAxes::of(model, size)?;
     search.heads();
     search.follow()?;
     let (cut, outputs, stale) = (search.cut, search.outputs, search.stale);
@@ -86,12 +78,7 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
 /// # Errors
 /// There is none.
 pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Tensor> {
-    let graph = model
-        .graph
-        .as_ref()
-        .ok_or_else(|| Error::input("the model has no graph"))?;
-    let mut search = TokenAxes::new(graph, size);
-    search.tables()?;
+    let search = TokenAxes::of(model, size)?;
     let Some((name, axis)) = search.cut.first_key_value() else {
         return Err(no_table(size));
     };
@@ -136,6 +123,20 @@ struct TokenAxes<'g> {
 }
 
 impl<'g> TokenAxes<'g> {
+    /// With the tables that token ids index.
+    fn of(model: &'g proto::ModelProto, size: usize) -> Result<Self> {
+        let graph = model
+            .graph
+            .as_ref()
+            .ok_or_else(|| Error::input("the model has no graph"))?;
+        let mut search = Self::new(graph, size);
+        search.tables()?;
+        match search.cut.is_empty() {
+            true => Err(no_table(size)),
+            false => Ok(search),
+        }
+    }
+
     fn new(graph: &'g proto::GraphProto, size: usize) -> Self {
         let made = |node: &'g proto::NodeProto| node.output.iter().map(move |o| (o.as_str(), node));
         Self {

@@ -53,6 +53,13 @@ def alone():
     timed = onnx_prune.bench(out, model, runs=3, engine="tract", threads=1)
     assert timed.speedup and timed.a_ms.median > 0 and "speed-up" in str(timed)
 
+    assert repr(timed) == str(timed) and onnx_prune.__version__[0].isdigit()
+    assert any(g.place == "block 0 attention" for g in onnx_prune.inspect(model).groups)
+    sums = [folder / f"{name}.safetensors" for name in ("s", "t", "sum")]
+    for one in sums[:2]:
+        onnx_prune.calibrate(model, one, data=data, engine="tract", threads=1, samples=16)
+    assert onnx_prune.merge(sums[:2], sums[2]) and sums[2].exists()
+
     # The same text as on the command line, as an exception of the right kind.
     error = raises(onnx_prune.InputError, "--flops is 1.5", lambda: onnx_prune.prune(model, out, flops=1.5))
     shell = subprocess.run([onnx_prune.find_program(), model, out, "--flops", "1.5"], capture_output=True, text=True)
