@@ -25,7 +25,7 @@ use crate::rewrite::ends::{self, Ends};
 use crate::rewrite::heads::OutputHead;
 use crate::rewrite::inner::{self, Inner};
 use crate::sites::{self, PruneTarget};
-use crate::vocabulary::Trimmed;
+use crate::vocabulary::TrimmedVocabulary;
 use crate::{Error, Result, ResultExt, axes, rewrite};
 
 /// Samples on which sliced and masked are compared, and the tokens that are enough.
@@ -43,7 +43,7 @@ pub struct Loaded {
     /// The node that it is inside of.
     pub inner: Option<Inner>,
     /// The vocabulary that is left, where some of it went.
-    pub vocabulary: Option<Trimmed>,
+    pub vocabulary: Option<TrimmedVocabulary>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -63,7 +63,7 @@ fn load_trimmed(
     path: &Path,
     axes: axes::AnalysisOptions,
     data: &[PathBuf],
-    trim: impl FnOnce(&proto::ModelProto) -> Result<Option<Trimmed>>,
+    trim: impl FnOnce(&proto::ModelProto) -> Result<Option<TrimmedVocabulary>>,
 ) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());

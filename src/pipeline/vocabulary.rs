@@ -9,7 +9,7 @@ use crate::engine::{Engine, SessionOptions};
 use crate::onnx::proto;
 use crate::rewrite;
 use crate::tensor::Tensor;
-use crate::vocabulary::{self, Trimmed, VocabularyOptions};
+use crate::vocabulary::{self, TrimmedVocabulary, VocabularyOptions};
 use crate::{Error, Result};
 
 /// Texts that both models are run on.
@@ -26,7 +26,7 @@ const DATA: &str = "data";
 ///
 /// # Errors
 /// As [`vocabulary::trim`]; arrays of ids, which are those of the whole vocabulary.
-pub(super) fn trimmed(model: &proto::ModelProto, options: &Options) -> Result<Option<Trimmed>> {
+pub(super) fn trimmed(model: &proto::ModelProto, options: &Options) -> Result<Option<TrimmedVocabulary>> {
     let asked = &options.vocabulary;
     if asked.sources.is_empty() {
         return match asked.keep {
@@ -66,7 +66,7 @@ fn texts(options: &Options) -> Vec<PathBuf> {
 pub(super) fn check(
     engine: &dyn Engine,
     whole: &proto::ModelProto,
-    trimmed: &Trimmed,
+    trimmed: &TrimmedVocabulary,
     options: &Options,
 ) -> Result<()> {
     let less = &trimmed.model;

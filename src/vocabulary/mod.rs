@@ -43,7 +43,7 @@ pub struct VocabularyOptions {
 }
 
 /// A model with a smaller vocabulary.
-pub struct Trimmed {
+pub struct TrimmedVocabulary {
     /// The model.
     pub model: proto::ModelProto,
     /// What is known of it.
@@ -77,7 +77,7 @@ pub struct VocabularyReport {
     pub tokenizer: Option<String>,
 }
 
-impl Trimmed {
+impl TrimmedVocabulary {
     /// Where the tokenizer lies until the run is over.
     pub fn tokenizer_path(&self) -> PathBuf {
         self.folder.path().join(TOKENIZER)
@@ -111,7 +111,7 @@ pub fn trim(
     tokenizer: &Path,
     options: &VocabularyOptions,
     columns: &[String],
-) -> Result<Trimmed> {
+) -> Result<TrimmedVocabulary> {
     let path = file_of(tokenizer);
     let old = json(&path)?;
     let vocabulary = tokenizer::Vocabulary::of(&old).context(|| path.display().to_string())?;
@@ -174,7 +174,7 @@ pub fn trim(
     let tokenizer = written(&made)?;
     let folder = ScratchFolder::new()?;
     staged::write(&folder.path().join(TOKENIZER), &tokenizer)?;
-    Ok(Trimmed {
+    Ok(TrimmedVocabulary {
         model: trimmed.model,
         told: VocabularyReport {
             before: vocabulary.size(),

@@ -147,7 +147,7 @@ impl TempPlace {
         path
     }
 
-    fn trim(&self, tokenizer: &Value, texts: &[String], keep: usize) -> Result<Trimmed> {
+    fn trim(&self, tokenizer: &Value, texts: &[String], keep: usize) -> Result<TrimmedVocabulary> {
         let tokenizer = self.file("tokenizer.json", &tokenizer.to_string());
         let options = VocabularyOptions {
             sources: vec![self.file("texts.txt", &texts.join("\n"))],
