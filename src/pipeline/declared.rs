@@ -395,10 +395,10 @@ macro_rules! declarations {
             Data max_length One("N") "max-length" [] { &[] }
               "Truncate texts to N tokens."
               { |o, w| { o.data.max_length = parsed(w)?; Ok(()) } } { |o| one(o.data.max_length) };
-            Data vocab Several("PATH") "vocab" [] { &[] }
+            Pruning vocab Several("PATH") "vocab" [] { &[] }
               "Keep only the tokens that occur in these texts (.txt, .jsonl, .tsv, .csv; `data` for those of --data), or those of a smaller tokenizer.json, besides special tokens and single characters. The tables of the model shrink, and the tokenizer that belongs to it is written beside the output as NAME.tokenizer.json."
               { |o, w| { o.vocabulary.sources.extend(paths(w)); Ok(()) } } { |o| each(&o.vocabulary.sources) };
-            Data vocab_keep One("N") "vocab-keep" [] { &[] }
+            Pruning vocab_keep One("N") "vocab-keep" [] { &[] }
               "With --vocab: keep N tokens that do not occur, those whose embeddings are most like the embeddings of those that do. Default: a third as many as occur."
               { |o, w| { o.vocabulary.keep = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.vocabulary.keep) };
             Data sample_count One("N") "samples" [] { &[] }

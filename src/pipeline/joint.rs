@@ -36,6 +36,11 @@ pub fn joint(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Report>> {
+    if !options.vocabulary.sources.is_empty() {
+        return Err(Error::input(
+            "--vocab takes one model at a time: files that share a tokenizer would get one each",
+        ));
+    }
     let (folder, beside) = folder;
     let outputs = outputs(inputs, folder)?;
     let given: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();

@@ -1,12 +1,15 @@
 //! What is read is never written over, and what cannot be written is known before
 //! the work begins.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::options::Options;
 use super::source::Loaded;
 use crate::io::staged;
-use crate::{Result, mask};
+use crate::{Result, mask, vocabulary};
+
+/// The tokenizer that goes with an output.
+const TOKENIZER: &str = "the tokenizer of the output";
 
 /// All outputs against the files that are named on the command line.
 ///
@@ -16,7 +19,9 @@ use crate::{Result, mask};
 pub(super) fn before(inputs: &[&Path], outputs: &[(&str, &Path)], options: &Options) -> Result<()> {
     with_masks(outputs, options, |outputs| {
         let data = options.data.data.iter().map(|path| ("the data", path));
-        let tokenizer = options.data.tokenizer.iter().map(|path| ("the tokenizer", path));
+        let of_folder = |path: &PathBuf| vocabulary::file_of(path);
+        let tokenizer: Vec<PathBuf> = options.data.tokenizer.iter().map(of_folder).collect();
+        let tokenizer = tokenizer.iter().map(|path| ("the tokenizer", path));
         let mask = options.mask.iter().map(|path| ("the mask", path));
         let stats = options.stats.iter().map(|path| ("the statistics", path));
         let more = data.chain(tokenizer).chain(mask).chain(stats);
@@ -60,11 +65,19 @@ fn with_masks(
         .map(mask::file::files)
         .unwrap_or_default();
     let masks = masks.iter().map(|path| ("--export-mask", path.as_path()));
+    let tokenizers: Vec<PathBuf> = match options.vocabulary.sources.is_empty() {
+        true => Vec::new(),
+        false => (outputs.iter())
+            .filter(|(what, _)| *what == "the output")
+            .map(|(_, path)| vocabulary::beside(path))
+            .collect(),
+    };
+    let tokenizers = tokenizers.iter().map(|path| (TOKENIZER, path.as_path()));
     // Without a model there is no mask either; a report is written all the same.
-    let all = outputs.iter().copied().chain(masks);
+    let all = outputs.iter().copied().chain(masks).chain(tokenizers);
     let all: Vec<(&str, &Path)> = match options.dry_run {
         true => all
-            .filter(|(what, _)| !["the output", "--export-mask"].contains(what))
+            .filter(|(what, _)| !["the output", "--export-mask", TOKENIZER].contains(what))
             .collect(),
         false => all.collect(),
     };

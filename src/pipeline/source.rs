@@ -287,7 +287,12 @@ impl<'a> Source<'a> {
         let model = &loaded.network.proto;
         let mut wanted = split::with_held_out(&options.data);
         if let Some(trimmed) = &loaded.vocabulary {
-            vocabulary::check(&engine, &loaded.file.proto, trimmed, options)?;
+            if let Some(why) = vocabulary::check(&engine, &loaded.file.proto, trimmed, options)? {
+                journal.warn(
+                    "vocabulary",
+                    format!("the model with fewer tokens was not compared with the whole one: {why}"),
+                )?;
+            }
             wanted.tokenizer = Some(trimmed.tokenizer_path());
         }
         let all = data::read_samples(model, &wanted)?;

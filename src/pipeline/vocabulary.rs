@@ -59,7 +59,7 @@ fn texts(options: &Options) -> Vec<PathBuf> {
     options.vocabulary.sources.iter().flat_map(of).collect()
 }
 
-/// Runs both models on some of the texts.
+/// Runs both models on some of the texts; says why where that cannot be done.
 ///
 /// # Errors
 /// [`Error::Unmet`] where they differ.
@@ -68,14 +68,14 @@ pub(super) fn check(
     whole: &proto::ModelProto,
     trimmed: &TrimmedVocabulary,
     options: &Options,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let less = &trimmed.model;
     let files: Vec<PathBuf> = texts(options)
         .into_iter()
         .filter(|path| data::is_text(path))
         .collect();
     if files.is_empty() {
-        return Ok(());
+        return Ok(Some("no texts are given to compare both models on".into()));
     }
     let of = |model: &proto::ModelProto, tokenizer: PathBuf| {
         let wanted = DataOptions {
@@ -88,7 +88,11 @@ pub(super) fn check(
         data::read_samples(model, &wanted)
     };
     let tokenizer = options.data.tokenizer.clone().unwrap_or_default();
-    let (old, new) = (of(whole, tokenizer)?, of(less, trimmed.tokenizer_path())?);
+    let both = of(whole, tokenizer).and_then(|old| Ok((old, of(less, trimmed.tokenizer_path())?)));
+    let (old, new) = match both {
+        Ok(both) => both,
+        Err(error) => return Ok(Some(error.chain())),
+    };
     let open = |model: &proto::ModelProto| engine.session(model, &SessionOptions::default());
     let specs = [data::input_specs(whole)?, data::input_specs(less)?];
     let (mut a, mut b) = (open(whole)?, open(less)?);
@@ -98,15 +102,16 @@ pub(super) fn check(
         let names: Vec<String> = a.outputs().to_vec();
         let (x, y) = (a.run(&old.feeds)?, b.run(&new.feeds)?);
         for ((name, x), y) in names.iter().zip(&x).zip(&y) {
-            same(name, x, y, &trimmed.kept)?;
+            same(name, x, y, trimmed)?;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
-fn same(name: &str, whole: &Tensor, less: &Tensor, kept: &[u32]) -> Result<()> {
+fn same(name: &str, whole: &Tensor, less: &Tensor, trimmed: &TrimmedVocabulary) -> Result<()> {
+    let kept = &trimmed.kept;
     let last = whole.shape.len().saturating_sub(1);
-    let of_tokens = less.shape.last() == Some(&kept.len()) && whole.shape != less.shape;
+    let of_tokens = trimmed.outputs.contains(name) && whole.shape != less.shape;
     let whole = match of_tokens {
         true => rewrite::narrowed(
             name,

@@ -17,7 +17,7 @@ use crate::measure::paired::Measured;
 use crate::numerics::score::Ranking;
 use crate::onnx::{self, provenance};
 use crate::report::{self, CalibrationReport, DamageCurve, DamageKind, GroupReport, Report, Size, command};
-use crate::vocabulary::VocabularyReport;
+use crate::vocabulary::{self, VocabularyReport};
 use crate::{Result, rewrite, verify};
 
 /// Fewer samples say little of how far two models are apart.
@@ -117,7 +117,7 @@ impl Finished<'_> {
             )?;
             staged.append(model);
             if let Some(trimmed) = &source.loaded.vocabulary {
-                let path = output.with_extension("tokenizer.json");
+                let path = vocabulary::beside(output);
                 staged.bytes(&path, &trimmed.tokenizer)?;
                 tokenizer = Some(path.display().to_string());
             }

@@ -54,6 +54,8 @@ pub struct TrimmedVocabulary {
     folder: ScratchFolder,
     /// The tokens that stay, as they were numbered.
     pub kept: Vec<u32>,
+    /// The outputs that have an entry for each token.
+    pub outputs: BTreeSet<String>,
 }
 
 /// What a smaller vocabulary brings.
@@ -86,8 +88,15 @@ impl TrimmedVocabulary {
 
 const TOKENIZER: &str = "tokenizer.json";
 
+/// Where the tokenizer of a model goes that is written to `output`: beside it.
+pub fn beside(output: &Path) -> PathBuf {
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix(".onnx").unwrap_or(&name);
+    output.with_file_name(format!("{stem}.{TOKENIZER}"))
+}
+
 /// The file of a tokenizer, which may be named by its folder.
-fn file_of(path: &Path) -> PathBuf {
+pub fn file_of(path: &Path) -> PathBuf {
     match path.is_dir() {
         true => path.join(TOKENIZER),
         false => path.to_owned(),
@@ -189,6 +198,7 @@ pub fn trim(
         tokenizer,
         folder,
         kept: ids,
+        outputs: trimmed.outputs,
     })
 }
 

@@ -24,6 +24,8 @@ pub(super) struct TrimmedTables {
     pub(super) parameters: u64,
     /// Their bytes before and after.
     pub(super) bytes: [u64; 2],
+    /// The outputs that have an entry for each token.
+    pub(super) outputs: BTreeSet<String>,
 }
 
 /// The model with the rows of tokens `kept` only, of `size`.
@@ -32,8 +34,10 @@ pub(super) struct TrimmedTables {
 /// No table has a row per token; the axis of tokens leads into an operator that needs it whole.
 pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Result<TrimmedTables> {
     let mut search = TokenAxes::of(model, size)?;
+    search.compared(kept)?;
     search.heads();
     search.follow()?;
+    search.complete()?;
     let (cut, outputs, stale) = (search.cut, search.outputs, search.stale);
     let mut trimmed = model.clone();
     let graph = trimmed
@@ -70,6 +74,7 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
         model: trimmed,
         parameters,
         bytes,
+        outputs,
     })
 }
 
@@ -110,6 +115,8 @@ enum At {
 struct TokenAxes<'g> {
     graph: &'g proto::GraphProto,
     size: usize,
+    /// The rows of the tables that token ids index.
+    rows: BTreeSet<usize>,
     constants: HashMap<&'g str, &'g proto::TensorProto>,
     producers: HashMap<&'g str, &'g proto::NodeProto>,
     /// The axis of tokens of each constant that has one.
@@ -142,6 +149,7 @@ impl<'g> TokenAxes<'g> {
         Self {
             graph,
             size,
+            rows: BTreeSet::new(),
             constants: graph.initializer.iter().map(|t| (t.name(), t)).collect(),
             producers: graph.node.iter().flat_map(made).collect(),
             cut: BTreeMap::new(),
@@ -156,15 +164,19 @@ impl<'g> TokenAxes<'g> {
         tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect()
     }
 
+    /// Whether a size is that of a table of tokens.
     fn counts_tokens(&self, rows: usize) -> bool {
-        (self.size..=self.size + ROUNDED.max(self.size / 16)).contains(&rows)
+        self.rows.contains(&rows)
     }
 
-    /// Whether a value holds token ids as an input gives them.
+    /// Whether a value holds token ids as an input gives them: not positions or segments,
+    /// whose tables may be as large.
     fn are_ids(&self, mut value: &'g str) -> bool {
+        const OTHERS: [&str; 4] = ["position", "type", "segment", "mask"];
         loop {
             if self.graph.input.iter().any(|i| i.name() == value) {
-                return true;
+                let name = value.to_ascii_lowercase();
+                return !OTHERS.iter().any(|other| name.contains(other));
             }
             match self.producers.get(value) {
                 Some(node) if HANDS_IDS_ON.contains(&node.op_type()) => match node.input.first() {
@@ -213,7 +225,7 @@ impl<'g> TokenAxes<'g> {
                 "EmbedLayerNormalization" => (input(2), input(0)),
                 "GatherBlockQuantized" => {
                     let found = input(0).and_then(|table| self.dims(table));
-                    let own = found.is_some_and(|d| d.first().is_some_and(|n| self.counts_tokens(*n)));
+                    let own = found.is_some_and(|d| d.first().is_some_and(|n| *n >= self.size));
                     if own && input(1).is_some_and(|ids| self.are_ids(ids)) {
                         return Err(Error::input(format!(
                             "--vocab: {} has a table in blocks, whose rows cannot be taken out yet",
@@ -226,8 +238,84 @@ impl<'g> TokenAxes<'g> {
             };
             if let (Some(table), Some(ids)) = pair
                 && self.are_ids(ids)
+                && let Some((constant, axis)) = self.source(table, 0)
+                && let Some(rows) = self.dims(constant).and_then(|d| d.get(axis).copied())
+                && (self.size..=self.size + ROUNDED.max(self.size / 16)).contains(&rows)
             {
+                self.rows.insert(rows);
                 self.take(table, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers that token ids are compared with keep their meaning.
+    fn compared(&self, kept: &[u32]) -> Result<()> {
+        const COMPARE: [&str; 5] = ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"];
+        for (index, node) in self.graph.node.iter().enumerate() {
+            let [a, b] = &node.input[..] else { continue };
+            if !COMPARE.contains(&node.op_type()) {
+                continue;
+            }
+            for (ids, other) in [(a, b), (b, a)] {
+                let numbers = if self.are_ids(ids) {
+                    self.numbers(other)
+                } else {
+                    None
+                };
+                let moved = |n: &i64| {
+                    *n >= 0
+                        && kept
+                            .get(usize::try_from(*n).unwrap_or(usize::MAX))
+                            .map(|at| i64::from(*at))
+                            != Some(*n)
+                };
+                if let Some(number) = numbers.iter().flatten().find(|n| moved(n)) {
+                    return Err(Error::input(format!(
+                        "--vocab: {} compares token ids with {number}, which would be another token; nothing was changed",
+                        node_label(index, node)
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The integers of a constant.
+    fn numbers(&self, value: &'g str) -> Option<Vec<i64>> {
+        let own = self
+            .producers
+            .get(value)
+            .filter(|n| matches!(n.op_type(), "Constant" | "Cast" | "Identity"));
+        match (self.constants.get(value), own) {
+            (Some(tensor), _) => onnx::tensor(tensor).ok()?.to_i64(),
+            (None, Some(node)) if node.op_type() == "Constant" => {
+                let held = node.attribute.iter().find_map(|a| a.t.as_ref())?;
+                onnx::tensor(held).ok()?.to_i64()
+            }
+            (None, Some(node)) => self.numbers(node.input.first()?),
+            _ => None,
+        }
+    }
+
+    /// No other constant is as large along an axis: it would be a head that was not found.
+    fn complete(&self) -> Result<()> {
+        for (name, tensor) in &self.constants {
+            let large = |d: &i64| usize::try_from(*d).is_ok_and(|d| self.rows.contains(&d));
+            if !self.cut.contains_key(*name) && tensor.dims.iter().any(large) {
+                return Err(Error::input(format!(
+                    "--vocab: '{name}' has an entry for each token too, but how it is read is not understood; nothing \
+                     was changed"
+                )));
+            }
+        }
+        for (index, node) in self.graph.node.iter().enumerate() {
+            let wide = usize::try_from(integer(node, "N", 0)).is_ok_and(|n| self.rows.contains(&n));
+            if node.op_type() == "MatMulNBits" && wide {
+                return Err(Error::input(format!(
+                    "--vocab: {} makes logits with a weight in blocks, whose columns cannot be taken out yet",
+                    node_label(index, node)
+                )));
             }
         }
         Ok(())
@@ -235,25 +323,39 @@ impl<'g> TokenAxes<'g> {
 
     /// Heads with a weight of their own: constants whose product is an output.
     fn heads(&mut self) {
-        for output in &self.graph.output {
-            let mut value = output.name();
-            while let Some(node) = self.producers.get(value).copied() {
-                let (domain, op) = (node.domain(), node.op_type());
-                match (op, node.input.get(1)) {
-                    ("MatMul" | "MatMulInteger", Some(weight)) => self.take(weight, 1),
-                    ("Gemm", Some(weight)) => self.take(weight, usize::from(integer(node, "transB", 0) == 0)),
-                    _ => {}
-                }
-                let alike =
-                    is_unary(domain, op) || is_broadcast(domain, op) || matches!(op, "Cast" | "Identity");
-                let mut varying = node
-                    .input
-                    .iter()
-                    .filter(|n| !self.constants.contains_key(n.as_str()));
-                match (alike, varying.next(), varying.next()) {
-                    (true, Some(next), None) => value = next,
-                    _ => break,
-                }
+        let mut open: Vec<&str> = self.graph.output.iter().map(|o| o.name()).collect();
+        let mut seen: BTreeSet<&str> = open.iter().copied().collect();
+        while let Some(value) = open.pop() {
+            let Some(node) = self.producers.get(value).copied() else {
+                continue;
+            };
+            let (domain, op) = (node.domain(), node.op_type());
+            match (op, node.input.get(1)) {
+                ("MatMul" | "MatMulInteger", Some(weight)) => self.take(weight, 1),
+                ("Gemm", Some(weight)) => self.take(weight, usize::from(integer(node, "transB", 0) == 0)),
+                _ => {}
+            }
+            let last = ["Cast", "Identity", "Softmax", "LogSoftmax", "ArgMax"].contains(&op);
+            if last || is_unary(domain, op) || is_broadcast(domain, op) {
+                open.extend(node.input.iter().map(String::as_str).filter(|v| seen.insert(v)));
+            }
+        }
+    }
+
+    /// Takes the constants with a number for each token that a value is made of, operand by
+    /// operand.
+    fn take_behind(&mut self, value: &'g str) {
+        let mut open = vec![value];
+        let mut seen = BTreeSet::from([value]);
+        while let Some(value) = open.pop() {
+            let dims = self.dims(value).unwrap_or_default();
+            if dims.last().is_some_and(|n| self.counts_tokens(*n)) {
+                self.take(value, dims.len() - 1);
+            } else if let Some(node) = self.producers.get(value).copied()
+                && (is_broadcast(node.domain(), node.op_type())
+                    || matches!(node.op_type(), "Cast" | "Identity"))
+            {
+                open.extend(node.input.iter().map(String::as_str).filter(|v| seen.insert(v)));
             }
         }
     }
@@ -355,10 +457,7 @@ impl<'g> TokenAxes<'g> {
             }
             (_, At::Last, _) if is_unary(domain, op) || is_broadcast(domain, op) => {
                 for other in (0..node.input.len()).filter(|o| *o != place).filter_map(input) {
-                    let dims = self.dims(other).unwrap_or_default();
-                    if dims.last().is_some_and(|n| self.counts_tokens(*n)) {
-                        self.take(other, dims.len() - 1);
-                    }
+                    self.take_behind(other);
                 }
                 self.open.push((output, At::Last));
                 true

@@ -271,3 +271,67 @@ fn hostile_tokenizers_are_errors() {
         error.chain()
     );
 }
+
+/// The table, and another of as many rows and a comparison behind its ids.
+fn with(more: proto::NodeProto, constant: (&str, Tensor)) -> proto::ModelProto {
+    let mut model = table(60);
+    let graph = model.graph.as_mut().unwrap();
+    graph.output.push(proto::ValueInfoProto {
+        name: more.output.first().cloned(),
+        ..Default::default()
+    });
+    for input in more
+        .input
+        .iter()
+        .filter(|name| name.ends_with("ids") && *name != "input_ids")
+    {
+        graph.input.push(proto::ValueInfoProto {
+            name: Some(input.clone()),
+            ..Default::default()
+        });
+    }
+    graph.node.push(more);
+    graph
+        .initializer
+        .push(crate::onnx::tensor_proto(constant.0, &constant.1));
+    model
+}
+
+#[test]
+fn what_only_looks_like_a_table_of_tokens_stays_or_is_refused() {
+    let node = |op: &str, inputs: [&str; 2]| proto::NodeProto {
+        op_type: Some(op.into()),
+        input: inputs.map(String::from).into(),
+        output: vec!["other".into()],
+        ..Default::default()
+    };
+    // Eighty positions where there are sixty tokens at most.
+    let positions = with(
+        node("Gather", ["positions", "position_ids"]),
+        ("positions", Tensor::f32(vec![64, 2], vec![0.5; 128])),
+    );
+    let kept = [0u32, 1, 2, 3, 7, 9];
+    let trimmed = tables::trim(&positions, 55, &kept).unwrap();
+    assert_eq!(trimmed.tables, ["table"]);
+    // A head that is read in a way that is not known.
+    let head = with(
+        node("Conv", ["rows", "head"]),
+        ("head", Tensor::f32(vec![60, 2], vec![0.5; 120])),
+    );
+    let error = tables::trim(&head, 55, &kept).err().unwrap();
+    assert!(
+        error.chain().contains("'head' has an entry for each token"),
+        "{}",
+        error.chain()
+    );
+    // Token 3 is still token 3, token 7 is not.
+    for (number, fine) in [(3, true), (-100, true), (7, false), (40, false)] {
+        let compared = with(
+            node("Equal", ["input_ids", "pad"]),
+            ("pad", Tensor::i64([1], vec![number])),
+        );
+        let found = tables::trim(&compared, 55, &kept).err();
+        assert_eq!(found.is_none(), fine, "{number}");
+        assert!(found.is_none_or(|e| e.chain().contains("compares token ids")));
+    }
+}

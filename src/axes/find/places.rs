@@ -13,15 +13,20 @@ use crate::graph::{Graph, NodeId, Role, ValueId};
 /// Gives every group of heads and neurons its place, and channels inside of heads that of
 /// their heads.
 pub(super) fn name(analysis: &Analysis, graph: &Graph, groups: &mut [PruneGroup]) {
-    let counted = |g: &PruneGroup| matches!(g.kind, Kind::Heads | Kind::Neurons);
+    // Query heads of groups that keep all their heads stand for these.
+    let made: BTreeSet<ValueId> = (groups.iter().filter(|g| g.kind == Kind::Heads))
+        .flat_map(|g| g.sources.iter().copied())
+        .collect();
+    let alone = |g: &PruneGroup| g.kind == Kind::Repeats && !g.sources.iter().any(|s| made.contains(s));
+    let counted = |g: &PruneGroup| matches!(g.kind, Kind::Heads | Kind::Neurons) || alone(g);
     let neurons = groups.iter().any(|g| g.kind == Kind::Neurons);
     let mut block: Option<Block> = None;
     let mut taken = BTreeSet::new();
     for group in groups.iter_mut().filter(|g| counted(g)) {
         let part = match group.kind {
-            Kind::Heads if is_cross(analysis, graph, group) => BlockPart::CrossAttention,
-            Kind::Heads => BlockPart::Attention,
-            _ => BlockPart::FeedForward,
+            Kind::Neurons => BlockPart::FeedForward,
+            _ if is_cross(analysis, graph, group) => BlockPart::CrossAttention,
+            _ => BlockPart::Attention,
         };
         let joins = block.as_ref().filter(|b| b.takes(group, neurons));
         let index = match (joins, &block) {
@@ -29,10 +34,10 @@ pub(super) fn name(analysis: &Analysis, graph: &Graph, groups: &mut [PruneGroup]
             (None, Some(before)) => before.index + 1,
             (None, None) => 0,
         };
-        let attention = group.kind == Kind::Heads || joins.is_some_and(|b| b.attention);
+        let attention = group.kind != Kind::Neurons || joins.is_some_and(|b| b.attention);
         let feed_forward = match group.kind {
-            Kind::Heads => joins.and_then(|b| b.feed_forward.clone()),
-            _ => Some(group.name.clone()),
+            Kind::Neurons => Some(group.name.clone()),
+            _ => joins.and_then(|b| b.feed_forward.clone()),
         };
         block = Some(Block {
             index,
@@ -55,7 +60,7 @@ pub(super) fn name(analysis: &Analysis, graph: &Graph, groups: &mut [PruneGroup]
         .map(|g| (g.sources.iter().copied().collect(), g.place))
         .collect();
     for group in groups.iter_mut() {
-        if matches!(group.kind, Kind::ValueDims | Kind::QueryDims | Kind::Repeats) {
+        if group.place.is_none() && matches!(group.kind, Kind::ValueDims | Kind::QueryDims | Kind::Repeats) {
             let beside =
                 |(sources, _): &&(BTreeSet<ValueId>, _)| group.sources.iter().any(|s| sources.contains(s));
             group.place = attention.iter().find(beside).and_then(|(_, place)| *place);
@@ -77,9 +82,9 @@ impl Block {
     /// parts at all.
     fn takes(&self, next: &PruneGroup, neurons: bool) -> bool {
         match (next.kind, &self.feed_forward) {
-            (Kind::Heads, None) => neurons,
-            (Kind::Heads, Some(before)) => !self.attention && same_numbers(before, &next.name),
-            (_, before) => before.is_none(),
+            (Kind::Neurons, before) => before.is_none(),
+            (_, None) => neurons,
+            (_, Some(before)) => !self.attention && same_numbers(before, &next.name),
         }
     }
 }
