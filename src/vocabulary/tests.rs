@@ -305,7 +305,7 @@ fn what_only_looks_like_a_table_of_tokens_stays_or_is_refused() {
         output: vec!["other".into()],
         ..Default::default()
     };
-    // Eighty positions where there are sixty tokens at most.
+    // A table of positions is about as large.
     let positions = with(
         node("Gather", ["positions", "position_ids"]),
         ("positions", Tensor::f32(vec![64, 2], vec![0.5; 128])),
