@@ -1,7 +1,7 @@
 //! Temporary files and folders that are removed however the process ends.
 //!
 //! Dropping removes them. A process that exits while another thread still works drops
-//! nothing, so what is there is listed, and [`remove_all`] removes what is on the list.
+//! nothing, so what is there is listed, and [`end`] removes what is on the list.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
