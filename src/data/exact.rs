@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::draw::{Purpose, Random};
 use super::fill::{FillSizes, Filler, Template};
 use super::layout::{InputAxis, InputRole, Layout, StreamKind};
-use super::read::checked_shapes;
+use super::reader::checked_shapes;
+use super::samples::{DataOptions, TOKENS};
 use super::seen::SeenSizes;
 use super::spec::input_specs;
 use super::tables::Tables;
@@ -23,9 +24,6 @@ pub struct ExactBatch {
     /// Token positions per row, where the model takes tokens.
     pub seq: Option<usize>,
 }
-
-/// Tokens of a sequence where nothing says how many.
-pub(crate) const TOKENS: usize = 128;
 
 /// What size an exact batch has.
 #[derive(Debug, Clone, Copy)]
@@ -123,4 +121,16 @@ pub fn exact_batch(model: &proto::ModelProto, wanted: &ExactSizes) -> Result<Exa
         batch,
         seq: found,
     })
+}
+
+impl DataOptions {
+    /// The batch that costs and timings are for, given what samples have.
+    pub fn exact<'a>(&'a self, seen: &'a SeenSizes) -> ExactSizes<'a> {
+        ExactSizes {
+            batch: self.batch,
+            seq: self.seq,
+            shapes: &self.shapes,
+            seen,
+        }
+    }
 }

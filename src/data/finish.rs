@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::draw::{Purpose, Random};
 use super::fill::Filler;
 use super::layout::InputRole;
-use super::read::{DataReader, ReadParts};
+use super::reader::{DataReader, ReadParts};
 use super::samples::Sample;
 use super::trim::trim;
 use crate::error::{Error, Result, ResultExt};

@@ -6,7 +6,7 @@ use super::draw::{Purpose, Random, Reservoir};
 use super::finish::FinishReading;
 use super::layout::{InputAxis, InputRole, LayoutInput, StreamKind};
 use super::padding::Padding;
-use super::read::{DataReader, ReadParts, fixed_tokens};
+use super::reader::{DataReader, ReadParts, fixed_tokens};
 use super::spec::InputDim;
 use super::text::{self, Text};
 use super::tokenize::{Tokenizer, Tokens};

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::exact::{ExactSizes, TOKENS};
 use super::padding::Padding;
-use super::seen::SeenSizes;
 use crate::tensor::Feeds;
 
 /// One input of the model, with one row along the batch axis, cut to its own
@@ -69,6 +67,9 @@ impl Samples {
     }
 }
 
+/// Tokens of a sequence where nothing says how many.
+pub(crate) const TOKENS: usize = 128;
+
 /// What to read and how.
 #[derive(Debug, Clone)]
 pub struct DataOptions {
@@ -128,16 +129,6 @@ impl DataOptions {
     /// Tokens of the longest synthetic sequence.
     pub fn seq(&self) -> usize {
         self.seq.unwrap_or(TOKENS)
-    }
-
-    /// The batch that costs and timings are for, given what samples have.
-    pub fn exact<'a>(&'a self, seen: &'a SeenSizes) -> ExactSizes<'a> {
-        ExactSizes {
-            batch: self.batch,
-            seq: self.seq,
-            shapes: &self.shapes,
-            seen,
-        }
     }
 
     /// Whether there is nothing to read, so that samples are made.

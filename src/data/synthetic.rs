@@ -3,7 +3,7 @@
 use super::draw::{Purpose, Random};
 use super::fill::{FALLBACK_VOCABULARY, FillSizes, Template};
 use super::layout::{InputRole, StreamKind};
-use super::read::{DataReader, ReadParts, fixed_tokens};
+use super::reader::{DataReader, ReadParts, fixed_tokens};
 use super::samples::Sample;
 use super::tokenize::Tokenizer;
 use crate::error::Result;
