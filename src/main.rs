@@ -100,7 +100,7 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
     let options = &args.options;
     if let Some((first, command)) = args.files.first().and_then(|f| Some((f, cli::meant(f)?))) {
         return Err(Error::input(format!(
-            "there is no file '{}': `onnx-prune {command}` is meant?",
+            "there is no file '{}'; did you mean `onnx-prune {command}`?",
             first.display()
         )));
     }

@@ -105,7 +105,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<u64> {
 
 fn malformed(at: usize, what: &str) -> Error {
     Error::input(format!(
-        "this is no ONNX file, or a damaged one: {what} at byte {at} of the protobuf"
+        "not an ONNX file, or a damaged one: {what} at byte {at} of the protobuf"
     ))
 }
 

@@ -280,6 +280,14 @@ impl<'a> Source<'a> {
         if let Some(text) = unknown {
             journal.warn("operators", text)?;
         }
+        for pattern in &options.selection.exclude {
+            let named = |g: &axes::PruneGroup| sites::is_named(g, pattern);
+            if !loaded.network.axes.groups.iter().any(named) {
+                journal.notes.push(format!(
+                    "--exclude '{pattern}' matches no group: `inspect` lists their names and places"
+                ));
+            }
+        }
         let sha256 = loaded.file.sha256()?;
         journal.notes.extend(loaded.notes.iter().cloned());
         journal.lap("analysis");

@@ -90,11 +90,11 @@ impl Page {
 
     fn sizes(&mut self, report: &Report, verbose: bool) {
         let b = &report.budget;
-        let head = format!("  {:<26}{:>14}{:>14}{:>9}", "", "before", "after", "kept");
+        let head = format!("  {:<26}{:>11}{:>11}{:>8}", "", "before", "after", "kept");
         self.line(self.style.paint(Ink::Dim, &head));
         let row = |name: &str, before: u64, after: u64| {
             format!(
-                "  {name:<26}{:>14}{:>14}{:>8.1}%",
+                "  {name:<26}{:>11}{:>11}{:>7.1}%",
                 human(before),
                 human(after),
                 100.0 * after as f64 / before.max(1) as f64
@@ -102,7 +102,11 @@ impl Page {
         };
         let blocks_after = (b.got * b.prunable as f64).round() as u64;
         let blocks = row("multiply-adds, blocks", b.prunable, blocks_after);
-        self.line(format!("{blocks}   asked for {:.1}%", 100.0 * b.asked));
+        let asked = match report.goal.as_flops() {
+            Some(_) => format!("   asked for {:.1}%", 100.0 * b.asked),
+            None => String::new(),
+        };
+        self.line(blocks + &asked);
         self.line(row("multiply-adds, whole model", b.whole_before, b.whole_after));
         let size = &report.size;
         self.line(row("parameters", size.parameters_before, size.parameters_after));
@@ -114,7 +118,7 @@ impl Page {
         {
             let ms = |v: f64| format!("{v:.2} ms");
             self.line(format!(
-                "  {:<26}{:>14}{:>14}{:>9}   give or take {:.0}%",
+                "  {:<26}{:>11}{:>11}{:>8}   give or take {:.0}%",
                 "latency",
                 ms(dense.median),
                 ms(latency.timing.a.median),

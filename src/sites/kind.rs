@@ -48,8 +48,11 @@ impl Selection {
             Kind::Neurons => UnitKind::Neurons,
             _ => return false,
         };
-        let place = group.place.map(|p| p.to_string()).unwrap_or_default();
-        let named = |r: &regex::Regex| r.is_match(&group.name) || r.is_match(&place);
-        self.targets.contains(&kind) && !self.exclude.iter().any(named)
+        self.targets.contains(&kind) && !self.exclude.iter().any(|r| is_named(group, r))
     }
+}
+
+/// Whether a pattern is that of a group's name or place.
+pub fn is_named(group: &PruneGroup, pattern: &regex::Regex) -> bool {
+    pattern.is_match(&group.name) || group.place.is_some_and(|p| pattern.is_match(&p.to_string()))
 }

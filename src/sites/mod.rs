@@ -10,7 +10,7 @@ mod kind;
 pub mod layer;
 pub mod weights;
 
-pub use kind::{Selection, UnitKind};
+pub use kind::{Selection, UnitKind, is_named};
 pub use layer::{Fit, Fitted, Part, TriedFit, parts};
 
 use faer::Mat;

@@ -81,7 +81,7 @@ pub(super) fn sizes(r: &Report) -> Markup {
                 "The blocks are what vanishes when every group is empty: attention and feed-forward sublayers. "
                 "Costs are those of batch " (number(r, "batch"))
                 // What has no tokens was timed without a length.
-                @if r.latency.as_ref().is_none_or(|l| l.seq.is_some()) { " and sequence length " (number(r, "seq")) }
+                @if let Some(seq) = r.options.get("seq").and_then(serde_json::Value::as_u64) { " and sequence length " (seq) }
                 "."
             }
             div.scroll { table {
