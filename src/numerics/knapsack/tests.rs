@@ -108,8 +108,7 @@ proptest! {
         let range: f64 = sites.iter().map(|site| site[0].value).sum();
         let (exact, thinned) = (damage(&sites, &exact), damage(&sites, &thinned));
         prop_assert!(exact <= thinned + 1e-9);
-        // Four states of three sites leave little to choose from: a tenth is passed about once in
-        // ten thousand draws.
+        // Four states of three sites leave little to choose from: draws have passed a tenth.
         prop_assert!(thinned <= exact + 0.25 * range, "{} against {}", thinned, exact);
     }
 }
