@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::loaded::Loaded;
 use super::options::Options;
-use super::source::Loaded;
 use crate::io::staged;
 use crate::{Result, mask, vocabulary};
 

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest as _, Sha256};
 
+use super::loaded::{Opened, open};
 use super::options::Options;
 use super::paths;
-use super::source::{Opened, open, probes};
+use super::source::probes;
 use crate::calibrate::{self, KeptStatistics, SiteProbe, Watched, file};
 use crate::data::DataOrigin;
 use crate::engine::{self, Ctx, Engine, EngineInfo};
