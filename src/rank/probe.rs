@@ -31,8 +31,8 @@ pub struct Probe<'a> {
     names: Vec<String>,
     /// Where an output over a vocabulary is made, which is looked at at some positions.
     head: Option<OutputHead>,
-    /// The batches as the outputs have them.
-    observed: Vec<Batch>,
+    /// The batches as the outputs have them, where these are made at some positions.
+    sampled: Option<Vec<Batch>>,
     dense: Vec<Vec<Tensor>>,
 }
 
@@ -45,16 +45,15 @@ impl<'a> Probe<'a> {
         let specs = input_specs(&network.proto)?;
         let batches: Vec<Batch> = batches(samples, &specs, ROWS)?.collect::<Result<_>>()?;
         let head = OutputHead::of(network, outputs).filter(|_| batches.iter().all(|b| b.tokens.is_some()));
-        let observed = match &head {
-            Some(_) => batches.iter().map(Batch::sampled).collect(),
-            None => batches.clone(),
-        };
+        let sampled = head
+            .as_ref()
+            .map(|_| batches.iter().map(Batch::sampled).collect());
         Ok(Self {
             ctx,
             network,
             batches,
             head,
-            observed,
+            sampled,
             outputs: outputs.to_vec(),
             names: outputs
                 .iter()
@@ -62,6 +61,11 @@ impl<'a> Probe<'a> {
                 .collect(),
             dense: Vec::new(),
         })
+    }
+
+    /// The batches as the outputs have them.
+    fn observed(&self) -> &[Batch] {
+        self.sampled.as_deref().unwrap_or(&self.batches)
     }
 
     /// The network that is probed.
@@ -174,7 +178,7 @@ impl<'a> Probe<'a> {
     /// Whether the outputs have a row for every position of a sequence, so that all
     /// positions are read.
     pub fn are_all_positions_read(&self) -> bool {
-        let first = self.observed.first().zip(self.dense.first());
+        let first = self.observed().first().zip(self.dense.first());
         first.is_some_and(|(batch, outputs)| {
             outputs.iter().any(|output| {
                 let shape = &output.shape;
@@ -217,7 +221,7 @@ impl DamageRecording {
     /// Goes on until `count` batches are done.
     fn run(&mut self, probe: &Probe, count: usize) -> Result<()> {
         let done = self.outputs.len();
-        let batches = probe.observed.iter().zip(&mut self.stream.tensors);
+        let batches = probe.observed().iter().zip(&mut self.stream.tensors);
         for (batch, tensors) in batches.take(count).skip(done) {
             probe.ctx.check()?;
             let mut given = self.session.run(&batch.feeds)?;
@@ -293,17 +297,15 @@ impl After<'_> {
     fn compare(&mut self, changed: Feeds, change: Option<&BatchChange>) -> Result<Comparison> {
         let probe = self.probe;
         let activation = self.sink()?.activation;
-        if self.part.is_none() {
-            self.part = Some(probe.part(self.target, self.crossing, self.stream)?);
-        }
-        let Some((runner, fed)) = &mut self.part else {
-            return Err(Error::input("a group without a part behind it"));
+        let (runner, fed) = match &mut self.part {
+            Some(part) => part,
+            none => none.insert(probe.part(self.target, self.crossing, self.stream)?),
         };
         let mut fed = fed.clone();
         fed.extend(changed);
         runner.feed(fed);
         let mut differences = Differences::new(&probe.names);
-        let batches = probe.batches.iter().zip(&probe.observed);
+        let batches = probe.batches.iter().zip(probe.observed());
         let all = batches.zip(&self.stream.tensors).zip(&probe.dense);
         for (((batch, observed), tensors), dense) in all {
             probe.ctx.check()?;

@@ -159,10 +159,10 @@ pub fn trim(
     for _ in 0..ROUNDS {
         let again = keep::Segmenter::new(&written(&made)?)?.ids(&texts)?;
         let mut missing = BTreeSet::new();
-        for (text, (was, is)) in texts.iter().zip(wanted.iter().zip(&again)) {
+        for (was, is) in wanted.iter().zip(&again) {
             let same = was.iter().map(|id| renumbered.get(id)).eq(is.iter().map(Some));
             if !same {
-                missing.extend(vocabulary.inside(text, was));
+                missing.extend(vocabulary.inside(was));
             }
         }
         if missing.is_empty() {

@@ -235,7 +235,7 @@ impl Vocabulary {
     }
 
     /// The tokens that may be met on the way to those of a text: all that lie in them.
-    pub(super) fn inside(&self, _text: &str, ids: &[u32]) -> BTreeSet<u32> {
+    pub(super) fn inside(&self, ids: &[u32]) -> BTreeSet<u32> {
         let mut found = BTreeSet::new();
         for token in ids.iter().filter_map(|at| self.tokens.get(at)) {
             let ends: Vec<usize> = token

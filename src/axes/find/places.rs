@@ -103,18 +103,19 @@ fn is_cross(analysis: &Analysis, graph: &Graph, heads: &PruneGroup) -> bool {
             read.extend(graph.input(c.node, c.inputs[1 - side]));
         }
     }
-    let mut read = read.into_iter();
-    let Some(first) = read.next() else {
+    // Most heads are made of one value, and the walk back from it is long.
+    if read.len() < 2 {
         return false;
-    };
+    }
     let contractions = analysis.contractions.iter().map(|c| c.node).collect();
-    let mut first = origins(&contractions, graph, first);
-    for other in read {
-        let other = origins(&contractions, graph, other);
-        if first.is_disjoint(&other) {
-            return !first.is_empty() && !other.is_empty();
+    let mut all: Option<BTreeSet<ValueId>> = None;
+    for value in read {
+        let own = origins(&contractions, graph, value);
+        match &mut all {
+            None => all = Some(own),
+            Some(all) if all.is_disjoint(&own) => return !all.is_empty() && !own.is_empty(),
+            Some(all) => all.extend(own),
         }
-        first.extend(other);
     }
     false
 }

@@ -80,7 +80,7 @@ pub(super) fn sizes(r: &Report) -> Markup {
             p.why {
                 "The blocks are what vanishes when every group is empty: attention and feed-forward sublayers. "
                 "Costs are those of batch " (number(r, "batch"))
-                // What has no tokens was timed without a length.
+                // Without one where no length was asked for.
                 @if let Some(seq) = r.options.get("seq").and_then(serde_json::Value::as_u64) { " and sequence length " (seq) }
                 "."
             }
