@@ -1,6 +1,6 @@
 //! The final form of samples: padding cut off, inputs that are missing filled in, ids checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::draw::{Purpose, Random};
 use super::fill::Filler;
@@ -93,6 +93,7 @@ impl<'a, 'p, 't, 'f> FinishReading<'a, 'p, 't, 'f> {
     }
 
     pub(super) fn into_notes(self, mut notes: Vec<String>) -> Vec<String> {
+        let mut filled: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for name in &self.made {
             let input = self.reader.layout.inputs.iter().find(|i| i.spec.name == *name);
             let with = match input.map(|i| i.role) {
@@ -101,9 +102,17 @@ impl<'a, 'p, 't, 'f> FinishReading<'a, 'p, 't, 'f> {
                 Some(InputRole::Past) => "nothing (no earlier tokens)",
                 _ => "zeros",
             };
-            notes.push(format!(
-                "graph input '{name}' is not in the data and was filled with {with}"
-            ));
+            filled.entry(with).or_default().push(name);
+        }
+        for (with, names) in filled {
+            notes.push(match names[..] {
+                [name] => format!("graph input '{name}' is not in the data and was filled with {with}"),
+                [name, ref more @ ..] => format!(
+                    "graph input '{name}' and {} more like it are not in the data and were filled with {with}",
+                    more.len()
+                ),
+                [] => continue,
+            });
         }
         if self.removed > 0 {
             notes.push(format!("{} positions of padding were cut off", self.removed));

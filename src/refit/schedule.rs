@@ -12,6 +12,7 @@ use crate::mask::Mask;
 use crate::network::Network;
 use crate::rank::positions::Weights;
 use crate::rewrite::Sliced;
+use crate::rewrite::segment::is_constant;
 use crate::sites::{self, Part, PruneTarget, Site, parts, weights};
 
 /// A layer to fit.
@@ -306,7 +307,8 @@ fn residual(network: &Network, site: &Site) -> Option<Residual> {
                 }
                 None if n.inputs.len() == 2 => {
                     let other = graph.input(node, 1 - input)?;
-                    if graph.value(other).constant.is_none() {
+                    // A bias that layers share is a copy of a constant in some exports.
+                    if !is_constant(network, other) {
                         break (other, output(adds.sum));
                     }
                     own &= Some(other) == bias;
