@@ -60,6 +60,8 @@ pub mod data;
 pub mod engine;
 mod error;
 #[doc(hidden)]
+pub mod folder;
+#[doc(hidden)]
 pub mod graph;
 #[doc(hidden)]
 pub mod io;

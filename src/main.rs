@@ -110,6 +110,18 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
     let beside: Vec<(&str, &Path)> = (json.iter().map(|path| ("--json", path.as_path())))
         .chain(args.report.iter().map(|path| ("--report", path.as_path())))
         .collect();
+    if let ([input, output], None) = (&args.files[..], &args.out_dir)
+        && input.is_dir()
+    {
+        if !args.sweep.is_empty() {
+            return Err(Error::input(
+                "--sweep is for one file; name the folder's model itself",
+            ));
+        }
+        let progress = progress.as_ref();
+        let reports = pipeline::folder(input, output, &beside, options, progress, cancelled)?;
+        return tell_all(args, &reports);
+    }
     if let Some(folder) = &args.out_dir {
         let progress = progress.as_ref();
         let reports = pipeline::joint(&args.files, (folder, &beside), options, progress, cancelled)?;

@@ -1,6 +1,6 @@
 //! Samples to calibrate on: from the user's files, or made up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::draw::subset;
@@ -18,6 +18,7 @@ use super::testset;
 use super::text;
 use crate::error::{Error, Result};
 use crate::onnx::proto;
+use crate::tensor::Feeds;
 
 /// Reads the samples that `options` ask for, as `model` wants them.
 ///
@@ -120,6 +121,51 @@ pub fn read_parts(
         origin,
         notes: notes.collect(),
         padding,
+    })
+}
+
+/// Samples of inputs that something else made: those that `model` does not have are left
+/// out, those that follow from the others (masks, positions, empty caches) are made.
+///
+/// # Errors
+/// Inputs that only the caller can give, ids that the model does not have.
+pub fn completed(
+    model: &proto::ModelProto,
+    feeds: impl IntoIterator<Item = Feeds>,
+    options: &DataOptions,
+) -> Result<Samples> {
+    let layout = Layout::new(&input_specs(model)?);
+    let known: BTreeSet<String> = layout.inputs.iter().map(|i| i.spec.name.clone()).collect();
+    let reader = DataReader {
+        layout,
+        tables: Tables::find(model),
+        shapes: BTreeMap::new(),
+        options,
+        seen: SeenSizes::default(),
+    };
+    let mut samples = Vec::new();
+    let mut parts = ReadParts {
+        waiting: Vec::new(),
+        most: usize::MAX,
+        count: 0,
+        take: &mut |part| {
+            samples.extend(part);
+            Ok(())
+        },
+    };
+    let template = Template::default();
+    let mut finish = FinishReading::new(&reader, reader.filler(&template), &mut parts);
+    for mut feeds in feeds {
+        feeds.retain(|name, _| known.contains(name));
+        finish.add(feeds, None)?;
+    }
+    drop(finish);
+    parts.end()?;
+    Ok(Samples {
+        samples,
+        origin: DataOrigin::Given,
+        notes: Vec::new(),
+        padding: Padding::No,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Files that appear whole or not at all, archives of arrays, and panics of libraries.
 
+pub mod new_folder;
 pub mod npz;
 pub mod scratch;
 pub mod staged;

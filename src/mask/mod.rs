@@ -1,11 +1,14 @@
 //! Which units of which group stay.
 
 pub mod file;
+mod pattern;
 
 use std::collections::BTreeMap;
 
 use crate::axes::{Analysis, Dim, FactorId, GroupId, Space, Term};
 use crate::{Error, Result};
+
+pub use pattern::Pattern;
 
 /// Kept units per group, by the group's index in [`Analysis::groups`]; a group
 /// that is not mentioned stays whole.

@@ -11,8 +11,10 @@ use super::ranked::{Ranked, rank};
 use super::recorded::words;
 use super::source::Source;
 use super::write::Finished;
+use crate::budget::Goal;
 use crate::budget::shared::{self, FileClass, SharedFile};
 use crate::channels::{ChannelBlock, ChannelKind};
+use crate::mask::Pattern;
 use crate::numerics::Statistics;
 use crate::progress::Progress;
 use crate::refit::Reconstruct;
@@ -50,45 +52,88 @@ pub fn joint(
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot create", folder, e))?;
     }
     paths::before(&given, &made, options)?;
-    let mut local = options.clone();
-    if local.reconstruction() == Reconstruct::Sequential {
-        local.refit.reconstruct = Reconstruct::Local;
-    }
-    let mut calibrated = Vec::with_capacity(inputs.len());
-    for input in inputs {
-        let source = Source::read(input, &local, progress, cancelled)?;
-        paths::side_files(&source.loaded, &made, options)?;
-        calibrated.push(calibrate(source)?);
-    }
-    let (calibrated, classes) = pooled(calibrated)?;
-    let mut ranked = calibrated.into_iter().map(rank).collect::<Result<Vec<_>>>()?;
-    share_channels(&mut ranked, &classes);
-    let tied = classes.iter().filter(|c| c.is_tied()).count();
-    let planner = Planner::joint(ranked.iter().collect(), classes)?;
-    let goal = options.goal();
-    let paths: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
-    let found = search(&planner, &goal, &paths)?;
-    let got = together(&found.plans);
-    let line = command(&given, &Output::Folder(folder), &words(options, &goal));
-    let mut reports = Vec::new();
-    let each = found.plans.iter().zip(found.pruned).zip(found.measured);
-    for (((plan, pruned), measured), (ranked, output)) in each.zip(ranked.iter().zip(&outputs)) {
-        let finished = Finished {
-            ranked,
-            plan,
-            pruned,
-            measured,
-        };
-        let (mut report, staged) = finished.stage(output, line.clone())?;
-        staged.commit()?;
-        report.tried.clone_from(&found.tried);
-        report.notes.push(format!(
-            "{} files were pruned together: {tied} groups are shared, and all keep {got:.4} of their prunable blocks",
-            inputs.len(),
-        ));
-        reports.push(report);
-    }
+    let run = JointRun {
+        options: vec![options.clone(); inputs.len()],
+        outputs: &outputs,
+        made: &made,
+        line: &command(&given, &Output::Folder(folder), &words(options, &options.goal())),
+        variants: false,
+    };
+    let (reports, _) = run.run(inputs, progress, cancelled)?;
     Ok(reports)
+}
+
+/// Several files that are pruned with one plan.
+pub(super) struct JointRun<'a> {
+    /// Where they go.
+    pub(super) outputs: &'a [PathBuf],
+    /// The options of each, which differ in their data only.
+    pub(super) options: Vec<Options>,
+    /// Everything that is written, with what it is.
+    pub(super) made: &'a [(&'a str, &'a Path)],
+    /// The command line that does the same again.
+    pub(super) line: &'a str,
+    /// Whether other forms of them are to follow.
+    pub(super) variants: bool,
+}
+
+impl JointRun<'_> {
+    /// Reports, and what stays of each where heads keep their channels, if other forms are to
+    /// follow.
+    pub(super) fn run(
+        mut self,
+        inputs: &[PathBuf],
+        progress: &dyn Progress,
+        cancelled: &AtomicBool,
+    ) -> Result<(Vec<Report>, Vec<Pattern>)> {
+        for options in &mut self.options {
+            if options.reconstruction() == Reconstruct::Sequential {
+                options.refit.reconstruct = Reconstruct::Local;
+            }
+        }
+        let mut calibrated = Vec::with_capacity(inputs.len());
+        for (input, options) in inputs.iter().zip(&self.options) {
+            let source = Source::read(input, options, progress, cancelled)?;
+            paths::side_files(&source.loaded, self.made, options)?;
+            calibrated.push(calibrate(source)?);
+        }
+        let (calibrated, classes) = pooled(calibrated)?;
+        let mut ranked = calibrated.into_iter().map(rank).collect::<Result<Vec<_>>>()?;
+        share_channels(&mut ranked, &classes);
+        let tied = classes.iter().filter(|c| c.is_tied()).count();
+        let planner = Planner::joint(ranked.iter().collect(), classes)?;
+        let goal = self
+            .options
+            .first()
+            .map(Options::goal)
+            .unwrap_or(Goal::flops(1.0));
+        let paths: Vec<&Path> = self.outputs.iter().map(PathBuf::as_path).collect();
+        let found = search(&planner, &goal, &paths)?;
+        let got = together(&found.plans);
+        let mut reports = Vec::new();
+        let each = found.plans.iter().zip(found.pruned).zip(found.measured);
+        for (((plan, pruned), measured), (ranked, output)) in each.zip(ranked.iter().zip(self.outputs)) {
+            let finished = Finished {
+                ranked,
+                plan,
+                pruned,
+                measured,
+            };
+            let (mut report, staged) = finished.stage(output, self.line.to_owned())?;
+            staged.commit()?;
+            report.tried.clone_from(&found.tried);
+            report.notes.push(format!(
+                "{} files were pruned together: {tied} groups are shared, and all keep {got:.4} of their prunable blocks",
+                inputs.len(),
+            ));
+            reports.push(report);
+        }
+        let patterns = match self.variants {
+            true => planner.patterns(got)?,
+            false => Vec::new(),
+        };
+        Ok((reports, patterns))
+    }
 }
 
 /// Where each file goes.

@@ -1,12 +1,14 @@
 //! What a run is asked to do: the small options of each stage, put together.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::axes;
 use crate::budget::{Align, Demand, Goal, Multiples};
 use crate::channels::ChannelOptions;
 use crate::data::DataOptions;
 use crate::engine::EngineOptions;
+use crate::mask::Pattern;
 use crate::rank::{Effort, Method, RankOptions};
 use crate::refit::{Reconstruct, RefitOptions};
 use crate::sites::Selection;
@@ -28,6 +30,8 @@ pub struct Options {
     pub eval: Option<String>,
     /// Instead of a ranking: a mask that something else made.
     pub mask: Option<PathBuf>,
+    /// The same of another form of this model, by where its groups are.
+    pub like: Option<Arc<Pattern>>,
     /// How units are ranked.
     pub rank: RankOptions,
     /// How the weights that stay are re-fitted; its ridge is that of [`Options::rank`].
@@ -82,6 +86,7 @@ impl Default for Options {
             max_drop: None,
             eval: None,
             mask: None,
+            like: None,
             rank: RankOptions::default(),
             refit: RefitOptions::default(),
             selection: Selection::default(),
@@ -130,6 +135,11 @@ impl Options {
             true => Goal::flops(DEFAULT_FLOPS),
             false => Goal::Limits(self.demands.clone()),
         }
+    }
+
+    /// Whether what stays is given, and not to be found.
+    pub(super) fn has_mask(&self) -> bool {
+        self.mask.is_some() || self.like.is_some()
     }
 
     /// Runs `work` with as many threads as were asked for, here and in the engine; the

@@ -65,7 +65,7 @@ fn with_masks(
         .map(mask::file::files)
         .unwrap_or_default();
     let masks = masks.iter().map(|path| ("--export-mask", path.as_path()));
-    let tokenizers: Vec<PathBuf> = match options.vocabulary.sources.is_empty() {
+    let tokenizers: Vec<PathBuf> = match !options.vocabulary.writes_tokenizer() {
         true => Vec::new(),
         false => (outputs.iter())
             .filter(|(what, _)| *what == "the output")

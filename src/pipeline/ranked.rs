@@ -61,7 +61,7 @@ pub(super) struct Channels {
 pub fn rank(calibrated: Calibrated) -> Result<Ranked> {
     let source = &calibrated.source;
     let mut journal = Journal::new(source.options.strict);
-    if source.options.mask.is_some() {
+    if source.options.has_mask() {
         return Ok(Ranked {
             calibrated,
             rankings: Rankings::default(),

@@ -260,13 +260,13 @@ impl<'a> Source<'a> {
     /// Whether damage is measured.
     pub(super) fn measures(&self) -> bool {
         let options = self.options;
-        options.rank.method == Method::Obs && options.mask.is_none() && !self.without_samples()
+        options.rank.method == Method::Obs && !options.has_mask() && !self.without_samples()
     }
 
     /// Whether anything is calibrated at all.
     pub fn needs_data(&self) -> bool {
         let options = self.options;
-        let ranked = options.mask.is_none() && options.rank.method != Method::Magnitude;
+        let ranked = !options.has_mask() && options.rank.method != Method::Magnitude;
         ranked || options.reconstruction() != Reconstruct::None
     }
 

@@ -46,6 +46,7 @@ pub(super) fn trimmed(model: &proto::ModelProto, options: &Options) -> Result<Op
     let given = VocabularyOptions {
         sources: texts(options),
         keep: asked.keep,
+        chosen: asked.chosen.clone(),
     };
     vocabulary::trim(model, tokenizer, &given, &options.data.text_columns).map(Some)
 }

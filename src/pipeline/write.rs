@@ -116,7 +116,9 @@ impl Finished<'_> {
                 &save,
             )?;
             staged.append(model);
-            if let Some(trimmed) = &source.loaded.vocabulary {
+            if let Some(trimmed) = &source.loaded.vocabulary
+                && options.vocabulary.writes_tokenizer()
+            {
                 let path = vocabulary::beside(output);
                 staged.bytes(&path, &trimmed.tokenizer)?;
                 tokenizer = Some(path.display().to_string());

@@ -22,6 +22,7 @@ mod tokenizer;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::data::Text;
 use crate::io::scratch::ScratchFolder;
@@ -40,6 +41,16 @@ pub struct VocabularyOptions {
     /// How many of the tokens stay that do not occur: those whose embeddings are most like the
     /// embeddings of those that do. A third of their number where none is given.
     pub keep: Option<usize>,
+    /// The tokens that stay, where another model with the same tokenizer has chosen them;
+    /// what that has written is not written again.
+    pub chosen: Option<Arc<Vec<u32>>>,
+}
+
+impl VocabularyOptions {
+    /// Whether each model gets a tokenizer of its own beside it.
+    pub fn writes_tokenizer(&self) -> bool {
+        !self.sources.is_empty() && self.chosen.is_none()
+    }
 }
 
 /// A model with a smaller vocabulary.
@@ -124,6 +135,47 @@ pub fn trim(
     let path = file_of(tokenizer);
     let old = json(&path)?;
     let vocabulary = tokenizer::Vocabulary::of(&old).context(|| path.display().to_string())?;
+    let (kept, made, count) = match &options.chosen {
+        Some(chosen) => {
+            let kept: BTreeSet<u32> = chosen.iter().copied().collect();
+            let (made, _) = vocabulary.without(&old, &kept)?;
+            (kept, made, 0)
+        }
+        None => chosen(model, &path, (&old, &vocabulary), options, columns)?,
+    };
+    let ids: Vec<u32> = kept.into_iter().collect();
+    let trimmed = tables::trim(model, vocabulary.size(), &ids)?;
+    let tokenizer = written(&made)?;
+    let folder = ScratchFolder::new()?;
+    staged::write(&folder.path().join(TOKENIZER), &tokenizer)?;
+    Ok(TrimmedVocabulary {
+        model: trimmed.model,
+        told: VocabularyReport {
+            before: vocabulary.size(),
+            after: ids.len(),
+            texts: count,
+            tables: trimmed.tables,
+            parameters: trimmed.parameters,
+            bytes_before: trimmed.bytes[0],
+            bytes_after: trimmed.bytes[1],
+            tokenizer: None,
+        },
+        tokenizer,
+        folder,
+        kept: ids,
+        outputs: trimmed.outputs,
+    })
+}
+
+/// The tokens that stay, the tokenizer with them only, and the number of texts that were
+/// counted.
+fn chosen(
+    model: &proto::ModelProto,
+    path: &Path,
+    (old, vocabulary): (&serde_json::Value, &tokenizer::Vocabulary),
+    options: &VocabularyOptions,
+    columns: &[String],
+) -> Result<(BTreeSet<u32>, serde_json::Value, usize)> {
     let mut kept = BTreeSet::new();
     let mut texts = Vec::new();
     for source in &options.sources {
@@ -141,7 +193,7 @@ pub fn trim(
     if kept.is_empty() && texts.is_empty() {
         return Err(Error::input("--vocab: there are no texts in what was given"));
     }
-    let bytes = staged::read(&path, MAX_FILE)?;
+    let bytes = staged::read(path, MAX_FILE)?;
     let cut = keep::Segmenter::new(&bytes).context(|| path.display().to_string())?;
     kept.extend(vocabulary.fallbacks());
     let wanted = cut.ids(&texts)?;
@@ -155,7 +207,7 @@ pub fn trim(
     vocabulary.close(&mut kept);
     // What merges lead to a token is known from texts only: those that are cut in another
     // way get their pieces back.
-    let (mut made, mut renumbered) = vocabulary.without(&old, &kept)?;
+    let (mut made, mut renumbered) = vocabulary.without(old, &kept)?;
     for _ in 0..ROUNDS {
         let again = keep::Segmenter::new(&written(&made)?)?.ids(&texts)?;
         let mut missing = BTreeSet::new();
@@ -176,30 +228,9 @@ pub fn trim(
                 "--vocab: with fewer tokens some texts are cut in another way, whatever is kept",
             ));
         }
-        (made, renumbered) = vocabulary.without(&old, &kept)?;
+        (made, renumbered) = vocabulary.without(old, &kept)?;
     }
-    let ids: Vec<u32> = kept.into_iter().collect();
-    let trimmed = tables::trim(model, vocabulary.size(), &ids)?;
-    let tokenizer = written(&made)?;
-    let folder = ScratchFolder::new()?;
-    staged::write(&folder.path().join(TOKENIZER), &tokenizer)?;
-    Ok(TrimmedVocabulary {
-        model: trimmed.model,
-        told: VocabularyReport {
-            before: vocabulary.size(),
-            after: ids.len(),
-            texts: texts.len(),
-            tables: trimmed.tables,
-            parameters: trimmed.parameters,
-            bytes_before: trimmed.bytes[0],
-            bytes_after: trimmed.bytes[1],
-            tokenizer: None,
-        },
-        tokenizer,
-        folder,
-        kept: ids,
-        outputs: trimmed.outputs,
-    })
+    Ok((kept, made, texts.len()))
 }
 
 /// Tokens that stay though they do not occur, by those that do.

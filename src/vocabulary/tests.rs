@@ -152,6 +152,7 @@ impl TempPlace {
         let options = VocabularyOptions {
             sources: vec![self.file("texts.txt", &texts.join("\n"))],
             keep: Some(keep),
+            chosen: None,
         };
         trim(&table(200), Path::new(&tokenizer), &options, &[])
     }
@@ -216,6 +217,7 @@ fn a_smaller_tokenizer_says_which_tokens_stay() {
     let options = VocabularyOptions {
         sources: vec![smaller],
         keep: None,
+        chosen: None,
     };
     let tokenizer = place.file("tokenizer.json", &whole.to_string());
     let again = trim(&table(200), &tokenizer, &options, &[]).unwrap();
@@ -263,6 +265,7 @@ fn hostile_tokenizers_are_errors() {
     let options = VocabularyOptions {
         sources: vec![place.file("texts.txt", "ab")],
         keep: None,
+        chosen: None,
     };
     let error = trim(&table(10), &tokenizer, &options, &[]).err().unwrap();
     assert!(

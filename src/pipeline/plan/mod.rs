@@ -23,7 +23,7 @@ use crate::budget::{
 use crate::channels::Narrowed;
 use crate::data::split;
 use crate::engine::Engine as _;
-use crate::mask::{self, Mask, Narrowing};
+use crate::mask::{self, Mask, Narrowing, Pattern};
 use crate::numerics::score::Ranking;
 use crate::onnx::provenance;
 use crate::{Error, Result};
@@ -191,6 +191,27 @@ impl<'r> Planner<'r> {
             .collect())
     }
 
+    /// What stays of each network where heads keep their channels, for other forms of it
+    /// whose heads cannot lose any.
+    ///
+    /// # Errors
+    /// [`Error::Unmet`] where the fraction cannot be met.
+    pub(crate) fn patterns(&self, flops: f64) -> Result<Vec<Pattern>> {
+        let pricing = Pricing {
+            written: Vec::new(),
+            times: None,
+            moved: vec![0],
+        };
+        let none = vec![Narrowing::default(); self.networks.len()];
+        let limits = pricing.limits(self, &[Demand::Flops(flops)], &none)?;
+        let mut found = self.allocated(&limits, &none)?;
+        self.fold(&mut found.masks);
+        let each = self.networks.iter().zip(&found.masks);
+        Ok(each
+            .map(|(ranked, mask)| Pattern::of(&ranked.network().axes, mask))
+            .collect())
+    }
+
     /// What all plans cost together.
     ///
     /// # Errors
@@ -310,12 +331,35 @@ pub(super) fn import(ranked: &Ranked, goal: &Goal) -> Result<Plan> {
     let axes = &ranked.network().axes;
     let open = ranked.targets().iter().map(|t| (t.group, t.least)).collect();
     let (mask, notes) = mask::file::read(path, axes, &open)?;
-    budget::check_even(axes, &mask)?;
     journal.notes.extend(notes);
     journal
         .notes
         .extend(provenance::of_another(path, &source.sha256)?);
-    let allocation = budget::of_mask(&source.cost(), ranked.targets(), mask);
+    with_mask(ranked, goal, mask, journal)
+}
+
+/// The mask of another form of the model, where it has the same groups.
+///
+/// # Errors
+/// A group that is not there or may not lose these units.
+pub(crate) fn alike(ranked: &Ranked, goal: &Goal, pattern: &Pattern) -> Result<Plan> {
+    let mask = pattern.mask(&ranked.network().axes)?;
+    for (group, kept) in &mask.kept {
+        let target = ranked.targets().iter().find(|t| t.group == *group);
+        let left = kept.iter().filter(|k| **k).count();
+        if left < kept.len() && target.is_none_or(|t| left < t.least) {
+            return Err(Error::input(format!(
+                "'{}' cannot lose units here",
+                ranked.network().group(*group).name
+            )));
+        }
+    }
+    with_mask(ranked, goal, mask, Journal::new(ranked.source().options.strict))
+}
+
+fn with_mask(ranked: &Ranked, goal: &Goal, mask: Mask, mut journal: Journal) -> Result<Plan> {
+    budget::check_even(&ranked.network().axes, &mask)?;
+    let allocation = budget::of_mask(&ranked.source().cost(), ranked.targets(), mask);
     journal.lap("allocation");
     Ok(Plan {
         goal: goal.clone(),
