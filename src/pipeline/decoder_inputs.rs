@@ -195,7 +195,8 @@ impl DecoderRun<'_> {
                 let next = next.ok_or_else(|| Error::input("the decoder gives no logits"))?;
                 let text = &mut texts[at];
                 text.done = Some(next) == ends.end;
-                if !text.done {
+                // A decoder with a cache needs something before what it reads.
+                if !text.done || text.ids.len() == 1 {
                     text.ids.push(next);
                 }
             }

@@ -222,11 +222,11 @@ impl<'a> FolderRun<'a> {
         if self.options.vocabulary.sources.is_empty() {
             return Ok(());
         }
-        let first = self.found.models.iter().find_map(|model| {
-            let proto = onnx::load(&self.found.root.join(&model.file)).ok()?.proto;
-            super::vocabulary::trimmed(&proto, &self.options).transpose()
-        });
-        let Some(trimmed) = first.transpose()? else {
+        let Some(first) = self.found.models.first() else {
+            return Ok(());
+        };
+        let loaded = super::loaded::open(&self.found.root.join(&first.file), &self.options)?.loaded;
+        let Some(trimmed) = loaded.vocabulary else {
             return Ok(());
         };
         self.options.vocabulary.chosen = Some(Arc::new(trimmed.kept.clone()));

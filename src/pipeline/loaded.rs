@@ -39,7 +39,7 @@ pub struct Loaded {
 ///
 /// `data` are files that may tell which branch of an `If` they are for.
 pub fn load(path: &Path, axes: axes::AnalysisOptions, data: &[PathBuf]) -> Result<Loaded> {
-    load_trimmed(path, axes, data, |_| Ok(None))
+    load_trimmed(path, axes, data, |_, _| Ok(None))
 }
 
 /// The same, of what `trim` makes of the model.
@@ -47,17 +47,12 @@ fn load_trimmed(
     path: &Path,
     axes: axes::AnalysisOptions,
     data: &[PathBuf],
-    trim: impl FnOnce(&proto::ModelProto) -> Result<Option<TrimmedVocabulary>>,
+    trim: impl Fn(&proto::ModelProto, Option<&[u32]>) -> Result<Option<TrimmedVocabulary>>,
 ) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());
     onnx::validate(&file.proto).context(place)?;
     let model = onnx::inline_functions(&file.proto).context(place)?;
-    let vocabulary = trim(&model)?;
-    let model = match &vocabulary {
-        Some(trimmed) => trimmed.model.clone(),
-        None => model,
-    };
     let mut notes = Vec::new();
     let (model, inner) = match inner::open(&model, |input| branch::taken(data, input)).context(place)? {
         Some((model, inner)) => {
@@ -72,6 +67,15 @@ fn load_trimmed(
             (model, Some(inner))
         }
         None => (model, None),
+    };
+    let (model, inner, vocabulary) = match trim(&model, None)? {
+        Some(trimmed) => {
+            let inner = inner
+                .map(|inner| without_tokens(inner, &trimmed, &trim))
+                .transpose()?;
+            (trimmed.model.clone(), inner, Some(trimmed))
+        }
+        None => (model, inner, None),
     };
     let (model, ends) = match ends::without_strings(&model) {
         Some((model, front)) => {
@@ -98,6 +102,24 @@ fn load_trimmed(
         vocabulary,
         notes,
     })
+}
+
+/// The decoders that share a vocabulary without the tokens that the primary one lost.
+fn without_tokens(
+    mut inner: Inner,
+    primary: &TrimmedVocabulary,
+    trim: impl Fn(&proto::ModelProto, Option<&[u32]>) -> Result<Option<TrimmedVocabulary>>,
+) -> Result<Inner> {
+    let mut others = Vec::new();
+    for (attribute, model) in &inner.others {
+        let less = trim(model, Some(&primary.kept))?;
+        others.push((
+            attribute.clone(),
+            less.map_or_else(|| model.clone(), |t| t.model.clone()),
+        ));
+    }
+    inner.others = others;
+    Ok(inner)
 }
 
 impl Loaded {
@@ -134,8 +156,8 @@ pub(super) struct Opened {
 
 /// Reads a model and chooses its groups.
 pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
-    let mut loaded = load_trimmed(input, options.axes, &options.data.data, |model| {
-        vocabulary::trimmed(model, options)
+    let mut loaded = load_trimmed(input, options.axes, &options.data.data, |model, chosen| {
+        vocabulary::trimmed(model, options, chosen)
     })?;
     finite::check(&loaded.network)?;
     let mut unknown = None;

@@ -103,8 +103,10 @@ impl<'a> Ranked<'a> {
             )?;
         }
         let layers = Layers::masked(&subject.network, subject.targets, &subject.mask);
-        // What is sliced first runs faster.
-        let sliced_first = sequential && layers.are_recorded(&self.calibrated.recording);
+        let interface = Interface::new(&subject.network, &subject.mask);
+        // What is sliced first runs faster, where it takes what the dense model takes.
+        let sliced_first =
+            sequential && interface.is_same() && layers.are_recorded(&self.calibrated.recording);
         if sequential && !sliced_first {
             let made = self.in_order(&layers, fits.clone());
             if let Some(better) = or_local(made, &mut journal)? {
@@ -124,7 +126,6 @@ impl<'a> Ranked<'a> {
         } = subject;
         let mut sliced = rewrite::slice(&network, &mask, source.options.axes)?;
         let few = split::spread(&source.samples, source.equality_samples()?);
-        let interface = Interface::new(&network, &mask);
         let groups: Vec<_> = targets.iter().map(|t| t.group).collect();
         let proto = &sliced.network.proto;
         let mut equality = verify::sliced_equals_masked(source.ctx(), &network, &groups, &mask, proto, &few)?;

@@ -110,7 +110,7 @@ impl<'a> Source<'a> {
         let model = &loaded.network.proto;
         let mut wanted = split::with_held_out(&options.data);
         if let Some(trimmed) = &loaded.vocabulary {
-            if let Some(why) = vocabulary::check(&engine, &loaded.file.proto, trimmed, options)? {
+            if let Some(why) = vocabulary::check(&engine, trimmed, options)? {
                 journal.warn(
                     "vocabulary",
                     format!("the model with fewer tokens was not compared with the whole one: {why}"),

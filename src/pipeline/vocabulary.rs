@@ -2,13 +2,15 @@
 //! check that nothing else changed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::decoder_inputs::IDS;
 use super::options::Options;
-use crate::data::{self, DataOptions};
+use crate::data::{self, DataOptions, Sample, Samples};
 use crate::engine::{Engine, SessionOptions};
 use crate::onnx::proto;
 use crate::rewrite;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, ops};
 use crate::vocabulary::{self, TrimmedVocabulary, VocabularyOptions};
 use crate::{Error, Result};
 
@@ -22,11 +24,16 @@ const CLOSE: f32 = 1e-4;
 /// The word for the texts of `--data`.
 const DATA: &str = "data";
 
-/// The model with the vocabulary that `options` ask for; `None` where they ask for all.
+/// The model with the vocabulary that `options` ask for, or with the tokens that are `chosen`
+/// already; `None` where they ask for all.
 ///
 /// # Errors
 /// As [`vocabulary::trim`]; arrays of ids, which are those of the whole vocabulary.
-pub(super) fn trimmed(model: &proto::ModelProto, options: &Options) -> Result<Option<TrimmedVocabulary>> {
+pub(super) fn trimmed(
+    model: &proto::ModelProto,
+    options: &Options,
+    chosen: Option<&[u32]>,
+) -> Result<Option<TrimmedVocabulary>> {
     let asked = &options.vocabulary;
     if asked.sources.is_empty() {
         return match asked.keep {
@@ -46,7 +53,10 @@ pub(super) fn trimmed(model: &proto::ModelProto, options: &Options) -> Result<Op
     let given = VocabularyOptions {
         sources: texts(options),
         keep: asked.keep,
-        chosen: asked.chosen.clone(),
+        chosen: match chosen {
+            Some(chosen) => Some(Arc::new(chosen.to_vec())),
+            None => asked.chosen.clone(),
+        },
     };
     vocabulary::trim(model, tokenizer, &given, &options.data.text_columns).map(Some)
 }
@@ -66,11 +76,29 @@ fn texts(options: &Options) -> Vec<PathBuf> {
 /// [`Error::Unmet`] where they differ.
 pub(super) fn check(
     engine: &dyn Engine,
-    whole: &proto::ModelProto,
     trimmed: &TrimmedVocabulary,
     options: &Options,
 ) -> Result<Option<String>> {
-    let less = &trimmed.model;
+    let (whole, less) = (&trimmed.whole, &trimmed.model);
+    if let Some(given) = &options.data.given {
+        let few = || given.samples.iter().take(CHECKED);
+        let old: Option<Vec<Sample>> = few().map(|sample| as_it_was(sample, trimmed)).collect();
+        let of = |samples: Vec<Sample>| Samples {
+            samples,
+            ..Samples::of_feeds([])
+        };
+        return match old {
+            Some(old) => compared(
+                engine,
+                [whole, less],
+                [&of(old), &of(few().cloned().collect())],
+                trimmed,
+            ),
+            None => Ok(Some(
+                "ids of the samples that were given are no tokens of it".into(),
+            )),
+        };
+    }
     let files: Vec<PathBuf> = texts(options)
         .into_iter()
         .filter(|path| data::is_text(path))
@@ -94,10 +122,33 @@ pub(super) fn check(
         Ok(both) => both,
         Err(error) => return Ok(Some(error.chain())),
     };
+    compared(engine, [whole, less], [&old, &new], trimmed)
+}
+
+/// A sample with the ids that its tokens have in the whole vocabulary.
+fn as_it_was(sample: &Sample, trimmed: &TrimmedVocabulary) -> Option<Sample> {
+    let mut sample = sample.clone();
+    for (name, tensor) in &mut sample.feeds {
+        if IDS.contains(&name.as_str()) {
+            let old = |id: &i64| Some(i64::from(*trimmed.kept.get(usize::try_from(*id).ok()?)?));
+            let ids: Option<Vec<i64>> = tensor.to_i64()?.iter().map(old).collect();
+            *tensor = ops::from_integers(tensor.elem(), tensor.shape.clone(), &ids?)?;
+        }
+    }
+    Some(sample)
+}
+
+/// Runs both models on the same texts.
+fn compared(
+    engine: &dyn Engine,
+    [whole, less]: [&proto::ModelProto; 2],
+    [old, new]: [&Samples; 2],
+    trimmed: &TrimmedVocabulary,
+) -> Result<Option<String>> {
     let open = |model: &proto::ModelProto| engine.session(model, &SessionOptions::default());
     let specs = [data::input_specs(whole)?, data::input_specs(less)?];
     let (mut a, mut b) = (open(whole)?, open(less)?);
-    let pairs = data::batches(&old, &specs[0], 1)?.zip(data::batches(&new, &specs[1], 1)?);
+    let pairs = data::batches(old, &specs[0], 1)?.zip(data::batches(new, &specs[1], 1)?);
     for (old, new) in pairs {
         let (old, new) = (old?, new?);
         let names: Vec<String> = a.outputs().to_vec();

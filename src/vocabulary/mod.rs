@@ -57,6 +57,8 @@ impl VocabularyOptions {
 pub struct TrimmedVocabulary {
     /// The model.
     pub model: proto::ModelProto,
+    /// The model as it was.
+    pub whole: proto::ModelProto,
     /// What is known of it.
     pub told: VocabularyReport,
     /// The tokenizer that belongs to it.
@@ -150,6 +152,7 @@ pub fn trim(
     staged::write(&folder.path().join(TOKENIZER), &tokenizer)?;
     Ok(TrimmedVocabulary {
         model: trimmed.model,
+        whole: model.clone(),
         told: VocabularyReport {
             before: vocabulary.size(),
             after: ids.len(),
