@@ -11,7 +11,7 @@ the other, and errors have the same text.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from ._api import bench, calibrate, compare, inspect, merge, prune, sweep
+from ._api import bench, calibrate, compare, inspect, merge, prune, prune_folder, sweep
 from ._errors import (
     EngineError,
     Error,
@@ -68,5 +68,6 @@ __all__ = [
     "inspect",
     "merge",
     "prune",
+    "prune_folder",
     "sweep",
 ]

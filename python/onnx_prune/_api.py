@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from . import _report
-from ._data import Data, Path, as_paths
-from ._errors import Error
-from ._options import FLAGS, PruneOptions
+from ._data import Data, Path, as_model, as_paths
+from ._errors import Error, InputError
+from ._options import FLAGS, HELP, PruneOptions
 from ._program import Progress, run
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+#: A path, or an ``onnx.ModelProto`` in memory.
+Model = Union[Path, Any]
 
 Engine = Literal["auto", "ort", "tract"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -62,7 +65,7 @@ class _Line:
 
 
 def prune(
-    input: Path,
+    input: Model,
     output: Path,
     *,
     data: Optional[Data] = None,
@@ -72,19 +75,50 @@ def prune(
 ) -> _report.PruneReport:
     """Prunes ``input`` into ``output``; every other argument is the option of the command line of that name.
 
-    ``data`` is a path or several, a dictionary of NumPy arrays by the names of the graph's inputs (samples along the
-    first axis), or an iterable of such dictionaries. ``report`` is where an HTML report goes. ``progress`` is called
-    with the stage, the steps done and the steps in all. See :class:`PruneOptions` for the rest.
+    ``input`` is a path or an ``onnx.ModelProto``. ``data`` is a path or several; a list of texts, where ``tokenizer`` is
+    given; a dictionary of NumPy arrays by the names of the graph's inputs (samples along the first axis), one array for
+    a model of one input; or an iterable of such, alone or in tuples with labels, which are left alone. ``report`` is where an HTML report goes. ``progress`` is called
+    with the stage, the steps done and the steps in all. The rest are below.
 
     Raises an :class:`Error` with the program's own words; :class:`KeyboardInterrupt` leaves no file behind.
     """
-    line = _Line(input, output)
-    line.values(report=report)
-    line.options(options)
-    with as_paths(data) as paths:
+    with as_model(input) as path, as_paths(data, options.get("tokenizer")) as paths:
+        line = _Line(path, output)
+        line.values(report=report)
+        line.options(options)
         line.words += [f"--data={path}" for path in paths]
         raw, said = run([*line.words, "--json=-", "--progress=json"], progress)
     return _report.prune_report(_object(raw), said)
+
+
+prune.__doc__ = (prune.__doc__ or "") + "\n    Options:\n\n" + "".join(f"    {name}: {text}\n" for name, text in HELP.items())
+
+
+def prune_folder(
+    input: Path,
+    output: Path,
+    *,
+    data: Optional[Data] = None,
+    report: Optional[Path] = None,
+    progress: Optional[Progress] = None,
+    **options: Unpack[PruneOptions],
+) -> list[_report.PruneReport]:
+    """Prunes all models of a folder into a new folder that the same loader takes; a report for each file.
+
+    The tokenizer is found in the folder; configurations are brought up to date, everything else is copied. The
+    arguments are those of :func:`prune`.
+    """
+    if not os.path.isdir(input):
+        raise InputError(f"there is no folder {os.fspath(input)}")
+    with as_paths(data, options.get("tokenizer") or input) as paths:
+        line = _Line(input, output)
+        line.values(report=report)
+        line.options(options)
+        line.words += [f"--data={path}" for path in paths]
+        raw, _ = run([*line.words, "--json=-", "--progress=json"], progress)
+    if not isinstance(raw, list):
+        raise Error("the program printed no list of reports")
+    return [_report.prune_report(one, "") for one in raw]
 
 
 def sweep(
@@ -101,7 +135,7 @@ def sweep(
     line = _Line(input, output)
     line.values(sweep=",".join(map(str, budgets)), report=report)
     line.options(options)
-    with as_paths(data) as paths:
+    with as_paths(data, options.get("tokenizer")) as paths:
         line.words += [f"--data={path}" for path in paths]
         raw, _ = run([*line.words, "--json=-", "--progress=json"], progress)
     if not isinstance(raw, list):
@@ -135,7 +169,7 @@ def compare(
     """Runs two models on the same inputs: how far is ``a`` from ``b``? Takes the options of inputs and engines."""
     line = _Line("compare", a, b, "--json")
     line.options(options)
-    with as_paths(data) as paths:
+    with as_paths(data, options.get("tokenizer")) as paths:
         line.words += [f"--data={path}" for path in paths]
         raw, _ = run(line.words)
     found = _report.comparison(_object(raw))
@@ -181,7 +215,7 @@ def calibrate(
     line = _Line("calibrate", model, "--json")
     line.words += ["-o", os.fspath(output)]
     line.options(options)
-    with as_paths(data) as paths:
+    with as_paths(data, options.get("tokenizer")) as paths:
         line.words += [f"--data={path}" for path in paths]
         raw, _ = run([*line.words, "--progress=json"], progress)
     return _object(raw)

@@ -18,6 +18,8 @@ Examples:
       arrays by the names of the graph's inputs, samples along the first axis
   onnx-prune model.onnx small.onnx --flops 0.7
       without data: synthetic inputs, at some cost in quality
+  onnx-prune minilm/ small/ --flops 0.6 --data texts.txt
+      a folder as its loader reads it, for the same loader
   onnx-prune inspect model.onnx
       what can be pruned, what cannot, and why
   onnx-prune compare small.onnx model.onnx --data images.npz
@@ -169,8 +171,10 @@ pub fn command() -> clap::Command {
                 .num_args(1..)
                 .help("The trained model and where the smaller one goes")
                 .long_help(
-                    "The trained model and where the smaller one goes. The model is never changed; the output appears \
-                     whole or not at all. With --out-dir, all of them are models that share weights.",
+                    "The trained model and where the smaller one goes, or the folder that a loader reads (Optimum, \
+                     sentence-transformers, transformers.js, onnxruntime-genai) and a new one: every model in it is \
+                     pruned, configurations are brought up to date, all else is copied. The input is never changed; \
+                     the output appears whole or not at all. With --out-dir, all of them are models that share weights.",
                 ),
         )
         .args(args(&[Topic::Budget]))
@@ -300,6 +304,7 @@ pub const SHORT_HELP: &str = "\
 Make a trained transformer smaller and faster, from its ONNX file alone.
 
 Usage: onnx-prune IN.onnx OUT.onnx [OPTIONS]
+       onnx-prune FOLDER OUT_FOLDER [OPTIONS]
        onnx-prune COMMAND ...
 
 How small (several are limits that all hold; 0.6 of the FLOPs if none is given):

@@ -110,6 +110,21 @@ pub fn python() -> String {
         };
         let _ = writeln!(out, "    \"{name}\": (\"--{}\", \"{takes}\"),", option.name);
     }
+    out += "}\n\n#: What each option is, in one line.\nHELP: dict[str, str] = {\n";
+    for option in DECLARED.iter().filter(|o| o.name != "data") {
+        let (name, _) = spelled(option);
+        let first = option.help.split(". ").next().unwrap_or(option.help);
+        let first = first
+            .trim_end_matches('.')
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"");
+        let off = if option.name.starts_with("no-") {
+            "False: "
+        } else {
+            ""
+        };
+        let _ = writeln!(out, "    \"{name}\": \"{off}{first}\",");
+    }
     out += "}\n";
     out
 }

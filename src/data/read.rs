@@ -223,6 +223,7 @@ impl DataReader<'_> {
             let plan = source.plan(&self.layout)?;
             let start = total;
             total = total.saturating_add(plan.samples as u64);
+            notes.extend(plan.told.iter().cloned());
             if !plan.unused.is_empty() {
                 notes.push(format!(
                     "arrays that are no input were ignored: {}",

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::layout::{Layout, LayoutInput};
+use super::layout::{InputRole, Layout, LayoutInput};
 use super::spec::InputDim;
 use super::testset;
 use crate::error::{Error, Result, ResultExt};
 use crate::io::npz;
-use crate::tensor::{Feeds, Tensor, ops};
+use crate::tensor::{Elem, Feeds, Tensor, ops};
 
 /// A file or folder with arrays for the inputs of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ enum SourceRows {
     Extra,
     /// The array is the same for all samples.
     Shared,
+    /// It is one sample, without the axis of samples that the input has here.
+    Bare(usize),
 }
 
 /// Which arrays of a source feed which inputs.
@@ -39,6 +41,8 @@ pub(crate) struct ReadPlan {
     pub(crate) samples: usize,
     /// Arrays that feed no input.
     pub(crate) unused: Vec<String>,
+    /// What looks odd about them.
+    pub(crate) told: Vec<String>,
 }
 
 impl DataSource {
@@ -55,16 +59,26 @@ impl DataSource {
     }
 
     fn plan_inner(self, layout: &Layout) -> Result<ReadPlan> {
+        let mut bytes = BTreeSet::new();
+        let mut of_bytes = |name: &str, elem: Elem| {
+            if elem == Elem::U8 {
+                bytes.insert(name.to_owned());
+            }
+        };
         let shapes: Vec<(String, Vec<usize>)> = match &self {
             DataSource::Npz(path) => npz::Archive::open(path)?
                 .arrays()
-                .map(|(name, header)| (name.to_owned(), header.shape.clone()))
+                .map(|(name, header)| {
+                    of_bytes(name, header.elem);
+                    (name.to_owned(), header.shape.clone())
+                })
                 .collect(),
             DataSource::TestSet(path) => test_set(path, layout)?
                 .into_iter()
                 .map(|(name, tensor)| (name, tensor.shape))
                 .collect(),
         };
+        let mut told = Vec::new();
         let mut found = Vec::new();
         let mut counts: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
         let lone = lone_pair(layout, &shapes);
@@ -75,6 +89,17 @@ impl DataSource {
                 continue;
             };
             let (rows, count) = arrange(input, shape)?;
+            if array != name {
+                told.push(format!(
+                    "the only array '{array}' was taken for the only input '{name}'"
+                ));
+            }
+            if bytes.contains(array) && input.spec.elem.is_float() && input.role == InputRole::Image {
+                told.push(format!(
+                    "'{array}' holds bytes from 0 to 255 and '{name}' takes real numbers: they are fed as they are, \
+                     which is wrong where the model was trained on images that were scaled before"
+                ));
+            }
             if let Some(count) = count {
                 counts.entry(count).or_default().push(name);
             }
@@ -109,6 +134,7 @@ impl DataSource {
             arrays: found,
             samples,
             unused,
+            told,
             source: self,
         })
     }
@@ -172,6 +198,16 @@ fn arrange(input: &LayoutInput, shape: &[usize]) -> Result<(SourceRows, Option<u
             None => (SourceRows::Shared, None),
         });
     }
+    if let Some(axis) = input.batch_axis()
+        && shape.len() + 1 == rank
+    {
+        let mut own = shape.to_vec();
+        own.insert(axis, 1);
+        return match fits(&own) {
+            true => Ok((SourceRows::Bare(axis), Some(1))),
+            false => Err(wrong()),
+        };
+    }
     match shape.split_first() {
         Some((&count, own)) if own.len() == rank && fits(own) => {
             let one_each = input.batch_axis().is_none_or(|axis| own.get(axis) == Some(&1));
@@ -215,7 +251,7 @@ impl ReadPlan {
                 let mut archive = npz::Archive::open(path)?;
                 Box::new(move |name, rows| match rows {
                     SourceRows::Axis(0) | SourceRows::Extra => archive.read_rows(name, wanted),
-                    SourceRows::Axis(_) | SourceRows::Shared => archive.read(name),
+                    _ => archive.read(name),
                 })
             }
             DataSource::TestSet(path) => {
@@ -230,7 +266,7 @@ impl ReadPlan {
                                 wanted.iter().map(|&r| ops::slice(tensor, 0, r..r + 1)).collect();
                             ops::concat(&taken.iter().collect::<Vec<_>>(), 0)?
                         }
-                        SourceRows::Axis(_) | SourceRows::Shared => tensor.clone(),
+                        _ => tensor.clone(),
                     })
                 })
             }
@@ -251,6 +287,11 @@ impl ReadPlan {
                         own
                     }
                     SourceRows::Shared => tensor.clone(),
+                    SourceRows::Bare(axis) => {
+                        let mut own = tensor.clone();
+                        own.shape.insert(*axis, 1);
+                        own
+                    }
                 };
                 sample.insert(name.clone(), own);
             }

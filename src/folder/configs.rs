@@ -299,8 +299,8 @@ mod tests {
             r#"{"added_tokens_decoder": {"0": 1, "3": {"content":"x"}}, "a": 1}"#
         );
         assert_eq!(
-            after("vocab.json", r#"{"b": 5, """: 2, "c": 1}"#, &kept),
-            r#"{""": 1, "b": 2}"#
+            after("vocab.json", r#"{"b": 5, "\"": 2, "c": 1}"#, &kept),
+            r#"{"\"": 1, "b": 2}"#
         );
         assert_eq!(
             after(

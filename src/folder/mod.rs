@@ -189,15 +189,24 @@ fn grouped(root: &Path, files: Vec<PathBuf>) -> Result<Vec<FolderModel>> {
             variants: files.collect(),
             copies: Vec::new(),
         };
-        for other in &mut found {
-            if model.variants.is_empty() && same_bytes(&root.join(&other.file), &root.join(&model.file))? {
-                other.copies.push(std::mem::take(&mut model.file));
+        // Of two files with the same bytes the one that has variants leads.
+        let mut twin = None;
+        for (at, other) in found.iter().enumerate() {
+            let leads = model.variants.is_empty() || other.variants.is_empty();
+            if leads && same_bytes(&root.join(&other.file), &root.join(&model.file))? {
+                twin = Some(at);
                 break;
             }
         }
-        if !model.file.as_os_str().is_empty() {
+        let Some(other) = twin.and_then(|at| found.get_mut(at)) else {
             found.push(model);
+            continue;
+        };
+        if !model.variants.is_empty() {
+            std::mem::swap(other, &mut model);
         }
+        other.copies.push(model.file);
+        other.copies.extend(model.copies);
     }
     Ok(found)
 }
@@ -266,13 +275,15 @@ mod tests {
         assert_eq!(
             found.models,
             [
-                model("model.onnx", &[]),
+                FolderModel {
+                    copies: paths(&["model.onnx"]),
+                    ..model("onnx/model.onnx", &["onnx/model_O2.onnx"])
+                },
                 model("onnx/decoder_model.onnx", &[]),
                 model(
                     "onnx/decoder_model_merged.onnx",
                     &["onnx/decoder_model_merged_q4f16.onnx"]
                 ),
-                model("onnx/model.onnx", &["onnx/model_O2.onnx"]),
             ]
         );
         assert_eq!(found.tokenizer(), Some(folder.path().join("tokenizer.json")));

@@ -1,11 +1,12 @@
 //! A folder that appears whole or not at all.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::scratch::{Held, Settling};
-use super::staged::folder_of;
+use super::staged::{PREFIX, SUFFIX, folder_of, remove_leftovers};
 use crate::{Error, Result};
 
 /// A folder that is being filled under a temporary name beside the place where it will be.
@@ -15,6 +16,7 @@ pub struct NewFolder {
     // Removed before it leaves the list.
     folder: TempDir,
     _held: Held,
+    _lock: Option<File>,
     target: PathBuf,
 }
 
@@ -49,15 +51,20 @@ impl NewFolder {
                 parent.display()
             )));
         }
+        remove_leftovers(&parent);
         let folder = tempfile::Builder::new()
-            .prefix(".onnx-prune-")
-            .suffix(".tmp")
+            .prefix(PREFIX)
+            .suffix(SUFFIX)
             .tempdir_in(&parent)
             .map_err(|e| Error::io("cannot create a folder in", &parent, e))?;
         let held = Held::new(folder.path());
+        // While this process lives nobody takes it for a leftover.
+        let lock = File::open(folder.path()).ok();
+        let _locked = lock.as_ref().map(File::try_lock);
         Ok(Self {
             folder,
             _held: held,
+            _lock: lock,
             target: target.to_owned(),
         })
     }

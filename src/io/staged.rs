@@ -21,8 +21,8 @@ use tempfile::NamedTempFile;
 use super::scratch::{Held, Settling};
 use crate::error::{Error, Result};
 
-const PREFIX: &str = ".onnx-prune-";
-const SUFFIX: &str = ".tmp";
+pub(super) const PREFIX: &str = ".onnx-prune-";
+pub(super) const SUFFIX: &str = ".tmp";
 /// Younger files are never taken for leftovers: there is a moment between
 /// creating a file and locking it.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -377,8 +377,8 @@ fn filled<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Res
     Ok((made, told))
 }
 
-/// Removes temporary files of processes that are no more.
-fn remove_leftovers(folder: &Path) {
+/// Removes temporary files and folders of processes that are no more.
+pub(super) fn remove_leftovers(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
     };
@@ -393,13 +393,17 @@ fn remove_leftovers(folder: &Path) {
         // Of the entry itself: a symlink of this name is not ours.
         let settled = found.metadata().is_ok_and(|m| {
             let age = m.modified().ok().and_then(|at| at.elapsed().ok());
-            m.is_file() && age.is_some_and(|age| age > SETTLED)
+            (m.is_file() || m.is_dir()) && age.is_some_and(|age| age > SETTLED)
         });
         if settled
             && let Ok(file) = File::open(found.path())
             && file.try_lock().is_ok()
         {
-            let _ = std::fs::remove_file(found.path());
+            let path = found.path();
+            let _ = match path.is_dir() {
+                true => std::fs::remove_dir_all(&path),
+                false => std::fs::remove_file(&path),
+            };
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) const IDS: [&str; 2] = ["decoder_input_ids", "input_ids"];
 
 /// The tokens that begin and end what a decoder writes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
+pub(super) struct WriterEnds {
     pub(super) start: i64,
     pub(super) end: Option<i64>,
 }
@@ -32,11 +32,11 @@ pub(super) struct Writer<'a> {
     pub(super) encoder: &'a Path,
     /// The one without a cache.
     pub(super) decoder: &'a Path,
-    pub(super) ends: Ends,
+    pub(super) ends: WriterEnds,
 }
 
 /// What is known of each text: the encoder's result and the tokens that the decoder writes.
-pub(super) struct Written {
+pub(super) struct WrittenTexts {
     /// Feeds of the decoder without a cache.
     pub(super) whole: Vec<Feeds>,
     /// Those of a decoder that reads one more token: with what came before as its cache.
@@ -62,7 +62,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// The engine's; a decoder that wants other inputs.
-    pub(super) fn write(&self, ctx: Ctx, options: &Options) -> Result<Written> {
+    pub(super) fn write(&self, ctx: Ctx, options: &Options) -> Result<WrittenTexts> {
         let encoder = onnx::load(self.encoder)?.proto;
         let decoder = onnx::load(self.decoder)?.proto;
         let place = || format!("making inputs for {}", self.decoder.display());
@@ -80,7 +80,7 @@ impl Writer<'_> {
         };
         decoder.write(&mut texts, self.ends).context(place)?;
         let cached = decoder.caches(&texts).context(place)?;
-        Ok(Written {
+        Ok(WrittenTexts {
             whole: texts.iter().map(EncodedText::feeds).collect(),
             cached,
         })
@@ -176,7 +176,7 @@ impl DecoderRun<'_> {
     }
 
     /// The most probable token after what is written, until all have ended.
-    fn write(&mut self, texts: &mut [EncodedText], ends: Ends) -> Result<()> {
+    fn write(&mut self, texts: &mut [EncodedText], ends: WriterEnds) -> Result<()> {
         for text in texts.iter_mut() {
             text.ids.push(ends.start);
         }

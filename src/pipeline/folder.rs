@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use super::decoder_inputs::{self, Ends, Writer, Written};
+use super::decoder_inputs::{self, Writer, WriterEnds, WrittenTexts};
 use super::joint::JointRun;
 use super::options::Options;
 use super::plan::{Planner, alike, search};
@@ -62,6 +62,13 @@ pub fn folder(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Report>> {
+    if output.extension().is_some_and(|e| e == "onnx") {
+        return Err(Error::input(format!(
+            "{} is a folder, which becomes another folder, and not the file {}",
+            input.display(),
+            output.display()
+        )));
+    }
     let found = ModelFolder::read(input)?;
     apart(input, output)?;
     let (options, notes) = fitted(&found, options)?;
@@ -377,7 +384,7 @@ impl<'a> FolderRun<'a> {
         Ok(each)
     }
 
-    fn written(&self, family: &Family) -> Result<Written> {
+    fn written(&self, family: &Family) -> Result<WrittenTexts> {
         let path = |model: &FolderModel| self.found.root.join(&model.file);
         let stem = |model: &FolderModel| {
             let name = model.file.file_stem().unwrap_or_default();
@@ -407,7 +414,7 @@ impl<'a> FolderRun<'a> {
         let writer = Writer {
             encoder: &path(encoder),
             decoder: &path(decoder),
-            ends: Ends {
+            ends: WriterEnds {
                 start: start
                     .iter()
                     .find_map(|key| self.found.number(&STATED, key))

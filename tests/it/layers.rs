@@ -9,7 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["numerics", "tensor"],
     &["io"],
     &["onnx"],
-    &["data", "engine", "graph"],
+    &["data", "engine", "folder", "graph"],
     &["axes", "calibrate"],
     &["mask", "network"],
     &["rewrite"],

@@ -11,6 +11,7 @@ mod cuda_check;
 mod engines;
 mod external_data;
 mod files;
+mod folders;
 mod functions;
 mod gates;
 mod goals;

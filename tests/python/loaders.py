@@ -338,6 +338,100 @@ console.log(JSON.stringify(found));
             assert list(given[0].shape) == shape
 
 
+def try_olive():
+    """Olive, by its own runner: files and a data configuration, before a pass of its own."""
+    from olive.workflows import run
+    from transformers import BertModel
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
+    from onnx_prune.olive import package_config
+
+    os.environ["ONNX_PRUNE"] = PROGRAM
+    folder = exported("features", BertModel, bert(), "feature-extraction")
+    tokens = tokenizer()
+    rows = [tokens(text, return_tensors="np") for text in corpus().read_text().splitlines()]
+    np.savez(WORK / "olive.npz", input_ids=np.stack([np.resize(r["input_ids"][0], 16) for r in rows]))
+    script = WORK / "olive_data.py"
+    script.write_text(
+        f"""import numpy, torch
+from olive.data.registry import Registry
+
+class Rows(torch.utils.data.Dataset):
+    ids = numpy.load({str(WORK / "olive.npz")!r})["input_ids"]
+    def __len__(self): return len(self.ids)
+    def __getitem__(self, at): return {{"input_ids": self.ids[at], "attention_mask": numpy.ones_like(self.ids[at])}}, 0
+
+@Registry.register_dataset()
+def rows(**_): return Rows()
+"""
+    )
+    for name, given in [
+        ("config", {"data_config": "rows"}),
+        ("files", {"data": str(WORK / "texts.txt"), "tokenizer": str(folder / "tokenizer.json")}),
+    ]:
+        out = WORK / f"olive-{name}"
+        shutil.rmtree(out, ignore_errors=True)
+        config = {
+            "input_model": {"type": "ONNXModel", "model_path": str(folder / "model.onnx")},
+            "data_configs": [
+                {
+                    "name": "rows",
+                    "type": "DataContainer",
+                    "user_script": str(script),
+                    "load_dataset_config": {"type": "rows"},
+                    "pre_process_data_config": {"type": "skip_pre_process"},
+                    "post_process_data_config": {"type": "skip_post_process"},
+                    "dataloader_config": {"batch_size": 4},
+                }
+            ],
+            "passes": {
+                "prune": {"type": "OnnxPrune", "flops": 0.6, "timing": False, **given},
+                "quantise": {"type": "OnnxDynamicQuantization"},
+            },
+            "output_dir": str(out),
+            "cache_dir": str(WORK / f"olive-cache-{name}"),
+            "no_artifacts": True,
+        }
+        shutil.rmtree(config["cache_dir"], ignore_errors=True)
+        run(config, package_config=package_config())
+        found = [p for p in out.rglob("*.onnx")]
+        assert len(found) == 1, found
+        ort.InferenceSession(str(found[0]), providers=["CPUExecutionProvider"])
+        assert found[0].stat().st_size < 0.6 * (folder / "model.onnx").stat().st_size
+
+
+def try_variants():
+    """Precisions as transformers.js has them keep the same heads and neurons."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from transformers import BertModel
+
+    import onnx
+
+    exported_to = exported("features", BertModel, bert(), "feature-extraction")
+    folder = WORK / "variants"
+    if not folder.exists():
+        (folder / "onnx").mkdir(parents=True)
+        shutil.copy(exported_to / "tokenizer.json", folder)
+        shutil.copy(exported_to / "config.json", folder)
+        model = onnx.load(exported_to / "model.onnx")
+        onnx.save(model, folder / "onnx" / "model.onnx", save_as_external_data=True, location="model.onnx_data")
+        model = onnx.load(exported_to / "model.onnx")
+        onnx.save(convert_float_to_float16(model, keep_io_types=True), folder / "onnx" / "model_fp16.onnx")
+        quantizer = MatMulNBitsQuantizer(onnx.load(exported_to / "model.onnx"), block_size=32, is_symmetric=True)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(folder / "onnx" / "model_q4.onnx"))
+        shutil.copy(exported_to / "model.onnx", folder / "model.onnx")
+        shutil.copy(exported_to / "model.onnx", folder / "onnx" / "model_fp32.onnx")
+    out, reports = pruned(folder)
+    assert (out / "onnx" / "model.onnx_data").is_file() and not (out / "onnx" / "model.onnx.data").exists()
+    by_name = {Path(r["output"]).relative_to(out).as_posix(): r for r in reports}
+    kept = {name: [(g["place"], g["kept"]) for g in r["groups"] if g["place"]] for name, r in by_name.items()}
+    assert kept["onnx/model_fp16.onnx"] == kept["onnx/model_q4.onnx"] == kept["onnx/model_fp32.onnx"], kept
+    for path in out.rglob("*.onnx"):
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
 def try_genai():
     """onnxruntime-genai, from a folder that its own builder makes."""
     import onnxruntime_genai as genai

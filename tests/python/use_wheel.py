@@ -3,7 +3,9 @@
 
 The first part needs nothing but the wheel; `arrays` adds what needs NumPy.
 """
+import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,8 +110,35 @@ def arrays():
     assert [g.kept for g in of_dict.groups] == [g.kept for g in of_feeds.groups]
     raises(ValueError, "empty", lambda: onnx_prune.prune(model, folder / "a.onnx", data=iter(())))
 
+    # What a loader yields: rows with labels, rows without the axis of samples, arrays without a name.
+    kept = [g.kept for g in of_dict.groups]
+    for given in [
+        [({"pixel_values": i[None]}, 1) for i in images],
+        [{"pixel_values": i} for i in images],
+        list(images),
+        images,
+    ]:
+        found = onnx_prune.prune(model, folder / "a.onnx", data=given, **same)
+        assert [g.kept for g in found.groups] == kept, type(given)
+    wrong = lambda: onnx_prune.prune(model, folder / "a.onnx", data=[*images, images[:, :2]], **same)
+    raises(onnx_prune.InputError, "item 48 of the data", wrong)
+
+
+def folders():
+    whole = folder / "whole"
+    (whole / "onnx").mkdir(parents=True)
+    shutil.copy(model, whole / "onnx" / "model.onnx")
+    (whole / "config.json").write_text('{"model_type": "vit"}')
+    reports = onnx_prune.prune_folder(whole, folder / "small", data=data, flops=0.5, threads=1, timing=False)
+    assert len(reports) == 1 and reports[0].budget.got <= 0.5
+    assert (folder / "small/onnx/model.onnx").is_file() and (folder / "small/config.json").is_file()
+    assert json.loads((folder / "small/pruning.json").read_text())[0]["budget"]["got"] == reports[0].budget.got
+    raises(onnx_prune.InputError, "no folder", lambda: onnx_prune.prune_folder(model, folder / "x"))
+    assert "\n    refit_sinks_only: " in onnx_prune.prune.__doc__, onnx_prune.prune.__doc__
+
 
 alone()
+folders()
 if "arrays" in sys.argv[3:]:
     arrays()
 print("all is well")

@@ -1,0 +1,326 @@
+//! A folder as a loader reads it becomes a smaller one for the same loader, whole or not at all.
+//! `tests/python/loaders.py` tries the loaders themselves.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::common::{fixture, text};
+
+fn run(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+    command.args(words).args(["--engine", "tract", "--threads", "1"]);
+    command.args(["--no-timing", "--quiet"]);
+    command.output().unwrap()
+}
+
+/// A folder of the texts model, its configuration, its tokenizer, and something else.
+struct LanguageFolder {
+    folder: tempfile::TempDir,
+}
+
+const CONFIG: &str = "{\n  \"model_type\": \"bert\",\n  \"vocab_size\": 1024,   \"pad_token_id\": 0\n}\n";
+
+impl LanguageFolder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = Self { folder };
+        std::fs::create_dir_all(made.at("in/onnx")).unwrap();
+        std::fs::copy(fixture("text-language/model.onnx"), made.at("in/onnx/model.onnx")).unwrap();
+        std::fs::copy(
+            fixture("text-language/tokenizer.json"),
+            made.at("in/tokenizer.json"),
+        )
+        .unwrap();
+        std::fs::write(made.at("in/config.json"), CONFIG).unwrap();
+        std::fs::write(made.at("in/README.md"), "words").unwrap();
+        made
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn word(&self, path: &str) -> String {
+        self.at(path).to_str().unwrap().to_owned()
+    }
+
+    /// Prunes `in` into `out`, calibrated on some of its texts.
+    fn prune(&self, out: &str, more: &[&str]) -> Output {
+        let (input, out) = (self.word("in"), self.word(out));
+        let texts = fixture("text-language/calibration.txt");
+        let common = ["--data", texts.to_str().unwrap(), "--samples", "96"];
+        run(&[&[&*input, &*out], &common[..], more].concat())
+    }
+
+    fn reports(&self, out: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.at(out).join("pruning.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => _ = found.insert(path.clone(), std::fs::read(&path).unwrap()),
+        }
+    }
+    found
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let within = |path: &PathBuf| path.strip_prefix(folder).unwrap().display().to_string();
+    files(folder).keys().map(within).collect()
+}
+
+#[test]
+fn all_that_a_loader_needs_is_there() {
+    let place = LanguageFolder::new();
+    let before = files(&place.at("in"));
+    let done = place.prune("out", &["--flops", "0.6"]);
+    assert!(done.status.success(), "{}", text(&done));
+    assert_eq!(files(&place.at("in")), before);
+    let all = [
+        "README.md",
+        "config.json",
+        "onnx/model.onnx",
+        "pruning.json",
+        "tokenizer.json",
+    ];
+    assert_eq!(names(&place.at("out")), all);
+    assert_eq!(
+        std::fs::read_to_string(place.at("out/config.json")).unwrap(),
+        CONFIG
+    );
+    let [report] = &place.reports("out")[..] else {
+        panic!("one report was expected")
+    };
+    assert!(report["budget"]["got"].as_f64().unwrap() <= 0.6);
+    assert_eq!(
+        report["output"].as_str(),
+        place.at("out/onnx/model.onnx").to_str()
+    );
+    // The same file as by itself, but for the command that it says it was made with.
+    let alone = run(&[
+        &place.word("in/onnx/model.onnx"),
+        &place.word("alone.onnx"),
+        "--flops",
+        "0.6",
+        "--samples",
+        "96",
+        "--data",
+        fixture("text-language/calibration.txt").to_str().unwrap(),
+        "--tokenizer",
+        &place.word("in/tokenizer.json"),
+    ]);
+    assert!(alone.status.success(), "{}", text(&alone));
+    let model = |path: &str| onnx_prune::onnx::load(&place.at(path)).unwrap().proto.graph;
+    assert_eq!(model("alone.onnx"), model("out/onnx/model.onnx"));
+}
+
+#[test]
+fn a_smaller_vocabulary_is_told_to_all_that_state_it() {
+    let place = LanguageFolder::new();
+    let few = "the model prunes heads\nand neurons of layers\n";
+    std::fs::write(place.at("few.txt"), few).unwrap();
+    std::fs::write(place.at("in/model.safetensors"), "weights").unwrap();
+    let tokenizer: Value =
+        serde_json::from_slice(&std::fs::read(place.at("in/tokenizer.json")).unwrap()).unwrap();
+    let tokens = tokenizer["model"]["vocab"].as_object().unwrap().len();
+    let config = CONFIG.replace("1024", &tokens.to_string());
+    std::fs::write(place.at("in/config.json"), &config).unwrap();
+    let few = place.word("few.txt");
+    let done = place.prune("out", &["--flops", "0.8", "--vocab", &few, "--vocab-keep", "5"]);
+    assert!(done.status.success(), "{}", text(&done));
+    let report = &place.reports("out")[0];
+    let left = report["vocabulary"]["after"].as_u64().unwrap();
+    assert!(left < tokens as u64);
+    let told = std::fs::read_to_string(place.at("out/config.json")).unwrap();
+    assert_eq!(told, config.replace(&tokens.to_string(), &left.to_string()));
+    let small: Value =
+        serde_json::from_slice(&std::fs::read(place.at("out/tokenizer.json")).unwrap()).unwrap();
+    assert_eq!(small["model"]["vocab"].as_object().unwrap().len() as u64, left);
+    // No second tokenizer beside the model, no weights that contradict it.
+    let all = [
+        "README.md",
+        "config.json",
+        "onnx/model.onnx",
+        "pruning.json",
+        "tokenizer.json",
+    ];
+    assert_eq!(names(&place.at("out")), all);
+    assert!(
+        report["notes"]
+            .to_string()
+            .contains("model.safetensors is left out")
+    );
+}
+
+#[test]
+fn variants_keep_the_same_heads_and_neurons_and_copies_stay_copies() {
+    let place = LanguageFolder::new();
+    let model = place.at("in/onnx/model.onnx");
+    // Another form of the same model: other bytes, its weights in a side file.
+    let file = onnx_prune::onnx::load(&model).unwrap();
+    let mut other = file.proto.clone();
+    other.doc_string = Some("optimised".into());
+    let save = onnx_prune::onnx::SaveOptions {
+        external: onnx_prune::onnx::External::Always,
+        ..Default::default()
+    };
+    onnx_prune::onnx::save(&other, &place.at("in/onnx/model_optimized.onnx"), &save).unwrap();
+    std::fs::copy(&model, place.at("in/copy.onnx")).unwrap();
+    let done = place.prune("out", &["--flops", "0.5"]);
+    assert!(done.status.success(), "{}", text(&done));
+    let reports = place.reports("out");
+    assert_eq!(reports.len(), 2);
+    let variant = reports
+        .iter()
+        .find(|r| r["output"].as_str().unwrap().contains("optimized"))
+        .unwrap();
+    assert!(variant["budget"]["got"].as_f64().unwrap() <= 0.5);
+    assert!(
+        variant["notes"]
+            .to_string()
+            .contains("keeps the heads and neurons")
+    );
+    assert!(place.at("out/onnx/model_optimized.onnx.data").is_file());
+    let bytes = |path: &str| std::fs::read(place.at(path)).unwrap();
+    assert_eq!(bytes("out/copy.onnx"), bytes("out/onnx/model.onnx"));
+}
+
+#[test]
+fn a_folder_appears_whole_or_not_at_all() {
+    let place = LanguageFolder::new();
+    let quick = ["--flops", "0.7", "--method", "magnitude", "--reconstruct", "none"];
+    let refused = |done: Output, why: &str| {
+        assert_eq!(done.status.code(), Some(2), "{}", text(&done));
+        assert!(text(&done).contains(why), "{}", text(&done));
+    };
+    // What is there and is no earlier result stays.
+    std::fs::create_dir(place.at("mine")).unwrap();
+    std::fs::write(place.at("mine/thesis.txt"), "years").unwrap();
+    refused(place.prune("mine", &quick), "is not empty");
+    refused(place.prune("in/onnx/out", &quick), "lie in each other");
+    refused(place.prune("out.onnx", &quick), "becomes another folder");
+    refused(place.prune("nowhere/out", &quick), "there is no folder");
+    refused(
+        place.prune("out", &["--export-mask", &place.word("m.json")]),
+        "--mask and --export-mask",
+    );
+    // A failure leaves nothing.
+    std::fs::write(place.at("in/onnx/other.onnx"), "no model").unwrap();
+    let failed = place.prune("out", &quick);
+    assert!(!failed.status.success());
+    std::fs::remove_file(place.at("in/onnx/other.onnx")).unwrap();
+    let there = |place: &LanguageFolder| {
+        let entries = std::fs::read_dir(place.folder.path()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(there(&place), ["in", "mine"]);
+    // A dry run writes nothing, an earlier result is replaced as a whole.
+    assert!(
+        place
+            .prune("out", &[&quick[..], &["--dry-run"]].concat())
+            .status
+            .success()
+    );
+    assert_eq!(there(&place), ["in", "mine"]);
+    assert!(place.prune("out", &quick).status.success());
+    std::fs::write(place.at("out/stale"), "old").unwrap();
+    let again = place.prune("out", &quick);
+    assert!(again.status.success(), "{}", text(&again));
+    assert!(!place.at("out/stale").exists());
+    assert_eq!(there(&place), ["in", "mine", "out"]);
+    assert_eq!(files(&place.at("mine")).len(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_do_not_bring_other_files_in() {
+    let place = LanguageFolder::new();
+    std::fs::write(place.at("secret"), "key").unwrap();
+    std::os::unix::fs::symlink(place.at("secret"), place.at("in/special_tokens_map.json")).unwrap();
+    let done = place.prune("out", &[]);
+    assert_eq!(done.status.code(), Some(2));
+    assert!(
+        text(&done).contains("special_tokens_map.json leads to"),
+        "{}",
+        text(&done)
+    );
+    assert!(!place.at("out").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn kills_leave_the_old_folder_or_the_new_one() {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    let place = LanguageFolder::new();
+    let quick = ["--method", "magnitude", "--reconstruct", "none", "--flops"];
+    let begun = Instant::now();
+    assert!(
+        place
+            .prune("out", &[&quick[..], &["0.9"]].concat())
+            .status
+            .success()
+    );
+    let whole = begun.elapsed();
+    let old = files(&place.at("out"));
+    let mut killed = 0;
+    for step in 0..12u32 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+        command.args([place.word("in"), place.word("out")]);
+        command
+            .args(quick)
+            .args(["0.5", "--engine", "tract", "--threads", "1", "--no-timing", "-q"]);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(whole * step / 10);
+        let _ = child.kill();
+        killed += usize::from(child.wait().unwrap().signal() == Some(9));
+        let now = files(&place.at("out"));
+        if now != old {
+            // The new one, whole.
+            assert_eq!(now.len(), old.len());
+            assert!(place.reports("out")[0]["budget"]["got"].as_f64().unwrap() <= 0.5);
+            break;
+        }
+    }
+    assert!(killed > 0);
+    // What the killed ones left goes with a later run, once it is old enough to be nobody's.
+    let old = std::time::SystemTime::now() - Duration::from_secs(60);
+    for entry in std::fs::read_dir(place.folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(".onnx-prune-")
+        {
+            std::fs::File::open(&path).unwrap().set_modified(old).unwrap();
+        }
+    }
+    assert!(
+        place
+            .prune("out", &[&quick[..], &["0.5"]].concat())
+            .status
+            .success()
+    );
+    let left = std::fs::read_dir(place.folder.path()).unwrap().count();
+    assert_eq!(left, 2);
+}
