@@ -120,7 +120,7 @@ def arrays():
     ]:
         found = onnx_prune.prune(model, folder / "a.onnx", data=given, **same)
         assert [g.kept for g in found.groups] == kept, type(given)
-    wrong = lambda: onnx_prune.prune(model, folder / "a.onnx", data=[*images, images[:, :2]], **same)
+    wrong = lambda: onnx_prune.prune(model, folder / "a.onnx", data=[*images, images[..., :2]], **same)
     raises(onnx_prune.InputError, "item 48 of the data", wrong)
 
 
