@@ -112,6 +112,13 @@ impl<'a> Cost<'a> {
         }
     }
 
+    /// Multiply-accumulates of one contraction of the model itself.
+    pub(super) fn macs_of(&self, contraction: usize) -> u64 {
+        let analysis = self.dense.analysis;
+        let macs = analysis.contractions.get(contraction).map(|c| analysis.macs(c));
+        macs.map_or(0, |m| self.dense.size(&m, &Kept::default()) as u64)
+    }
+
     /// The value of a run-time size.
     pub fn symbol(&self, id: SymbolId) -> f64 {
         self.dense.symbol(id)

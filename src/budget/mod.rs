@@ -4,6 +4,7 @@
 //! goal            what the user asks: --flops 0.6, --size 25MB, --speedup 2x
 //! cost            what a mask costs, from the axes
 //! sizes           the run-time sizes that costs are computed for
+//! parts           what the vocabulary, the positions, the blocks take
 //! prices          what each level of each item costs; the limit of a demand
 //! item            what one decision is about
 //! align           to what multiples numbers of neurons are kept
@@ -22,6 +23,7 @@ pub mod constant_units;
 mod cost;
 mod goal;
 mod item;
+mod parts;
 mod prices;
 mod scores;
 pub mod shared;
@@ -34,6 +36,7 @@ pub use allocation::{Allocation, Budget, cheapest_step, of_mask};
 pub use cost::Cost;
 pub use goal::{Demand, Goal, Measure};
 pub use item::{Item, damage, flags};
+pub use parts::{ModelParts, PartCost};
 pub use prices::{Limit, Prices};
 pub use sizes::Sizes;
 pub use tied::{Tied, check_even};

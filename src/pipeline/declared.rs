@@ -401,6 +401,9 @@ macro_rules! declarations {
             Pruning vocab_keep One("N") "vocab-keep" [] { &[] }
               "With --vocab: keep N tokens that do not occur, those whose embeddings are most like the embeddings of those that do. Default: a third as many as occur."
               { |o, w| { o.vocabulary.keep = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.vocabulary.keep) };
+            Pruning vocab_languages List("SCRIPT") "vocab-languages" [] { &[] }
+              "Keep the tokens that these scripts write, by their names in Unicode (latin, cyrillic, han, ...), alone or besides those of --vocab."
+              { |o, w| { o.vocabulary.scripts = texts(w)?; Ok(()) } } { |o| joined(&o.vocabulary.scripts) };
             Data sample_count One("N") "samples" [] { &[] }
               "Number of samples to use."
               { |o, w| { o.data.samples = parsed(w)?; Ok(()) } } { |o| one(o.data.samples) };

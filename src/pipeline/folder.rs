@@ -131,7 +131,7 @@ fn fitted(found: &ModelFolder, options: &Options) -> Result<(Options, Vec<String
         ));
     }
     let texts = options.data.data.iter().any(|path| data::is_text(path));
-    if options.data.tokenizer.is_none() && (texts || !options.vocabulary.sources.is_empty()) {
+    if options.data.tokenizer.is_none() && (texts || options.vocabulary.is_asked()) {
         options.data.tokenizer = found.tokenizer();
         if options.data.tokenizer.is_none() {
             return Err(Error::input(format!(
@@ -226,7 +226,7 @@ impl<'a> FolderRun<'a> {
 
     /// Chooses the tokens that stay in all models, by the first of them.
     fn less_vocabulary(&mut self) -> Result<()> {
-        if self.options.vocabulary.sources.is_empty() {
+        if !self.options.vocabulary.is_asked() {
             return Ok(());
         }
         let Some(first) = self.found.models.first() else {

@@ -38,7 +38,7 @@ pub fn joint(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Report>> {
-    if !options.vocabulary.sources.is_empty() {
+    if options.vocabulary.is_asked() {
         return Err(Error::input(
             "--vocab takes one model at a time: files that share a tokenizer would get one each",
         ));

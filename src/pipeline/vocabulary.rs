@@ -35,7 +35,7 @@ pub(super) fn trimmed(
     chosen: Option<&[u32]>,
 ) -> Result<Option<TrimmedVocabulary>> {
     let asked = &options.vocabulary;
-    if asked.sources.is_empty() {
+    if !asked.is_asked() {
         return match asked.keep {
             None => Ok(None),
             _ => Err(Error::input("--vocab-keep is for --vocab, which is not given")),
@@ -52,6 +52,7 @@ pub(super) fn trimmed(
     }
     let given = VocabularyOptions {
         sources: texts(options),
+        scripts: asked.scripts.clone(),
         keep: asked.keep,
         chosen: match chosen {
             Some(chosen) => Some(Arc::new(chosen.to_vec())),

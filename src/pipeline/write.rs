@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::pruned::{HeldOut, Pruned};
 use super::ranked::Ranked;
 use super::recorded::{described, words};
-use crate::budget::Cost;
+use crate::budget::{Cost, ModelParts};
 use crate::channels::ChannelSummary;
 use crate::engine::Engine as _;
 use crate::io::staged::Staged;
@@ -16,7 +16,9 @@ use crate::mask::{self, Mask};
 use crate::measure::paired::Measured;
 use crate::numerics::score::Ranking;
 use crate::onnx::{self, provenance};
-use crate::report::{self, CalibrationReport, DamageCurve, DamageKind, GroupReport, Report, Size, command};
+use crate::report::{
+    self, CalibrationReport, DamageCurve, DamageKind, GroupReport, PartsReport, Report, Size, command,
+};
 use crate::vocabulary::{self, VocabularyReport};
 use crate::{Result, rewrite, verify};
 
@@ -186,6 +188,16 @@ impl Finished<'_> {
                 Size {
                     parameters_before: own.parameters_before + gone,
                     ..own
+                }
+            },
+            parts: {
+                let gone = source.loaded.vocabulary.as_ref();
+                let cost = source.cost();
+                let mut before = ModelParts::of(ranked.network(), &cost, &Mask::default());
+                before.vocabulary.bytes += gone.map_or(0, |v| v.told.bytes_before - v.told.bytes_after);
+                PartsReport {
+                    before,
+                    after: ModelParts::of(ranked.network(), &cost, mask),
                 }
             },
             groups: groups(ranked, plan),

@@ -8,7 +8,7 @@ use super::style::Style;
 use super::terminal::{human, tail};
 use super::{FrozenReport, SCHEMA};
 use crate::axes::{Analysis, Kind, Place};
-use crate::budget::Cost;
+use crate::budget::{Cost, ModelParts};
 use crate::mask::Mask;
 use crate::network::Network;
 
@@ -50,6 +50,8 @@ pub struct Inspection {
     pub parameters: u64,
     /// Multiply-accumulates of one run.
     pub flops: u64,
+    /// What the vocabulary, the positions, the blocks and the rest take.
+    pub parts: ModelParts,
     /// What can be pruned.
     pub groups: Vec<GroupInfo>,
     /// What has a source and a sink but keeps its size.
@@ -91,6 +93,7 @@ pub fn inspect(input: &str, network: &Network, cost: &Cost, notes: Vec<String>) 
         nodes: graph.nodes.len(),
         parameters,
         flops,
+        parts: ModelParts::of(network, cost, &whole),
         groups,
         frozen: frozen(analysis),
         unsupported: analysis.unsupported.clone(),
@@ -122,6 +125,14 @@ impl Inspection {
             human(self.parameters),
             human(self.flops)
         );
+        let bytes: u64 = self.parts.named().iter().map(|(_, part)| part.bytes).sum();
+        let flops: u64 = self.parts.named().iter().map(|(_, part)| part.flops).sum();
+        let share = |of: u64, all: u64| format!("{:.1}%", 100.0 * of as f64 / all.max(1) as f64);
+        for (name, part) in self.parts.named().iter().filter(|(_, part)| part.bytes > 0) {
+            let (of_bytes, of_flops) = (share(part.bytes, bytes), share(part.flops, flops));
+            out += &format!("  {name:<12}{of_bytes:>7} of the bytes {of_flops:>7} of the multiply-adds\n");
+        }
+        out += "\n";
         out += &self.table();
         if !self.frozen.is_empty() {
             out += "\n  keeps its size:\n";

@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::axes::{Kind, Place};
-use crate::budget::Budget;
+use crate::budget::{Budget, ModelParts};
 use crate::engine::EngineInfo;
 use crate::io::staged;
 use crate::sites::Fitted;
@@ -50,6 +50,8 @@ pub struct Report {
     pub budget: Budget,
     /// Parameters, bytes before and after.
     pub size: Size,
+    /// What the vocabulary, the positions, the blocks and the rest take.
+    pub parts: PartsReport,
     /// What stays of each group.
     pub groups: Vec<GroupReport>,
     /// What the damage of [`Report::groups`] is.
@@ -118,6 +120,15 @@ pub struct Size {
     pub bytes_before: u64,
     /// Bytes written.
     pub bytes_after: Option<u64>,
+}
+
+/// What parts of the model take, by bytes of constants and multiply-adds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PartsReport {
+    /// Of the dense model.
+    pub before: ModelParts,
+    /// Of the result, heads with all their channels.
+    pub after: ModelParts,
 }
 
 /// What stays of one group.

@@ -127,6 +127,13 @@ impl Page {
             ));
         }
         if verbose {
+            for (name, part) in report.parts.after.named() {
+                let before = report.parts.before.named().into_iter().find(|(n, _)| *n == name);
+                let before = before.map_or(0, |(_, part)| part.bytes);
+                if before > 0 {
+                    self.line(row(&format!("bytes, {name}"), before, part.bytes));
+                }
+            }
             self.line(format!(
                 "  asked for {:.4} of the blocks, got {:.4}; the least is {:.4}",
                 b.asked, b.got, b.floor

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! keep       the tokens of some texts, which stay, besides what any text falls back to
+//! scripts    tokens by the scripts that they are written in
 //! related    the tokens that are most like these
 //! tokenizer  tokenizer.json without the others, its ids renumbered
 //! tables     the embedding and the head without their rows
@@ -17,6 +18,7 @@ mod keep;
 #[path = "no_segmenter.rs"]
 mod keep;
 mod related;
+mod scripts;
 mod tables;
 mod tokenizer;
 
@@ -38,6 +40,8 @@ const MAX_FILE: u64 = 1 << 30;
 pub struct VocabularyOptions {
     /// Files of texts whose tokens stay, or a `tokenizer.json` that is smaller already.
     pub sources: Vec<PathBuf>,
+    /// Scripts whose tokens stay, by their names in Unicode.
+    pub scripts: Vec<String>,
     /// How many of the tokens stay that do not occur: those whose embeddings are most like the
     /// embeddings of those that do. A third of their number where none is given.
     pub keep: Option<usize>,
@@ -47,9 +51,14 @@ pub struct VocabularyOptions {
 }
 
 impl VocabularyOptions {
+    /// Whether tokens are to go at all.
+    pub fn is_asked(&self) -> bool {
+        !self.sources.is_empty() || !self.scripts.is_empty()
+    }
+
     /// Whether each model gets a tokenizer of its own beside it.
     pub fn writes_tokenizer(&self) -> bool {
-        !self.sources.is_empty() && self.chosen.is_none()
+        self.is_asked() && self.chosen.is_none()
     }
 }
 
@@ -192,6 +201,9 @@ fn chosen(
                 })?;
             }
         }
+    }
+    if let Some(scripts) = scripts::Scripts::named(&options.scripts)? {
+        kept.extend(vocabulary.written_in(&scripts));
     }
     if kept.is_empty() && texts.is_empty() {
         return Err(Error::input("--vocab: there are no texts in what was given"));

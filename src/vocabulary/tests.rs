@@ -151,6 +151,7 @@ impl TempPlace {
         let tokenizer = self.file("tokenizer.json", &tokenizer.to_string());
         let options = VocabularyOptions {
             sources: vec![self.file("texts.txt", &texts.join("\n"))],
+            scripts: Vec::new(),
             keep: Some(keep),
             chosen: None,
         };
@@ -216,6 +217,7 @@ fn a_smaller_tokenizer_says_which_tokens_stay() {
     let smaller = other.file("smaller.json", std::str::from_utf8(&first.tokenizer).unwrap());
     let options = VocabularyOptions {
         sources: vec![smaller],
+        scripts: Vec::new(),
         keep: None,
         chosen: None,
     };
@@ -264,6 +266,7 @@ fn hostile_tokenizers_are_errors() {
     let tokenizer = place.file("tokenizer.json", &whole.to_string());
     let options = VocabularyOptions {
         sources: vec![place.file("texts.txt", "ab")],
+        scripts: Vec::new(),
         keep: None,
         chosen: None,
     };

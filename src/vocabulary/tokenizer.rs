@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::scripts::{self, Scripts};
 use crate::{Error, Result};
 
 /// How a tokenizer cuts words.
@@ -32,6 +33,8 @@ pub(super) struct Vocabulary {
     /// What begins a piece inside of a word, and what ends one at its end.
     inside: String,
     end: String,
+    /// Whether the characters of a token stand for bytes.
+    of_bytes: bool,
     /// The token with the least score, which sets that of unknown ones.
     least: Option<u32>,
 }
@@ -146,6 +149,10 @@ impl Vocabulary {
         named.extend(unknown);
         Ok(Self {
             cut_by,
+            of_bytes: ["pre_tokenizer", "decoder"].iter().any(|part| {
+                let told = file.get(part).map(Value::to_string);
+                told.is_some_and(|text| text.contains("\"ByteLevel\""))
+            }),
             ids,
             tokens,
             added,
@@ -213,6 +220,16 @@ impl Vocabulary {
             }
         }
         kept
+    }
+
+    /// The tokens that some scripts write.
+    pub(super) fn written_in(&self, scripts: &Scripts) -> BTreeSet<u32> {
+        let writes = |token: &str| match self.of_bytes {
+            true => scripts::of_bytes(token).is_some_and(|text| scripts.write(&text)),
+            false => scripts.write(token),
+        };
+        let own = self.tokens.iter().filter(|(_, token)| writes(token));
+        own.map(|(at, _)| *at).collect()
     }
 
     /// Adds what the tokens are merged of.

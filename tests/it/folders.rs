@@ -140,6 +140,10 @@ fn a_smaller_vocabulary_is_told_to_all_that_state_it() {
     let report = &place.reports("out")[0];
     let left = report["vocabulary"]["after"].as_u64().unwrap();
     assert!(left < tokens as u64);
+    let of = |when: &str| report["parts"][when]["vocabulary"]["bytes"].as_u64().unwrap();
+    let gone = ["bytes_before", "bytes_after"].map(|at| report["vocabulary"][at].as_u64().unwrap());
+    assert_eq!(of("before") - of("after"), gone[0] - gone[1]);
+    assert_eq!(of("after"), gone[1]);
     let told = std::fs::read_to_string(place.at("out/config.json")).unwrap();
     assert_eq!(told, config.replace(&tokens.to_string(), &left.to_string()));
     let small: Value =

@@ -560,9 +560,9 @@ fn wrong_arrays_are_named() {
         ("attention_mask", &Tensor::i64(vec![2, 4], vec![1; 8])),
     ]);
     assert!(s.contains("4 positions where the tokens have 3"), "{s}");
-    let s = said(&[("input_ids", &Tensor::i64(vec![6], vec![1; 6]))]);
+    let s = said(&[("input_ids", &Tensor::i64(vec![1, 1, 1, 6], vec![1; 6]))]);
     assert!(
-        s.contains("shape [6]") && s.contains("samples along axis 0"),
+        s.contains("shape [1, 1, 1, 6]") && s.contains("samples along axis 0"),
         "{s}"
     );
     let s = said(&[("input_ids", &Tensor::i64(vec![1, 2], vec![1, 100]))]);

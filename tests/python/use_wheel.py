@@ -126,7 +126,7 @@ def arrays():
 
 def folders():
     whole = folder / "whole"
-    (whole / "onnx").mkdir(parents=True)
+    (whole / "onnx").mkdir(parents=True, exist_ok=True)
     shutil.copy(model, whole / "onnx" / "model.onnx")
     (whole / "config.json").write_text('{"model_type": "vit"}')
     reports = onnx_prune.prune_folder(whole, folder / "small", data=data, flops=0.5, threads=1, timing=False)
