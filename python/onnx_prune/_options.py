@@ -64,6 +64,10 @@ class PruneOptions(TypedDict, total=False):
     """Keep only the tokens that occur in these texts (.txt, .jsonl, .tsv, .csv; `data` for those of --data), or those of a smaller tokenizer.json, besides special tokens and single characters. The tables of the model shrink, and the tokenizer that belongs to it is written beside the output as NAME.tokenizer.json."""
     vocab_keep: int
     """With --vocab: keep N tokens that do not occur, those whose embeddings are most like the embeddings of those that do. Default: a third as many as occur."""
+    vocab_languages: Union[str, Sequence[str]]
+    """Keep the tokens that these scripts write, by their names in Unicode (latin, cyrillic, han, ...), alone or besides those of --vocab."""
+    vocab_drop_in: bool
+    """With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the unknown one."""
     samples: int
     """Number of samples to use."""
     seed: int
@@ -144,6 +148,8 @@ FLAGS: dict[str, tuple[str, str]] = {
     "max_length": ("--max-length", "one"),
     "vocab": ("--vocab", "each"),
     "vocab_keep": ("--vocab-keep", "one"),
+    "vocab_languages": ("--vocab-languages", "list"),
+    "vocab_drop_in": ("--vocab-drop-in", "switch"),
     "samples": ("--samples", "one"),
     "seed": ("--seed", "one"),
     "join": ("--no-join", "unless"),
@@ -199,6 +205,8 @@ HELP: dict[str, str] = {
     "max_length": "Truncate texts to N tokens",
     "vocab": "Keep only the tokens that occur in these texts (.txt, .jsonl, .tsv, .csv; `data` for those of --data), or those of a smaller tokenizer.json, besides special tokens and single characters",
     "vocab_keep": "With --vocab: keep N tokens that do not occur, those whose embeddings are most like the embeddings of those that do",
+    "vocab_languages": "Keep the tokens that these scripts write, by their names in Unicode (latin, cyrillic, han, ...), alone or besides those of --vocab",
+    "vocab_drop_in": "With --vocab: the model takes and gives ids as before and its tokenizer stays",
     "samples": "Number of samples to use",
     "seed": "Seed for sampling and for synthetic inputs",
     "join": "False: Use texts as they are",

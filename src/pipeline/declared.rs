@@ -404,6 +404,9 @@ macro_rules! declarations {
             Pruning vocab_languages List("SCRIPT") "vocab-languages" [] { &[] }
               "Keep the tokens that these scripts write, by their names in Unicode (latin, cyrillic, han, ...), alone or besides those of --vocab."
               { |o, w| { o.vocabulary.scripts = texts(w)?; Ok(()) } } { |o| joined(&o.vocabulary.scripts) };
+            Pruning vocab_drop_in Nothing "vocab-drop-in" [] { &[] }
+              "With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the unknown one."
+              { |o, _| { o.vocabulary.drop_in = true; Ok(()) } } { |o| on(o.vocabulary.drop_in) };
             Data sample_count One("N") "samples" [] { &[] }
               "Number of samples to use."
               { |o, w| { o.data.samples = parsed(w)?; Ok(()) } } { |o| one(o.data.samples) };

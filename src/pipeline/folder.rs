@@ -237,6 +237,9 @@ impl<'a> FolderRun<'a> {
             return Ok(());
         };
         self.options.vocabulary.chosen = Some(Arc::new(trimmed.kept.clone()));
+        if trimmed.drop_in {
+            return Ok(());
+        }
         self.changes.vocabulary = Some(ChangedVocabulary {
             kept: trimmed.kept.clone(),
             tokenizer: trimmed.tokenizer.clone(),
@@ -434,17 +437,21 @@ impl<'a> FolderRun<'a> {
         writer.write(ctx, &options)
     }
 
-    /// Feeds with the ids that tokens have in a smaller vocabulary; `None` where one is gone.
+    /// Feeds with the ids that tokens have now; `None` where one is gone.
     fn renumbered(&self, feeds: &Feeds) -> Option<Feeds> {
-        let Some(vocabulary) = &self.changes.vocabulary else {
+        let vocabulary = &self.options.vocabulary;
+        let Some(kept) = &vocabulary.chosen else {
             return Some(feeds.clone());
         };
         let mut feeds = feeds.clone();
         for name in decoder_inputs::IDS {
             let Some(ids) = feeds.get(name) else { continue };
             let new = |id: &i64| {
-                let at = vocabulary.kept.binary_search(&u32::try_from(*id).ok()?).ok()?;
-                i64::try_from(at).ok()
+                let at = kept.binary_search(&u32::try_from(*id).ok()?).ok()?;
+                match vocabulary.drop_in {
+                    true => Some(*id),
+                    false => i64::try_from(at).ok(),
+                }
             };
             let own = ids.to_i64()?.iter().map(new).collect::<Option<Vec<i64>>>()?;
             feeds.insert(name.into(), Tensor::i64(ids.shape.clone(), own));
@@ -679,7 +686,9 @@ impl<'a> FolderRun<'a> {
                 let within = Path::new(path).strip_prefix(self.made);
                 report.output = Some(output.join(within.unwrap_or(path.as_ref())).display().to_string());
             }
-            if let Some(vocabulary) = &mut report.vocabulary {
+            if let Some(vocabulary) = &mut report.vocabulary
+                && self.changes.vocabulary.is_some()
+            {
                 vocabulary.tokenizer = Some(output.join("tokenizer.json").display().to_string());
             }
         }

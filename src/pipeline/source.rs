@@ -116,7 +116,9 @@ impl<'a> Source<'a> {
                     format!("the model with fewer tokens was not compared with the whole one: {why}"),
                 )?;
             }
-            wanted.tokenizer = Some(trimmed.tokenizer_path());
+            if !trimmed.drop_in {
+                wanted.tokenizer = Some(trimmed.tokenizer_path());
+            }
         }
         let all = data::read_samples(model, &wanted)?;
         let (mut samples, mut held_out) = split::split(all);

@@ -54,6 +54,7 @@ pub(super) fn trimmed(
         sources: texts(options),
         scripts: asked.scripts.clone(),
         keep: asked.keep,
+        drop_in: asked.drop_in,
         chosen: match chosen {
             Some(chosen) => Some(Arc::new(chosen.to_vec())),
             None => asked.chosen.clone(),
@@ -83,7 +84,10 @@ pub(super) fn check(
     let (whole, less) = (&trimmed.whole, &trimmed.model);
     if let Some(given) = &options.data.given {
         let few = || given.samples.iter().take(CHECKED);
-        let old: Option<Vec<Sample>> = few().map(|sample| as_it_was(sample, trimmed)).collect();
+        let old: Option<Vec<Sample>> = match trimmed.drop_in {
+            true => Some(few().cloned().collect()),
+            false => few().map(|sample| as_it_was(sample, trimmed)).collect(),
+        };
         let of = |samples: Vec<Sample>| Samples {
             samples,
             ..Samples::of_feeds([])
@@ -100,10 +104,11 @@ pub(super) fn check(
             )),
         };
     }
-    let files: Vec<PathBuf> = texts(options)
-        .into_iter()
-        .filter(|path| data::is_text(path))
-        .collect();
+    let given = match options.vocabulary.sources.is_empty() {
+        true => options.data.data.clone(),
+        false => texts(options),
+    };
+    let files: Vec<PathBuf> = given.into_iter().filter(|path| data::is_text(path)).collect();
     if files.is_empty() {
         return Ok(Some("no texts are given to compare both models on".into()));
     }
@@ -118,7 +123,11 @@ pub(super) fn check(
         data::read_samples(model, &wanted)
     };
     let tokenizer = options.data.tokenizer.clone().unwrap_or_default();
-    let both = of(whole, tokenizer).and_then(|old| Ok((old, of(less, trimmed.tokenizer_path())?)));
+    let smaller = match trimmed.drop_in {
+        true => tokenizer.clone(),
+        false => trimmed.tokenizer_path(),
+    };
+    let both = of(whole, tokenizer).and_then(|old| Ok((old, of(less, smaller)?)));
     let (old, new) = match both {
         Ok(both) => both,
         Err(error) => return Ok(Some(error.chain())),
@@ -164,15 +173,16 @@ fn compared(
 fn same(name: &str, whole: &Tensor, less: &Tensor, trimmed: &TrimmedVocabulary) -> Result<()> {
     let kept = &trimmed.kept;
     let last = whole.shape.len().saturating_sub(1);
-    let of_tokens = trimmed.outputs.contains(name) && whole.shape != less.shape;
-    let whole = match of_tokens {
+    let of_tokens = trimmed.outputs.contains(name) && (whole.shape != less.shape || trimmed.drop_in);
+    let of_kept = |tensor: &Tensor| match of_tokens && tensor.shape.get(last) != Some(&kept.len()) {
         true => rewrite::narrowed(
             name,
-            whole,
+            tensor,
             &[(last, kept.iter().map(|at| *at as usize).collect())],
-        )?,
-        false => whole.clone(),
+        ),
+        false => Ok(tensor.clone()),
     };
+    let (whole, less) = (of_kept(whole)?, of_kept(less)?);
     let (x, y) = (whole.to_f32(), less.to_f32());
     let most = x
         .iter()

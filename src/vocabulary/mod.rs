@@ -6,12 +6,14 @@
 //! scripts    tokens by the scripts that they are written in
 //! related    the tokens that are most like these
 //! tokenizer  tokenizer.json without the others, its ids renumbered
+//! drop_in    the interface as it was, around smaller tables
 //! tables     the embedding and the head without their rows
 //! ```
 //!
 //! On a text whose tokens all stay nothing changes: it is cut into the same tokens, which
 //! have the same rows, so a model without logits gives the same bits.
 
+mod drop_in;
 #[cfg(feature = "text")]
 mod keep;
 #[cfg(not(feature = "text"))]
@@ -45,6 +47,8 @@ pub struct VocabularyOptions {
     /// How many of the tokens stay that do not occur: those whose embeddings are most like the
     /// embeddings of those that do. A third of their number where none is given.
     pub keep: Option<usize>,
+    /// Whether the model takes and gives ids as before, so that its tokenizer stays.
+    pub drop_in: bool,
     /// The tokens that stay, where another model with the same tokenizer has chosen them;
     /// what that has written is not written again.
     pub chosen: Option<Arc<Vec<u32>>>,
@@ -58,7 +62,7 @@ impl VocabularyOptions {
 
     /// Whether each model gets a tokenizer of its own beside it.
     pub fn writes_tokenizer(&self) -> bool {
-        self.is_asked() && self.chosen.is_none()
+        self.is_asked() && self.chosen.is_none() && !self.drop_in
     }
 }
 
@@ -78,6 +82,8 @@ pub struct TrimmedVocabulary {
     pub kept: Vec<u32>,
     /// The outputs that have an entry for each token.
     pub outputs: BTreeSet<String>,
+    /// Whether the tokenizer stays.
+    pub drop_in: bool,
 }
 
 /// What a smaller vocabulary brings.
@@ -155,7 +161,17 @@ pub fn trim(
         None => chosen(model, &path, (&old, &vocabulary), options, columns)?,
     };
     let ids: Vec<u32> = kept.into_iter().collect();
-    let trimmed = tables::trim(model, vocabulary.size(), &ids)?;
+    let mut trimmed = tables::trim(model, vocabulary.size(), &ids)?;
+    if options.drop_in {
+        let unknown = vocabulary.stand_in();
+        let tokens = drop_in::KeptTokens {
+            size: trimmed.rows,
+            kept: &ids,
+            unknown: ids.iter().position(|id| Some(*id) == unknown).unwrap_or(0),
+        };
+        let (tables, outputs) = (&trimmed.tables, &trimmed.outputs);
+        drop_in::keep_interface(model, &mut trimmed.model, tables, outputs, &tokens)?;
+    }
     let tokenizer = written(&made)?;
     let folder = ScratchFolder::new()?;
     staged::write(&folder.path().join(TOKENIZER), &tokenizer)?;
@@ -176,6 +192,7 @@ pub fn trim(
         folder,
         kept: ids,
         outputs: trimmed.outputs,
+        drop_in: options.drop_in,
     })
 }
 
@@ -216,8 +233,9 @@ fn chosen(
     kept.extend(&occurring);
     let more = options.keep.unwrap_or((MORE * occurring.len() as f64) as usize);
     if more > 0 && !occurring.is_empty() {
-        let table = tables::embedding(model, vocabulary.size())?;
-        kept.extend(related::related(&table, vocabulary.size(), &kept, more)?);
+        if let Some(table) = tables::embedding(model, vocabulary.size())? {
+            kept.extend(related::related(&table, vocabulary.size(), &kept, more)?);
+        }
     }
     vocabulary.close(&mut kept);
     // What merges lead to a token is known from texts only: those that are cut in another

@@ -26,6 +26,8 @@ pub(super) struct TrimmedTables {
     pub(super) bytes: [u64; 2],
     /// The outputs that have an entry for each token.
     pub(super) outputs: BTreeSet<String>,
+    /// Rows of the tables before.
+    pub(super) rows: usize,
 }
 
 /// The model with the rows of tokens `kept` only, of `size`.
@@ -38,7 +40,9 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
     search.heads();
     search.follow()?;
     search.complete()?;
-    let (cut, outputs, stale) = (search.cut, search.outputs, search.stale);
+    let (cut, flat) = (search.cut, search.flat);
+    let before = search.rows.last().copied().unwrap_or(size);
+    let (outputs, stale) = (search.outputs, search.stale);
     let mut trimmed = model.clone();
     let graph = trimmed
         .graph
@@ -51,7 +55,11 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
             continue;
         };
         let whole = onnx::tensor(tensor)?;
-        let less = narrowed(tensor.name(), &whole, &[(axis, rows.clone())])?;
+        let rows = match flat.get(tensor.name()) {
+            Some(each) => rows.iter().flat_map(|row| row * each..(row + 1) * each).collect(),
+            None => rows.clone(),
+        };
+        let less = narrowed(tensor.name(), &whole, &[(axis, rows)])?;
         for (bytes, tensor) in bytes.iter_mut().zip([&whole, &less]) {
             *bytes += (tensor.len() * tensor.elem().size()) as u64;
         }
@@ -68,6 +76,13 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
             last.value = Some(proto::tensor_shape_proto::dimension::Value::DimValue(size));
         }
     }
+    for node in graph.node.iter_mut().filter(|n| n.op_type() == "MatMulNBits") {
+        let is_head = node.input.get(1).is_some_and(|weight| cut.contains_key(weight));
+        let columns = node.attribute.iter_mut().find(|a| a.name() == "N");
+        if let (true, Some(columns)) = (is_head, columns) {
+            columns.i = i64::try_from(kept.len()).ok();
+        }
+    }
     graph.value_info.retain(|info| !stale.contains(info.name()));
     Ok(TrimmedTables {
         tables: cut.into_keys().collect(),
@@ -75,15 +90,20 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
         parameters,
         bytes,
         outputs,
+        rows: before,
     })
 }
 
-/// The first table that token ids index, a row for each token.
+/// The first table that token ids index, a row for each token; `None` where its numbers are in
+/// blocks.
 ///
 /// # Errors
 /// There is none.
-pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Tensor> {
+pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Option<Tensor>> {
     let search = TokenAxes::of(model, size)?;
+    if !search.blocks.is_empty() {
+        return Ok(None);
+    }
     let Some((name, axis)) = search.cut.first_key_value() else {
         return Err(no_table(size));
     };
@@ -92,9 +112,9 @@ pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Tensor
         (1, [width, rows]) => {
             let (values, rows, width) = (tensor.to_f32(), *rows, *width);
             let turned = (0..rows * width).map(|at| values[at % width * rows + at / width]);
-            Ok(Tensor::f32(vec![rows, width], turned.collect::<Vec<_>>()))
+            Ok(Some(Tensor::f32(vec![rows, width], turned.collect::<Vec<_>>())))
         }
-        _ => Ok(tensor),
+        _ => Ok(Some(tensor)),
     }
 }
 
@@ -121,6 +141,10 @@ struct TokenAxes<'g> {
     producers: HashMap<&'g str, &'g proto::NodeProto>,
     /// The axis of tokens of each constant that has one.
     cut: BTreeMap<String, usize>,
+    /// How many entries each token has in a constant that lies flat.
+    flat: BTreeMap<String, usize>,
+    /// Tables whose numbers are in blocks.
+    blocks: BTreeSet<String>,
     /// Values whose consumers are still to be looked at.
     open: Vec<(&'g str, At)>,
     /// Graph outputs that end in the tokens.
@@ -137,7 +161,7 @@ impl<'g> TokenAxes<'g> {
             .as_ref()
             .ok_or_else(|| Error::input("the model has no graph"))?;
         let mut search = Self::new(graph, size);
-        search.tables()?;
+        search.tables();
         match search.cut.is_empty() {
             true => Err(no_table(size)),
             false => Ok(search),
@@ -153,6 +177,8 @@ impl<'g> TokenAxes<'g> {
             constants: graph.initializer.iter().map(|t| (t.name(), t)).collect(),
             producers: graph.node.iter().flat_map(made).collect(),
             cut: BTreeMap::new(),
+            flat: BTreeMap::new(),
+            blocks: BTreeSet::new(),
             open: Vec::new(),
             outputs: BTreeSet::new(),
             stale: BTreeSet::new(),
@@ -216,23 +242,35 @@ impl<'g> TokenAxes<'g> {
         }
     }
 
+    /// The same of what goes with a weight in blocks: a row for each token, or all rows in one.
+    fn take_blocks(&mut self, value: &'g str) {
+        match self.dims(value).as_deref() {
+            Some([n]) if !self.counts_tokens(*n) => {
+                if let Some(rows) = self
+                    .rows
+                    .iter()
+                    .find(|rows| **rows > 0 && n.is_multiple_of(**rows))
+                {
+                    self.flat.insert(value.to_owned(), n / rows);
+                    self.cut.insert(value.to_owned(), 0);
+                }
+            }
+            _ => self.take(value, 0),
+        }
+    }
+
     /// The tables that token ids index.
-    fn tables(&mut self) -> Result<()> {
-        for (index, node) in self.graph.node.iter().enumerate() {
+    fn tables(&mut self) {
+        for node in &self.graph.node {
             let input = |at: usize| node.input.get(at).map(String::as_str).filter(|n| !n.is_empty());
             let pair = match node.op_type() {
                 "Gather" if integer(node, "axis", 0) == 0 => (input(0), input(1)),
                 "EmbedLayerNormalization" => (input(2), input(0)),
-                "GatherBlockQuantized" => {
-                    let found = input(0).and_then(|table| self.dims(table));
-                    let own = found.is_some_and(|d| d.first().is_some_and(|n| *n >= self.size));
-                    if own && input(1).is_some_and(|ids| self.are_ids(ids)) {
-                        return Err(Error::input(format!(
-                            "--vocab: {} has a table in blocks, whose rows cannot be taken out yet",
-                            node_label(index, node)
-                        )));
-                    }
-                    continue;
+                // Blocks lie along the rows, which go whole.
+                "GatherBlockQuantized"
+                    if integer(node, "gather_axis", 0) == 0 && integer(node, "quantize_axis", 1) != 0 =>
+                {
+                    (input(0), input(1))
                 }
                 _ => continue,
             };
@@ -244,9 +282,15 @@ impl<'g> TokenAxes<'g> {
             {
                 self.rows.insert(rows);
                 self.take(table, 0);
+                if node.op_type() == "GatherBlockQuantized" {
+                    self.blocks.insert(constant.to_owned());
+                    [2, 3]
+                        .into_iter()
+                        .filter_map(input)
+                        .for_each(|with| self.take(with, 0));
+                }
             }
         }
-        Ok(())
     }
 
     /// Numbers that token ids are compared with keep their meaning.
@@ -311,9 +355,13 @@ impl<'g> TokenAxes<'g> {
         }
         for (index, node) in self.graph.node.iter().enumerate() {
             let wide = usize::try_from(integer(node, "N", 0)).is_ok_and(|n| self.rows.contains(&n));
-            if node.op_type() == "MatMulNBits" && wide {
+            let cut = node
+                .input
+                .get(1)
+                .is_some_and(|weight| self.cut.contains_key(weight));
+            if node.op_type() == "MatMulNBits" && wide && !cut {
                 return Err(Error::input(format!(
-                    "--vocab: {} makes logits with a weight in blocks, whose columns cannot be taken out yet",
+                    "--vocab: {} has an entry for each token, but how it is read is not understood; nothing was changed",
                     node_label(index, node)
                 )));
             }
@@ -332,6 +380,7 @@ impl<'g> TokenAxes<'g> {
             let (domain, op) = (node.domain(), node.op_type());
             match (op, node.input.get(1)) {
                 ("MatMul" | "MatMulInteger", Some(weight)) => self.take(weight, 1),
+                ("MatMulNBits", Some(weight)) => self.take(weight, 0),
                 ("Gemm", Some(weight)) => self.take(weight, usize::from(integer(node, "transB", 0) == 0)),
                 _ => {}
             }
@@ -408,6 +457,14 @@ impl<'g> TokenAxes<'g> {
                 integer(node, "axis", 0) == 0 && input(1).is_some_and(|ids| self.are_ids(ids))
             }
             ("EmbedLayerNormalization", At::Axis(0), 2) => true,
+            ("GatherBlockQuantized", At::Axis(0), 0 | 2 | 3) => true,
+            ("MatMulNBits", At::Axis(0), 1) => {
+                let with = [2, 3, 5].into_iter().filter_map(input);
+                with.for_each(|with| self.take_blocks(with));
+                self.open.push((output, At::Last));
+                true
+            }
+            ("MatMulNBits", At::Axis(0), 2 | 3 | 5) => true,
             ("Cast" | "Identity", _, 0) => {
                 self.open.push((output, at));
                 true
@@ -415,6 +472,7 @@ impl<'g> TokenAxes<'g> {
             ("DequantizeLinear", At::Axis(axis), 0) => {
                 for scale in [input(1), input(2)].into_iter().flatten() {
                     match self.dims(scale).as_deref() {
+                        Some([n] | [n, ..]) if self.counts_tokens(*n) && axis == 0 => self.take(scale, 0),
                         Some([n]) if self.counts_tokens(*n) => self.take(scale, 0),
                         Some([] | [1]) => {}
                         // One number per column of a table.

@@ -153,6 +153,7 @@ impl TempPlace {
             sources: vec![self.file("texts.txt", &texts.join("\n"))],
             scripts: Vec::new(),
             keep: Some(keep),
+            drop_in: false,
             chosen: None,
         };
         trim(&table(200), Path::new(&tokenizer), &options, &[])
@@ -219,6 +220,7 @@ fn a_smaller_tokenizer_says_which_tokens_stay() {
         sources: vec![smaller],
         scripts: Vec::new(),
         keep: None,
+        drop_in: false,
         chosen: None,
     };
     let tokenizer = place.file("tokenizer.json", &whole.to_string());
@@ -268,6 +270,7 @@ fn hostile_tokenizers_are_errors() {
         sources: vec![place.file("texts.txt", "ab")],
         scripts: Vec::new(),
         keep: None,
+        drop_in: false,
         chosen: None,
     };
     let error = trim(&table(10), &tokenizer, &options, &[]).err().unwrap();
@@ -340,4 +343,85 @@ fn what_only_looks_like_a_table_of_tokens_stays_or_is_refused() {
         assert_eq!(found.is_none(), fine, "{number}");
         assert!(found.is_none_or(|e| e.chain().contains("compares token ids")));
     }
+}
+
+#[test]
+fn tables_and_heads_in_blocks_lose_whole_rows() {
+    let node = |op: &str, input: &[&str], output: &str, attributes: &[(&str, i64)]| proto::NodeProto {
+        op_type: Some(op.into()),
+        domain: Some("com.microsoft".into()),
+        input: input.iter().map(|i| (*i).into()).collect(),
+        output: vec![output.into()],
+        attribute: attributes
+            .iter()
+            .map(|(name, value)| proto::AttributeProto {
+                name: Some((*name).into()),
+                i: Some(*value),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    };
+    // 200 tokens of 64 numbers of four bits, in blocks of 32.
+    let bytes = |name: &str, shape: &[usize]| {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<u8> = (0..count).map(|at| (at / (count / 200)) as u8).collect();
+        crate::onnx::tensor_proto(name, &Tensor::new(shape.to_vec(), Data::U8(values)))
+    };
+    let floats = |name: &str, shape: &[usize]| {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f32> = (0..count).map(|at| (at / (count / 200)) as f32).collect();
+        crate::onnx::tensor_proto(name, &Tensor::f32(shape.to_vec(), values))
+    };
+    let info = |name: &str| proto::ValueInfoProto {
+        name: Some(name.into()),
+        ..Default::default()
+    };
+    let model = proto::ModelProto {
+        graph: Some(proto::GraphProto {
+            node: vec![
+                node(
+                    "GatherBlockQuantized",
+                    &["table", "input_ids", "scales", "zeros"],
+                    "rows",
+                    &[("block_size", 32), ("gather_axis", 0), ("quantize_axis", 1)],
+                ),
+                node(
+                    "MatMulNBits",
+                    &["rows", "head", "head_scales", "head_zeros"],
+                    "logits",
+                    &[("K", 64), ("N", 200), ("bits", 4), ("block_size", 32)],
+                ),
+            ],
+            initializer: vec![
+                bytes("table", &[200, 32]),
+                floats("scales", &[200, 2]),
+                bytes("zeros", &[200, 1]),
+                bytes("head", &[200, 2, 16]),
+                floats("head_scales", &[400]),
+                bytes("head_zeros", &[200]),
+            ],
+            input: vec![info("input_ids")],
+            output: vec![info("logits")],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let kept = [0, 7, 150];
+    let trimmed = tables::trim(&model, 200, &kept).unwrap();
+    let graph = trimmed.model.graph.unwrap();
+    let shapes: Vec<&[i64]> = graph.initializer.iter().map(|t| &t.dims[..]).collect();
+    assert_eq!(
+        shapes,
+        [&[3i64, 32][..], &[3, 2], &[3, 1], &[3, 2, 16], &[6], &[3]]
+    );
+    for tensor in &graph.initializer {
+        let values = crate::onnx::tensor(tensor).unwrap().to_f32();
+        let each = values.len() / kept.len();
+        let rows: Vec<f32> = kept.iter().flat_map(|row| vec![*row as f32; each]).collect();
+        assert_eq!(values, rows, "{}", tensor.name());
+    }
+    let columns = graph.node[1].attribute.iter().find(|a| a.name() == "N").unwrap();
+    assert_eq!(columns.i(), 3);
+    assert!(tables::embedding(&model, 200).unwrap().is_none());
 }

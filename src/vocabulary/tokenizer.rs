@@ -35,6 +35,8 @@ pub(super) struct Vocabulary {
     end: String,
     /// Whether the characters of a token stand for bytes.
     of_bytes: bool,
+    /// The token of what has none.
+    unknown: Option<u32>,
     /// The token with the least score, which sets that of unknown ones.
     least: Option<u32>,
 }
@@ -146,9 +148,11 @@ impl Vocabulary {
             .get("unk_token")
             .and_then(Value::as_str)
             .and_then(|t| ids.get(t).copied());
+        let unknown = unknown.or_else(|| model.get("unk_id").and_then(id));
         named.extend(unknown);
         Ok(Self {
             cut_by,
+            unknown,
             of_bytes: ["pre_tokenizer", "decoder"].iter().any(|part| {
                 let told = file.get(part).map(Value::to_string);
                 told.is_some_and(|text| text.contains("\"ByteLevel\""))
@@ -220,6 +224,11 @@ impl Vocabulary {
             }
         }
         kept
+    }
+
+    /// What stands for a token that is gone: the unknown one, or the first special one.
+    pub(super) fn stand_in(&self) -> Option<u32> {
+        self.unknown.or_else(|| self.added.first().copied())
     }
 
     /// The tokens that some scripts write.

@@ -110,3 +110,66 @@ fn tables_lose_the_rows_of_tokens_that_do_not_occur() {
         text(&result)
     );
 }
+
+#[test]
+fn with_a_table_of_ids_inside_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let texts = std::fs::read_to_string(fixture("text-language/calibration.txt")).unwrap();
+    let few: Vec<&str> = texts.lines().step_by(8).collect();
+    std::fs::write(at("few.txt"), few.join("\n")).unwrap();
+    let word = |path: &Path| path.to_str().unwrap().to_owned();
+    let (few, out, json) = (word(&at("few.txt")), word(&at("out.onnx")), word(&at("r.json")));
+    let model = word(&fixture("text-language/model.onnx"));
+    let tokenizer = word(&fixture("text-language/tokenizer.json"));
+    let common = ["--data", &few, "--tokenizer", &tokenizer, "--no-join"];
+    let prune = [
+        "--flops",
+        "1",
+        "--vocab",
+        "data",
+        "--vocab-keep",
+        "0",
+        "--vocab-drop-in",
+    ];
+    let quiet = ["--no-timing", "--quiet", "--json", &json];
+    let done = run(&[&[&*model, &*out], &common[..], &prune, &quiet].concat());
+    assert!(done.status.success(), "{}", text(&done));
+    conforms(Path::new(&json));
+    assert!(!at("out.tokenizer.json").exists());
+    assert!(rows(Path::new(&out)) < rows(Path::new(&model)));
+    // The same tokenizer, the same answers on these texts.
+    let compared = run(&[&["compare", &*out, &*model], &common[..], &["--json"]].concat());
+    assert!(compared.status.success(), "{}", text(&compared));
+    let found: Value = serde_json::from_slice(&compared.stdout).unwrap();
+    for output in found["outputs"].as_array().unwrap() {
+        assert!(output["relative_max"].as_f64().unwrap() < 1e-5, "{output}");
+    }
+}
+
+#[test]
+fn scripts_choose_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let out = out.to_str().unwrap();
+    let model = fixture("text-language/model.onnx");
+    let model = model.to_str().unwrap();
+    let tokenizer = fixture("text-language/tokenizer.json");
+    let common = [
+        "--tokenizer",
+        tokenizer.to_str().unwrap(),
+        "--no-timing",
+        "--quiet",
+        "--flops",
+        "1",
+    ];
+    let done = run(&[&[model, out], &common[..], &["--vocab-languages", "latin"]].concat());
+    assert!(done.status.success(), "{}", text(&done));
+    // It is of English texts: all stays.
+    let whole = rows(Path::new(model));
+    let kept = rows(Path::new(out));
+    assert!(kept > whole * 3 / 4 && kept <= whole, "{kept} of {whole}");
+    let done = run(&[&[model, out], &common[..], &["--vocab-languages", "latin,elvish"]].concat());
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done).contains("no script 'elvish'"), "{}", text(&done));
+}

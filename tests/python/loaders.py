@@ -433,17 +433,20 @@ def try_variants():
 
 
 def try_genai():
-    """onnxruntime-genai, from a folder that its own builder makes."""
+    """onnxruntime-genai, from folders that its own builder makes: float32, and four bits with fewer tokens."""
     import onnxruntime_genai as genai
 
     llama()
-    folder = WORK / "genai"
-    if not folder.exists():
-        made = WORK / "genai-making"
-        shutil.rmtree(made, ignore_errors=True)
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", WORK / "llama-source", "-o", made]
-        subprocess.run([*map(str, command), "-p", "fp32", "-e", "cpu", "-c", str(WORK / "cache")], check=True)
-        made.rename(folder)
+
+    def built(name, precision):
+        folder = WORK / name
+        if not folder.exists():
+            made = WORK / "genai-making"
+            shutil.rmtree(made, ignore_errors=True)
+            command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", WORK / "llama-source", "-o", made]
+            subprocess.run([*map(str, command), "-p", precision, "-e", "cpu", "-c", str(WORK / "cache")], check=True)
+            made.rename(folder)
+        return folder
 
     def text(path):
         model = genai.Model(str(path))
@@ -455,8 +458,13 @@ def try_genai():
             generator.generate_next_token()
         return list(map(int, generator.get_sequence(0)))
 
+    folder = built("genai", "fp32")
     dense = text(folder)
     assert len(dense) == 32, dense
+    out, reports = pruned(built("genai-int4", "int4"), "--vocab", "data", "--vocab-keep", "0")
+    assert len(text(out)) == 32
+    config = json.loads((out / "genai_config.json").read_text())["model"]
+    assert config["vocab_size"] == reports[0]["vocabulary"]["after"] < len(tokenizer()), config["vocab_size"]
     for options in [(), ("--change-interface", "--targets", "heads")]:
         out, _ = pruned(folder, *options)
         small = text(out)
