@@ -33,7 +33,7 @@ pub struct ModelParts {
 const LEAST_TOKENS: usize = 64;
 
 /// Operators between token ids and the node that looks them up.
-const HANDS_ON: [&str; 8] = [
+const HANDS_ON: [&str; 7] = [
     "Cast",
     "Identity",
     "Reshape",
@@ -41,7 +41,6 @@ const HANDS_ON: [&str; 8] = [
     "Squeeze",
     "Flatten",
     "Clip",
-    "Where",
 ];
 
 impl ModelParts {
@@ -175,10 +174,19 @@ fn are_tokens(network: &Network, ids: ValueId) -> bool {
             return false;
         };
         let op = graph.node(node);
-        if !HANDS_ON.contains(&op.op.as_str()) {
-            return false;
-        }
-        let at = usize::from(op.op == "Where");
+        let is_list = || {
+            let list = graph
+                .input(node, 0)
+                .and_then(|v| graph.value(v).constant.as_ref());
+            op.op == "Gather" && list.is_some_and(|c| c.shape.len() == 1)
+        };
+        // A list may have another id for each.
+        let at = match op.op.as_str() {
+            "Where" => 1,
+            other if HANDS_ON.contains(&other) => 0,
+            _ if is_list() => 1,
+            _ => return false,
+        };
         let Some(next) = graph.input(node, at) else {
             return false;
         };

@@ -110,17 +110,34 @@ impl<'a> Search<'a> {
         None
     }
 
-    /// The values that hold the indices given as `input`.
-    fn same_indices(&self, graph: &'a proto::GraphProto, input: &'a str) -> BTreeSet<&'a str> {
+    /// The values that hold the indices given as `input`, and those that hold what a list of
+    /// numbers has for each of them.
+    fn same_indices(
+        &self,
+        graph: &'a proto::GraphProto,
+        input: &'a str,
+    ) -> (BTreeSet<&'a str>, BTreeSet<&'a str>) {
         let mut same = BTreeSet::from([input]);
+        let mut mapped = BTreeSet::new();
         // Nodes come in topological order.
         for node in &graph.node {
             let first = node.input.first().map(String::as_str);
             if HANDS_INDICES_ON.contains(&node.op_type()) && first.is_some_and(|v| same.contains(v)) {
                 same.extend(node.output.iter().map(String::as_str));
+            } else if HANDS_INDICES_ON.contains(&node.op_type()) && first.is_some_and(|v| mapped.contains(v))
+            {
+                mapped.extend(node.output.iter().map(String::as_str));
+            }
+            let list = first.and_then(|table| self.constants.get(table));
+            let ids = node.input.get(1).map(String::as_str);
+            if node.op_type() == "Gather"
+                && list.is_some_and(|dims| dims.len() == 1)
+                && ids.is_some_and(|v| same.contains(v))
+            {
+                mapped.extend(node.output.iter().map(String::as_str));
             }
         }
-        same
+        (same, mapped)
     }
 
     fn run(&self, graph: &'a proto::GraphProto) -> Tables {
@@ -130,12 +147,20 @@ impl<'a> Search<'a> {
         let mut positions: Option<usize> = None;
         let lookups: Vec<Lookup<'_>> = graph.node.iter().flat_map(lookups).collect();
         for input in &graph.input {
-            let same = self.same_indices(graph, input.name());
-            for lookup in lookups.iter().filter(|l| same.contains(l.indices)) {
+            let (same, mapped) = self.same_indices(graph, input.name());
+            for lookup in lookups
+                .iter()
+                .filter(|l| same.contains(l.indices) || mapped.contains(l.indices))
+            {
                 let Some(shape) = self.table(lookup.table) else {
                     continue;
                 };
                 let Some(&n) = shape.first() else { continue };
+                if mapped.contains(lookup.indices) {
+                    by_input.insert(lookup.indices);
+                    widths.insert(shape.get(1).copied());
+                    continue;
+                }
                 let known = rows.entry(input.name().to_owned()).or_insert(n);
                 *known = (*known).min(n);
                 by_input.insert(lookup.indices);

@@ -232,10 +232,11 @@ fn chosen(
     let occurring: BTreeSet<u32> = wanted.iter().flatten().copied().collect();
     kept.extend(&occurring);
     let more = options.keep.unwrap_or((MORE * occurring.len() as f64) as usize);
-    if more > 0 && !occurring.is_empty() {
-        if let Some(table) = tables::embedding(model, vocabulary.size())? {
-            kept.extend(related::related(&table, vocabulary.size(), &kept, more)?);
-        }
+    if more > 0
+        && !occurring.is_empty()
+        && let Some(table) = tables::embedding(model, vocabulary.size())?
+    {
+        kept.extend(related::related(&table, vocabulary.size(), &kept, more)?);
     }
     vocabulary.close(&mut kept);
     // What merges lead to a token is known from texts only: those that are cut in another
