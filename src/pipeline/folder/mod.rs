@@ -1,6 +1,10 @@
 //! From a folder that a loader reads to a smaller one that the same loader reads.
 //!
 //! ```text
+//! families  models that hold the same matrices
+//! inputs    what they are calibrated on
+//! others    what is no model: copied, brought up to date, left out
+//!
 //! ModelFolder::read -> families -> a run each -> variants -> other files -> NewFolder::commit
 //! ```
 //!
@@ -8,46 +12,37 @@
 //! keeps the same heads and neurons as the one that was measured. The folder appears when
 //! all of it is there.
 
+mod families;
+mod inputs;
+mod others;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sha2::{Digest, Sha256};
+use families::Family;
 
-use super::decoder_inputs::{self, Writer, WriterEnds, WrittenTexts};
 use super::joint::JointRun;
 use super::options::Options;
 use super::plan::{Planner, alike, search};
 use super::recorded::words;
 use super::source::Source;
 use super::write::Finished;
-use super::{calibrate, load, paths, rank};
+use super::{calibrate, paths, rank};
 use crate::budget::{Demand, Goal, Measure};
-use crate::data::{self, DataOptions, DataOrigin};
-use crate::engine::{self, Ctx};
-use crate::folder::{
-    CacheSize, ChangedVocabulary, Changes, ConfigEdit, FolderModel, MAX_CONFIG, ModelFolder, edited,
-};
+use crate::data;
+use crate::folder::{CacheSize, ChangedVocabulary, Changes, ModelFolder};
 use crate::io::new_folder::NewFolder;
 use crate::io::staged;
 use crate::mask::Pattern;
-use crate::onnx::{self, proto};
 use crate::progress::Progress;
 use crate::report::command::{Output, command};
 use crate::report::{self, Report};
-use crate::tensor::{Feeds, Tensor};
-use crate::vocabulary::VocabularyOptions;
 use crate::{Error, Result, ResultExt, Warning};
 
 /// The reports of a folder, in it.
 pub const REPORT: &str = "pruning.json";
-
-/// Files that state what a decoder begins and ends with.
-const STATED: [&str; 2] = ["generation_config.json", "config.json"];
-
-/// Matrices of more numbers tell models apart.
-const TELLING: i64 = 256;
 
 /// Prunes all models of a folder into another one, which appears whole or not at all; all
 /// other files are copied, those that state sizes or token ids are brought up to date.
@@ -145,7 +140,7 @@ fn fitted(found: &ModelFolder, options: &Options) -> Result<(Options, Vec<String
         options.axes.uniform_kv = true;
         notes.push("loaders of folders have one size of cache for all layers: --uniform-kv".into());
     }
-    if options.axes.change_interface && !states_caches(found) {
+    if options.axes.change_interface && !others::states_caches(found) {
         options.axes.change_interface = false;
         notes.push(
             "no configuration here states the heads of the cache apart from those of the queries, so a loader could \
@@ -154,19 +149,6 @@ fn fitted(found: &ModelFolder, options: &Options) -> Result<(Options, Vec<String
         );
     }
     Ok((options, notes))
-}
-
-/// Whether a configuration has a place for the size of a cache.
-fn states_caches(found: &ModelFolder) -> bool {
-    let stated = |file: &&PathBuf| {
-        let name = file.file_name().and_then(|n| n.to_str());
-        matches!(name, Some("config.json" | "genai_config.json"))
-    };
-    let has = |file: &PathBuf| {
-        let bytes = staged::read(&found.root.join(file), MAX_CONFIG).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).contains("\"num_key_value_heads\"")
-    };
-    found.files.iter().filter(stated).any(has)
 }
 
 /// What a run over a folder knows.
@@ -187,13 +169,6 @@ struct FolderRun<'a> {
     held: BTreeSet<PathBuf>,
     /// Sizes of caches before and after.
     caches: [BTreeSet<CacheSize>; 2],
-}
-
-/// Models that hold the same matrices.
-struct Family<'a> {
-    models: Vec<&'a FolderModel>,
-    matrices: BTreeSet<[u8; 32]>,
-    reads_encoder: bool,
 }
 
 impl<'a> FolderRun<'a> {
@@ -232,7 +207,7 @@ impl<'a> FolderRun<'a> {
         let Some(first) = self.found.models.first() else {
             return Ok(());
         };
-        let loaded = super::loaded::open(&self.found.root.join(&first.file), &self.options)?.loaded;
+        let loaded = crate::pipeline::loaded::open(&self.found.root.join(&first.file), &self.options)?.loaded;
         let Some(trimmed) = loaded.vocabulary else {
             return Ok(());
         };
@@ -245,36 +220,6 @@ impl<'a> FolderRun<'a> {
             tokenizer: trimmed.tokenizer.clone(),
         });
         Ok(())
-    }
-
-    /// Models by the matrices that they share; those that read what another one makes come
-    /// last.
-    fn families(&mut self) -> Result<Vec<Family<'a>>> {
-        let mut families: Vec<Family> = Vec::new();
-        for model in &self.found.models {
-            let path = self.found.root.join(&model.file);
-            let file = onnx::load(&path)?;
-            let mut own = Family {
-                models: vec![model],
-                matrices: matrices(&file.proto),
-                reads_encoder: decoder_inputs::reads_encoder(&file.proto),
-            };
-            let mut rest = Vec::new();
-            for family in families {
-                match family.matrices.is_disjoint(&own.matrices) {
-                    true => rest.push(family),
-                    false => {
-                        own.models.splice(0..0, family.models);
-                        own.matrices.extend(family.matrices);
-                        own.reads_encoder |= family.reads_encoder;
-                    }
-                }
-            }
-            rest.push(own);
-            families = rest;
-        }
-        families.sort_by_key(|family| family.reads_encoder);
-        Ok(families)
     }
 
     fn family(&mut self, family: &Family) -> Result<()> {
@@ -313,150 +258,6 @@ impl<'a> FolderRun<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Notes the side files of a model, which are written with it.
-    fn hold(&mut self, model: &Path) -> Result<()> {
-        let file = onnx::load(&self.found.root.join(model))?;
-        let root = &self.found.root;
-        let own = file.notes.external_files.iter();
-        self.held.extend(own.filter_map(|path| {
-            let within = path.strip_prefix(root).ok();
-            let within = within.map(Path::to_owned).or_else(|| {
-                let path = path.canonicalize().ok()?;
-                Some(path.strip_prefix(root.canonicalize().ok()?).ok()?.to_owned())
-            });
-            within.or_else(|| Some(model.parent()?.join(path.file_name()?)))
-        }));
-        Ok(())
-    }
-
-    /// The options of each model of a family: with what the dense decoder writes to the texts,
-    /// where they read that.
-    fn with_data(&mut self, family: &Family) -> Result<Vec<Options>> {
-        let same = vec![self.options.clone(); family.models.len()];
-        let texts = self.options.data.data.iter().any(|path| data::is_text(path));
-        if !family.reads_encoder || !texts {
-            return Ok(same);
-        }
-        let written = self.written(family);
-        let written = match written {
-            Err(error) if error.is_interrupt() => return Err(error),
-            Err(error) => {
-                self.warn(
-                    "decoder-inputs",
-                    format!(
-                        "the dense model could not be made to write to the texts ({}); its decoder is calibrated on \
-                         made-up inputs, which costs about half of the answers that stay the same",
-                        error.chain()
-                    ),
-                )?;
-                let mut made_up = same;
-                for options in &mut made_up {
-                    options.data.data.clear();
-                }
-                return Ok(made_up);
-            }
-            Ok(written) => written,
-        };
-        let mut each = Vec::new();
-        for (model, mut options) in family.models.iter().zip(same) {
-            let path = self.found.root.join(&model.file);
-            let loaded = load(&path, options.axes, &[])?;
-            let network = &loaded.network.proto;
-            let feeds = match decoder_inputs::reads_cache(network) {
-                true => &written.cached,
-                false => &written.whole,
-            };
-            let feeds = feeds.iter().filter_map(|feeds| self.renumbered(feeds));
-            let whole = DataOptions {
-                data: Vec::new(),
-                ..options.data.clone()
-            };
-            let mut samples = data::completed(network, feeds, &whole)?;
-            samples.origin = DataOrigin::Files {
-                paths: options.data.data.clone(),
-            };
-            samples.notes.push(format!(
-                "the decoder is calibrated on what the dense model writes to the texts, at most {} tokens each",
-                decoder_inputs::WRITTEN
-            ));
-            options.data.given = Some(Arc::new(samples));
-            each.push(options);
-        }
-        Ok(each)
-    }
-
-    fn written(&self, family: &Family) -> Result<WrittenTexts> {
-        let path = |model: &FolderModel| self.found.root.join(&model.file);
-        let stem = |model: &FolderModel| {
-            let name = model.file.file_stem().unwrap_or_default();
-            name.to_string_lossy().into_owned()
-        };
-        let encoder = self
-            .found
-            .models
-            .iter()
-            .find(|m| stem(m).contains("encoder") && !stem(m).contains("decoder"));
-        let encoder = encoder.ok_or_else(|| Error::input("there is no encoder in the folder"))?;
-        // One that needs no cache, or takes none.
-        let takes = |model: &&&FolderModel| {
-            let inputs = onnx::load(&path(model)).map(|file| {
-                let graph = file.proto.graph.unwrap_or_default();
-                let switch = graph.input.iter().any(|i| i.name() == "use_cache_branch");
-                let past = graph.input.iter().any(|i| i.name().starts_with("past"));
-                (past, switch)
-            });
-            inputs.is_ok_and(|(past, switch)| !past || switch)
-        };
-        let decoder = family.models.iter().find(takes);
-        let decoder =
-            decoder.ok_or_else(|| Error::input("no decoder in the folder works without a cache"))?;
-        let engine = engine::choose(&self.options.engine)?;
-        let start = ["decoder_start_token_id", "bos_token_id"];
-        let writer = Writer {
-            encoder: &path(encoder),
-            decoder: &path(decoder),
-            ends: WriterEnds {
-                start: start
-                    .iter()
-                    .find_map(|key| self.found.number(&STATED, key))
-                    .unwrap_or(0),
-                end: self.found.number(&STATED, "eos_token_id"),
-            },
-        };
-        let ctx = Ctx {
-            engine: engine.as_ref(),
-            progress: self.progress,
-            cancelled: self.cancelled,
-        };
-        let options = Options {
-            vocabulary: VocabularyOptions::default(),
-            ..self.options.clone()
-        };
-        writer.write(ctx, &options)
-    }
-
-    /// Feeds with the ids that tokens have now; `None` where one is gone.
-    fn renumbered(&self, feeds: &Feeds) -> Option<Feeds> {
-        let vocabulary = &self.options.vocabulary;
-        let Some(kept) = &vocabulary.chosen else {
-            return Some(feeds.clone());
-        };
-        let mut feeds = feeds.clone();
-        for name in decoder_inputs::IDS {
-            let Some(ids) = feeds.get(name) else { continue };
-            let new = |id: &i64| {
-                let at = kept.binary_search(&u32::try_from(*id).ok()?).ok()?;
-                match vocabulary.drop_in {
-                    true => Some(*id),
-                    false => i64::try_from(at).ok(),
-                }
-            };
-            let own = ids.to_i64()?.iter().map(new).collect::<Option<Vec<i64>>>()?;
-            feeds.insert(name.into(), Tensor::i64(ids.shape.clone(), own));
-        }
-        Some(feeds)
     }
 
     /// Prunes one file; what stays of it where heads keep their channels comes back. With a
@@ -583,98 +384,12 @@ impl<'a> FolderRun<'a> {
         }
     }
 
-    /// A model with nothing to prune, and its other forms.
-    fn as_it_is(&mut self, model: &FolderModel, why: &str) -> Result<()> {
-        for file in std::iter::once(&model.file)
-            .chain(&model.variants)
-            .chain(&model.copies)
-        {
-            self.saved(&self.found.root.join(file), file)?;
-        }
-        self.notes
-            .push(format!("{} is copied as it is: {why}", model.file.display()));
-        Ok(())
-    }
-
-    fn copied(&self, model: &Path, copy: &Path) -> Result<()> {
-        match self.options.dry_run {
-            true => Ok(()),
-            false => self.saved(&self.made.join(model), copy),
-        }
-    }
-
-    fn saved(&self, from: &Path, to: &Path) -> Result<()> {
-        if self.options.dry_run {
-            return Ok(());
-        }
-        let file = onnx::load(from)?;
-        onnx::save(
-            &file.proto,
-            &self.made.join(to),
-            &onnx::SaveOptions::for_model(&file),
-        )?;
-        Ok(())
-    }
-
     fn warn(&mut self, name: &'static str, text: String) -> Result<()> {
         let warning = Warning { name, text };
         if self.options.strict {
             return Err(Error::Strict(warning));
         }
         self.warnings.push(warning);
-        Ok(())
-    }
-
-    fn note_caches(&mut self, file: &Path) -> Result<()> {
-        if self.options.dry_run || !self.options.axes.change_interface {
-            return Ok(());
-        }
-        for (root, sizes) in [self.found.root.as_path(), self.made]
-            .into_iter()
-            .zip(&mut self.caches)
-        {
-            sizes.extend(caches(&onnx::load(&root.join(file))?.proto));
-        }
-        Ok(())
-    }
-
-    /// Copies what is no model, brought up to date.
-    fn others(&mut self) -> Result<()> {
-        if self.options.dry_run {
-            return Ok(());
-        }
-        let [before, after] = &self.caches;
-        if let (true, Some(size)) = (after.len() == 1 && before != after, after.first()) {
-            self.changes.caches = Some(*size);
-        }
-        let models = self.found.models.iter().flat_map(|m| {
-            let own = std::iter::once(&m.file);
-            own.chain(&m.variants).chain(&m.copies)
-        });
-        let models: BTreeSet<&PathBuf> = models.collect();
-        for file in &self.found.files {
-            if models.contains(file) || self.held.contains(file) || file == Path::new(REPORT) {
-                continue;
-            }
-            let (from, to) = (self.found.root.join(file), self.made.join(file));
-            let folder = staged::folder_of(&to);
-            std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot create", &folder, e))?;
-            let size = from
-                .metadata()
-                .map_err(|e| Error::io("cannot read", &from, e))?
-                .len();
-            let edit = match size <= MAX_CONFIG {
-                true => edited(file, &staged::read(&from, MAX_CONFIG)?, &self.changes)?,
-                false => edited(file, &[], &self.changes)?,
-            };
-            match edit {
-                ConfigEdit::Changed(bytes) => staged::write(&to, &bytes)?,
-                ConfigEdit::LeftOut(why) => self.notes.push(format!("{} is left out: {why}", file.display())),
-                ConfigEdit::Same => {
-                    std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, e))?;
-                }
-            }
-        }
         Ok(())
     }
 
@@ -698,46 +413,4 @@ impl<'a> FolderRun<'a> {
         }
         Ok(reports)
     }
-}
-
-/// The matrices of a model that are no tables: a hash of each.
-fn matrices(model: &proto::ModelProto) -> BTreeSet<[u8; 32]> {
-    /// Bytes that tell matrices apart.
-    const BYTES: usize = 1 << 16;
-    let Some(graph) = &model.graph else {
-        return BTreeSet::new();
-    };
-    let nodes = graph.node.iter().filter(|n| n.op_type() != "Gather");
-    let read: BTreeSet<String> = nodes.flat_map(crate::graph::node_reads).collect();
-    let held = graph.initializer.iter().filter(|t| {
-        let numbers: i64 = t.dims.iter().product();
-        t.dims.len() >= 2 && numbers >= TELLING && read.contains(t.name())
-    });
-    let hashed = held.filter_map(|tensor| {
-        let bytes = tensor.raw_data.as_deref()?;
-        let bytes = &bytes[..bytes.len().min(BYTES)];
-        let first = bytes.first()?;
-        // Equal numbers tell nothing.
-        if bytes.iter().all(|b| b == first) {
-            return None;
-        }
-        let mut hash = Sha256::new();
-        hash.update(format!("{:?} {:?}", tensor.data_type, tensor.dims));
-        hash.update(bytes);
-        Some(hash.finalize().into())
-    });
-    hashed.collect()
-}
-
-/// The sizes of the caches that a model reads.
-fn caches(model: &proto::ModelProto) -> BTreeSet<CacheSize> {
-    let specs = data::input_specs(model).unwrap_or_default();
-    let size = |spec: &data::InputSpec| match (&spec.dims[..], spec.name.starts_with("past")) {
-        ([_, heads, _, channels], true) => Some(CacheSize {
-            heads: heads.fixed()?,
-            channels: channels.fixed()?,
-        }),
-        _ => None,
-    };
-    specs.iter().filter_map(size).collect()
 }
