@@ -219,7 +219,13 @@ fn calibrate(args: &Calibrate, cancelled: &AtomicBool) -> Result<()> {
     listen(&args.talk);
     let progress = args.talk.progress();
     let progress = progress.as_ref();
-    let told = pipeline::collect(&args.input, &args.output, &args.options, progress, cancelled)?;
+    let told = pipeline::collect(
+        &args.input,
+        &args.output,
+        (&args.options, args.keep_samples),
+        progress,
+        cancelled,
+    )?;
     match (args.json, args.talk.quiet) {
         (true, _) => report::write_json("-".as_ref(), &told),
         (_, true) => Ok(()),

@@ -42,15 +42,18 @@ def merge_and_prune(model: str, output: str, flops: float, parts: list[bytes]) -
         for path, part in zip(paths, parts):
             path.write_bytes(part)
         total = folder / "all.safetensors"
-        subprocess.run([onnx_prune.find_program(), "merge", *paths, "--output", total], check=True)
+        onnx_prune.merge(paths, total)
         print(onnx_prune.prune(model, output, flops=flops, stats=total))
 
 
-def main(threads: int = 4) -> None:
+def main() -> None:
     import ray
 
     model, output, flops, *shards = sys.argv[1:]
     ray.init()
+    # No more than the smallest node has: a task that fits nowhere waits for ever.
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    threads = min([4, *(cpus for cpus in nodes if cpus > 0)])
     # A model with side files would need those, too.
     shared = ray.put(pathlib.Path(model).read_bytes())
     remote = ray.remote(num_cpus=threads)(calibrate)

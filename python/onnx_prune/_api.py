@@ -205,15 +205,18 @@ def calibrate(
     output: Path,
     *,
     data: Optional[Data] = None,
+    keep_samples: Optional[int] = None,
     progress: Optional[Progress] = None,
     **options: Unpack[PruneOptions],
 ) -> dict[str, object]:
     """Writes the statistics of a model on some inputs to a file, for ``prune(..., stats=[...])``.
 
-    Takes the options of inputs and engines. A run that was stopped resumes when it is started again.
+    ``keep_samples`` of them go into the file, on which damage is measured later. Takes the options of inputs and
+    engines. A run that was stopped resumes when it is started again.
     """
     line = _Line("calibrate", model, "--json")
     line.words += ["-o", os.fspath(output)]
+    line.values(keep_samples=keep_samples)
     line.options(options)
     with as_paths(data, options.get("tokenizer")) as paths:
         line.words += [f"--data={path}" for path in paths]

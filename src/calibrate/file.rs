@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
+use prost::Message as _;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
+use crate::data::Sample;
 use crate::error::{Error, Result, ResultExt};
 use crate::io::staged::{self, Staged};
 use crate::numerics::{SiteStatistics, Statistics};
+use crate::onnx;
+use crate::onnx::proto::GraphProto;
+use crate::tensor::{Data, Feeds, Tensor};
 
 /// The version that is written; others are refused.
 const VERSION: u32 = 2;
@@ -19,6 +24,10 @@ const HEAD: &str = "onnx-prune statistics";
 
 /// Longest header that is read, as in the safetensors library.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// The tensor with samples, and the input that tells which of their tokens are real.
+const SAMPLES: &str = "onnx-prune samples";
+const MASK: &str = "onnx-prune token mask";
 
 /// The parts of a site, in the names of tensors.
 const PARTS: [&str; 3] = ["pilot", "sum", "gram"];
@@ -41,10 +50,16 @@ pub struct Stored {
     pub model: String,
     /// The statistics.
     pub statistics: Statistics,
+    /// Some of the samples, for what sums do not tell: what a loss does to the outputs.
+    pub samples: Vec<Sample>,
 }
 
+/// Samples that a file holds at most, however many files were added up.
+pub const MOST_SAMPLES: usize = 576;
+
 impl Stored {
-    /// Adds those of other samples; they must be of the same model.
+    /// Adds those of other samples; they must be of the same model. All samples that both
+    /// hold stay.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if self.model != other.model {
             return Err(Error::input(format!(
@@ -52,13 +67,30 @@ impl Stored {
                 self.model, other.model
             )));
         }
-        self.statistics.merge(&other.statistics)
+        self.statistics.merge(&other.statistics)?;
+        self.samples.extend(other.samples.iter().cloned());
+        Ok(())
     }
 }
 
-/// Writes `statistics` of the model called `model` to `path`; the file appears
-/// whole or not at all.
+/// Writes `statistics` of the model called `model` to `path`, without samples; the file
+/// appears whole or not at all.
 pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
+    write(path, (model, statistics), &[])
+}
+
+impl Stored {
+    /// Writes all of it; the file appears whole or not at all.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write(path, (&self.model, &self.statistics), &self.samples)
+    }
+}
+
+fn write(path: &Path, (model, statistics): (&str, &Statistics), samples: &[Sample]) -> Result<()> {
+    let samples = encoded(samples);
     let head = Head {
         version: VERSION,
         model: model.to_owned(),
@@ -90,6 +122,14 @@ pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
             infos.push((format!("{name}.{part}"), info));
         }
     }
+    if !samples.is_empty() {
+        let info = TensorInfo {
+            dtype: Dtype::U8,
+            shape: vec![samples.len()],
+            data_offsets: (end, end + samples.len()),
+        };
+        infos.push((SAMPLES.to_owned(), info));
+    }
     let damaged = |e: String| Error::input(format!("the statistics cannot be described: {e}"));
     let header = Metadata::new(Some(metadata), infos).map_err(|e| damaged(e.to_string()))?;
     let mut header = serde_json::to_vec(&header).map_err(|e| damaged(e.to_string()))?;
@@ -108,6 +148,7 @@ pub fn save(path: &Path, model: &str, statistics: &Statistics) -> Result<()> {
                 file.write_all(&value.to_le_bytes())?;
             }
         }
+        file.write_all(&samples)?;
         file.flush()
     })?;
     staged.commit()
@@ -150,6 +191,20 @@ fn load_inner(path: &Path) -> Result<Stored> {
         return Err(Error::input("it is cut short or damaged"));
     }
 
+    let samples = match metadata.info(SAMPLES).filter(|info| info.dtype == Dtype::U8) {
+        Some(info) => {
+            let (start, end) = info.data_offsets;
+            let from = (start as u64).saturating_add(8 + length);
+            file.seek(SeekFrom::Start(from)).map_err(io)?;
+            let mut bytes = Vec::new();
+            (&mut file)
+                .take(end.saturating_sub(start) as u64)
+                .read_to_end(&mut bytes)
+                .map_err(io)?;
+            decoded(bytes)?
+        }
+        None => Vec::new(),
+    };
     let mut sites = BTreeMap::new();
     for (name, (tokens, total)) in head.sites {
         let mut part = |part: &str| -> Result<Vec<f64>> {
@@ -182,5 +237,49 @@ fn load_inner(path: &Path) -> Result<Stored> {
     Ok(Stored {
         model: head.model,
         statistics,
+        samples,
     })
+}
+
+/// Samples, one after the other: each a graph whose constants are its inputs.
+fn encoded(samples: &[Sample]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for sample in samples {
+        let inputs = sample
+            .feeds
+            .iter()
+            .map(|(name, tensor)| onnx::tensor_proto(name, tensor));
+        let mask = sample.token_mask.as_ref().map(|mask| {
+            let mask = Tensor::new(vec![mask.len()], Data::Bool(mask.clone()));
+            onnx::tensor_proto(MASK, &mask)
+        });
+        let graph = GraphProto {
+            initializer: inputs.chain(mask).collect(),
+            ..Default::default()
+        };
+        out.extend(graph.encode_length_delimited_to_vec());
+    }
+    out
+}
+
+fn decoded(bytes: Vec<u8>) -> Result<Vec<Sample>> {
+    let mut bytes = bytes::Bytes::from(bytes);
+    let mut samples = Vec::new();
+    while !bytes.is_empty() {
+        let graph = GraphProto::decode_length_delimited(&mut bytes)
+            .map_err(|e| Error::input(format!("its samples are damaged: {e}")))?;
+        let mut sample = Sample {
+            feeds: Feeds::new(),
+            token_mask: None,
+        };
+        for input in &graph.initializer {
+            let tensor = onnx::tensor(input)?;
+            match (input.name(), &tensor.data) {
+                (MASK, Data::Bool(mask)) => sample.token_mask = Some(mask.clone()),
+                (name, _) => _ = sample.feeds.insert(name.to_owned(), tensor),
+            }
+        }
+        samples.push(sample);
+    }
+    Ok(samples)
 }

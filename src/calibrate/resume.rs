@@ -115,7 +115,9 @@ fn read(kept: KeptStatistics, probes: &[SiteProbe]) -> Result<Option<Statistics>
     if !kept.path.exists() {
         return Ok(None);
     }
-    let Stored { model, statistics } = file::load(kept.path)?;
+    let Stored {
+        model, statistics, ..
+    } = file::load(kept.path)?;
     if model != kept.key {
         return Err(wrong(
             kept,

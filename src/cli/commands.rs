@@ -117,6 +117,8 @@ pub struct Bench {
 /// What `calibrate` is told.
 #[derive(Debug)]
 pub struct Calibrate {
+    /// Samples that go into the file.
+    pub keep_samples: usize,
     /// The trained model.
     pub input: PathBuf,
     /// Where the statistics go.
@@ -255,6 +257,19 @@ fn others() -> [clap::Command; 7] {
                 "Where the statistics go. Until all samples are done they are in FILE.partial beside it: a run that \
                  was stopped resumes there when it is started again with the same model, samples and options.",
             ))
+            .arg(
+                Arg::new("keep-samples")
+                    .long("keep-samples")
+                    .value_name("N")
+                    .default_value("288")
+                    .value_parser(value_parser!(usize))
+                    .help("Samples that go into the file, for what sums do not tell")
+                    .long_help(
+                        "Samples that go into the file, drawn at random: a run with --stats alone measures damage \
+                         and re-fits layers in order on them. Merged files hold those of all, at most 576. With 0 \
+                         such a run is much worse.",
+                    ),
+            )
             .args(named(&["change-interface", "uniform-kv"]))
             .args(args(&[Topic::Data, Topic::Engine]).filter(|a| a.get_id() != "stats"))
             .args(Talk::args())
@@ -373,6 +388,7 @@ fn asked(matches: &ArgMatches) -> Result<Command> {
             options: read(m)?,
         }),
         Some(("calibrate", m)) => Command::Calibrate(Calibrate {
+            keep_samples: m.get_one("keep-samples").copied().unwrap_or_default(),
             input: need(m, "input")?,
             output: need(m, "output")?,
             json: m.get_flag("json"),

@@ -9,6 +9,7 @@ use super::paths;
 use super::plan::{Planner, search};
 use super::ranked::{Ranked, rank};
 use super::recorded::words;
+use super::shards;
 use super::source::Source;
 use super::write::Finished;
 use crate::budget::Goal;
@@ -53,7 +54,9 @@ pub fn joint(
     }
     paths::before(&given, &made, options)?;
     let run = JointRun {
-        options: vec![options.clone(); inputs.len()],
+        options: (inputs.iter())
+            .map(|input| Ok(shards::with_samples(input, options)?.into_owned()))
+            .collect::<Result<_>>()?,
         outputs: &outputs,
         made: &made,
         line: &command(&given, &Output::Folder(folder), &words(options, &options.goal())),

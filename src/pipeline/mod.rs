@@ -76,6 +76,7 @@ pub fn prune(
     let more = beside.iter().map(|b| (b.what, b.path));
     let outputs: Vec<(&str, &Path)> = [("the output", output)].into_iter().chain(more).collect();
     paths::before(&[input], &outputs, options)?;
+    let options = &*shards::with_samples(input, options)?;
     let source = Source::read(input, options, progress, cancelled)?;
     paths::side_files(&source.loaded, &outputs, options)?;
     let ranked = rank(calibrate(source)?)?;

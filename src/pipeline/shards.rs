@@ -1,6 +1,8 @@
 //! Calibration apart from pruning: statistics in files, added up, used again.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest as _, Sha256};
@@ -10,10 +12,10 @@ use super::options::Options;
 use super::paths;
 use super::source::probes;
 use crate::calibrate::{self, KeptStatistics, SiteProbe, Watched, file};
-use crate::data::DataOrigin;
+use crate::data::{DataOptions, DataOrigin, Padding, Samples, split};
 use crate::engine::{self, Ctx, Engine, EngineInfo};
 use crate::io::staged;
-use crate::onnx::provenance;
+use crate::onnx::{self, provenance};
 use crate::progress::Progress;
 use crate::rank::positions::Weights;
 use crate::report::SCHEMA;
@@ -36,6 +38,8 @@ pub struct StatisticsReport {
     pub samples: usize,
     /// Their real tokens (or rows).
     pub tokens: u64,
+    /// How many of them the file holds.
+    pub kept: usize,
     /// How many sinks have statistics.
     pub sites: usize,
     /// What the user should know.
@@ -52,6 +56,7 @@ impl StatisticsReport {
             origin: None,
             samples: stored.statistics.samples,
             tokens: stored.statistics.tokens,
+            kept: stored.samples.len(),
             sites: stored.statistics.sites.len(),
             notes: Vec::new(),
         }
@@ -60,11 +65,12 @@ impl StatisticsReport {
     /// For a terminal.
     pub fn text(&self) -> String {
         let mut out = format!(
-            "{}: statistics of {} sinks over {} samples ({} tokens or rows), of the model {}\n",
+            "{}: statistics of {} sinks over {} samples ({} tokens or rows), and {} of these, of the model {}\n",
             self.output.display(),
             self.sites,
             self.samples,
             self.tokens,
+            self.kept,
             self.model_sha256.get(..12).unwrap_or(&self.model_sha256)
         );
         for note in &self.notes {
@@ -91,6 +97,9 @@ pub fn partial(output: &Path) -> PathBuf {
 /// part the sums so far are in the file [`partial`] beside the output. A run with the
 /// same model, samples and options resumes from there, with the same result.
 ///
+/// `keep` samples, drawn at random, go into the file too: what a loss does to the outputs is
+/// measured on them, and layers are re-fitted in order.
+///
 /// All positions of a sequence count alike in them: what they count for the
 /// outputs depends on the samples, so sums over parts would not be the sum over
 /// the whole.
@@ -100,7 +109,7 @@ pub fn partial(output: &Path) -> PathBuf {
 pub fn collect(
     input: &Path,
     output: &Path,
-    options: &Options,
+    (options, keep): (&Options, usize),
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<StatisticsReport> {
@@ -133,8 +142,23 @@ pub fn collect(
         data::ROWS,
     )?;
     let statistics = found.statistics;
-    let stored = file::Stored { model, statistics };
-    file::save(output, &stored.model, &stored.statistics)?;
+    let samples = match keep {
+        0 => Vec::new(),
+        _ => {
+            let few = DataOptions {
+                samples: keep,
+                ..options.data.clone()
+            };
+            let read = data::read_samples(&loaded.network.proto, &few)?;
+            split::spread(&read, keep).samples
+        }
+    };
+    let stored = file::Stored {
+        model,
+        statistics,
+        samples,
+    };
+    stored.save(output)?;
     // Saved already; a file too many is not worth an error.
     let _ = std::fs::remove_file(&partial);
     let mut report = StatisticsReport::of(output, &stored);
@@ -211,6 +235,45 @@ pub fn merge(inputs: &[PathBuf], output: &Path) -> Result<StatisticsReport> {
         sum.merge(&other)
             .context(|| format!("adding {} to {}", path.display(), first.display()))?;
     }
-    file::save(output, &sum.model, &sum.statistics)?;
+    if sum.samples.len() > file::MOST_SAMPLES {
+        let all = Samples {
+            samples: std::mem::take(&mut sum.samples),
+            ..Samples::of_feeds([])
+        };
+        sum.samples = split::spread(&all, file::MOST_SAMPLES).samples;
+    }
+    sum.save(output)?;
     Ok(StatisticsReport::of(output, &sum))
+}
+
+/// The options with the samples that statistics hold in place of data, where there are none.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(super) fn with_samples<'o>(input: &Path, options: &'o Options) -> Result<Cow<'o, Options>> {
+    if options.stats.is_empty() || !options.data.is_empty() {
+        return Ok(Cow::Borrowed(options));
+    }
+    let model = onnx::load(input)?.sha256()?;
+    for path in &options.stats {
+        let stored = file::load(path)?;
+        if stored.model != model || stored.samples.is_empty() {
+            continue;
+        }
+        let mut options = options.clone();
+        let note = format!(
+            "damage is measured and layers are re-fitted on {} samples that the statistics hold",
+            stored.samples.len()
+        );
+        options.data.given = Some(Arc::new(Samples {
+            samples: stored.samples,
+            origin: DataOrigin::Files {
+                paths: vec![path.clone()],
+            },
+            notes: vec![note],
+            padding: Padding::No,
+        }));
+        return Ok(Cow::Owned(options));
+    }
+    Ok(Cow::Borrowed(options))
 }

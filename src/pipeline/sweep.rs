@@ -8,6 +8,7 @@ use super::options::Options;
 use super::paths;
 use super::plan::{Planner, search};
 use super::ranked::rank;
+use super::shards;
 use super::source::Source;
 use super::write::Finished;
 use crate::budget::Goal;
@@ -45,6 +46,7 @@ pub fn sweep(
     let made = names.iter().map(|name| ("the output", name.as_path()));
     let all: Vec<(&str, &Path)> = made.chain(beside.iter().copied()).collect();
     paths::before(&[input], &all, options)?;
+    let options = &*shards::with_samples(input, options)?;
     let source = Source::read(input, options, progress, cancelled)?;
     paths::side_files(&source.loaded, &all, options)?;
     let ranked = rank(calibrate(source)?)?;

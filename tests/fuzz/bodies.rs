@@ -376,7 +376,7 @@ fn statistics(path: &Path) {
         return;
     };
     let again = folder().join("again");
-    calibrate::file::save(&again, &found.model, &found.statistics).expect("it can be written");
+    found.save(&again).expect("it can be written");
     let back = calibrate::file::load(&again).expect("it can be read again");
     // Not everything is equal to itself.
     assert_eq!(

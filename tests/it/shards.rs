@@ -52,7 +52,7 @@ fn halves(folder: &Path) -> [PathBuf; 2] {
 const ENGINE: [&str; 4] = ["--engine", "tract", "--threads", "1"];
 
 fn calibrate(folder: &Path, model: &str, data: &str, output: &str) {
-    let args = ["calibrate", model, "--data", data, "-o", output];
+    let args = ["calibrate", model, "--data", data, "-o", output, "--keep-samples", "0"];
     must(folder, &[&args[..], &ENGINE].concat());
 }
 
@@ -142,6 +142,33 @@ fn merged_shards_prune_like_the_whole() {
         .map(|f| f["path"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["sum.safetensors", data]);
+}
+
+#[test]
+fn samples_in_the_statistics_are_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = fixture("digits-vit/model.onnx");
+    for (data, output) in halves(folder).iter().zip(["a.safetensors", "b.safetensors"]) {
+        let data = data.to_str().unwrap();
+        let args = ["calibrate", &model, "--data", data, "-o", output, "--keep-samples", "48"];
+        let said = must(folder, &[&args[..], &ENGINE].concat());
+        assert!(said.contains("and 48 of these"), "{said}");
+    }
+    let said = must(
+        folder,
+        &["merge", "a.safetensors", "b.safetensors", "-o", "sum.safetensors"],
+    );
+    assert!(said.contains("and 96 of these"), "{said}");
+    let alone = ["--flops", "0.5", "--stats", "sum.safetensors"];
+    let (kept, report) = prune(folder, &alone);
+    assert_eq!(report["damage"], "outputs");
+    assert_eq!(report["warnings"].as_array().unwrap().len(), 0, "{}", report["warnings"]);
+    let fitted = report["fitted"].as_array().unwrap();
+    assert!(fitted.iter().any(|f| !f["ridge"].is_null()), "a sequential fit");
+    assert!(report["notes"].to_string().contains("samples that the statistics hold"));
+    // The same bytes each time, whichever way the file came to be.
+    assert_eq!(prune(folder, &alone).0, kept);
 }
 
 #[test]

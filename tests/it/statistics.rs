@@ -734,7 +734,8 @@ fn files_keep_every_bit() {
         stored,
         Stored {
             model: "sha256:1".to_owned(),
-            statistics: statistics.clone()
+            statistics: statistics.clone(),
+            samples: Vec::new(),
         }
     );
     let first = std::fs::read(&path).unwrap();
@@ -746,10 +747,38 @@ fn files_keep_every_bit() {
 }
 
 #[test]
+fn samples_come_back_as_they_were() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("s.safetensors");
+    let sample = |at: i64, mask: Option<Vec<bool>>| Sample {
+        feeds: [
+            ("ids".to_owned(), Tensor::i64([1, 2], vec![at, 7])),
+            ("x".to_owned(), Tensor::f32([1, 0], vec![])),
+        ]
+        .into(),
+        token_mask: mask,
+    };
+    let stored = Stored {
+        model: "a".to_owned(),
+        statistics: some_statistics(),
+        samples: vec![sample(1, None), sample(-3, Some(vec![true, false]))],
+    };
+    stored.save(&path).unwrap();
+    assert_eq!(file::load(&path).unwrap(), stored);
+    // Cut anywhere it is an error, and never a panic.
+    let whole = std::fs::read(&path).unwrap();
+    for end in (0..whole.len()).rev().take(200) {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        assert!(file::load(&path).is_err());
+    }
+}
+
+#[test]
 fn merging_checks_what_is_merged() {
     let stored = Stored {
         model: "a".to_owned(),
         statistics: some_statistics(),
+        samples: Vec::new(),
     };
     let mut twice = stored.clone();
     twice.merge(&stored).unwrap();
