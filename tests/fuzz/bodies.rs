@@ -94,7 +94,7 @@ fn calibrated(model: &Path) {
     };
     let output = folder().join("statistics");
     let never = AtomicBool::new(false);
-    let ended = pipeline::collect(model, &output, &options, &Quiet, &never);
+    let ended = pipeline::collect(model, &output, (&options, 8), &Quiet, &never);
     assert!(ended.is_err(), "there is no engine");
 }
 

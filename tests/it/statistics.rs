@@ -748,7 +748,7 @@ fn files_keep_every_bit() {
 
 #[test]
 fn samples_come_back_as_they_were() {
-    let folder = TempDir::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.safetensors");
     let sample = |at: i64, mask: Option<Vec<bool>>| Sample {
         feeds: [
