@@ -52,7 +52,16 @@ fn halves(folder: &Path) -> [PathBuf; 2] {
 const ENGINE: [&str; 4] = ["--engine", "tract", "--threads", "1"];
 
 fn calibrate(folder: &Path, model: &str, data: &str, output: &str) {
-    let args = ["calibrate", model, "--data", data, "-o", output, "--keep-samples", "0"];
+    let args = [
+        "calibrate",
+        model,
+        "--data",
+        data,
+        "-o",
+        output,
+        "--keep-samples",
+        "0",
+    ];
     must(folder, &[&args[..], &ENGINE].concat());
 }
 
@@ -151,7 +160,16 @@ fn samples_in_the_statistics_are_enough() {
     let model = fixture("digits-vit/model.onnx");
     for (data, output) in halves(folder).iter().zip(["a.safetensors", "b.safetensors"]) {
         let data = data.to_str().unwrap();
-        let args = ["calibrate", &model, "--data", data, "-o", output, "--keep-samples", "48"];
+        let args = [
+            "calibrate",
+            &model,
+            "--data",
+            data,
+            "-o",
+            output,
+            "--keep-samples",
+            "48",
+        ];
         let said = must(folder, &[&args[..], &ENGINE].concat());
         assert!(said.contains("and 48 of these"), "{said}");
     }
@@ -163,10 +181,19 @@ fn samples_in_the_statistics_are_enough() {
     let alone = ["--flops", "0.5", "--stats", "sum.safetensors"];
     let (kept, report) = prune(folder, &alone);
     assert_eq!(report["damage"], "outputs");
-    assert_eq!(report["warnings"].as_array().unwrap().len(), 0, "{}", report["warnings"]);
+    assert_eq!(
+        report["warnings"].as_array().unwrap().len(),
+        0,
+        "{}",
+        report["warnings"]
+    );
     let fitted = report["fitted"].as_array().unwrap();
     assert!(fitted.iter().any(|f| !f["ridge"].is_null()), "a sequential fit");
-    assert!(report["notes"].to_string().contains("samples that the statistics hold"));
+    assert!(
+        report["notes"]
+            .to_string()
+            .contains("samples that the statistics hold")
+    );
     // The same bytes each time, whichever way the file came to be.
     assert_eq!(prune(folder, &alone).0, kept);
 }
