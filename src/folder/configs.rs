@@ -149,6 +149,29 @@ pub fn edited(path: &Path, bytes: &[u8], changes: &Changes) -> Result<ConfigEdit
     })
 }
 
+/// Files that state sizes or ids of tokens as JSON.
+const STATES: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "genai_config.json",
+    "ort_config.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "added_tokens.json",
+];
+
+/// Whether what states sizes or ids can be read: told before the work, not after it.
+///
+/// # Errors
+/// Names the file that is no JSON.
+pub fn readable(path: &Path, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if STATES.contains(&name) {
+        parsed(path, &text(path, &bytes()?)?)?;
+    }
+    Ok(())
+}
+
 fn text(path: &Path, bytes: &[u8]) -> Result<String> {
     let text = std::str::from_utf8(bytes);
     let text = text.map_err(|e| Error::input(format!("{} is no text: {e}", path.display())))?;

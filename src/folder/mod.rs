@@ -16,7 +16,7 @@ mod sentencepiece;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use configs::{CacheSize, ChangedVocabulary, Changes, ConfigEdit, edited};
+pub use configs::{CacheSize, ChangedVocabulary, Changes, ConfigEdit, edited, readable};
 
 use crate::io::staged;
 use crate::{Error, Result};

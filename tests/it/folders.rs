@@ -21,6 +21,15 @@ struct LanguageFolder {
     folder: tempfile::TempDir,
 }
 
+/// What a result consists of.
+const WHOLE: [&str; 5] = [
+    "README.md",
+    "config.json",
+    "onnx/model.onnx",
+    "pruning.json",
+    "tokenizer.json",
+];
+
 const CONFIG: &str = "{\n  \"model_type\": \"bert\",\n  \"vocab_size\": 1024,   \"pad_token_id\": 0\n}\n";
 
 impl LanguageFolder {
@@ -85,14 +94,7 @@ fn all_that_a_loader_needs_is_there() {
     let done = place.prune("out", &["--flops", "0.6"]);
     assert!(done.status.success(), "{}", text(&done));
     assert_eq!(files(&place.at("in")), before);
-    let all = [
-        "README.md",
-        "config.json",
-        "onnx/model.onnx",
-        "pruning.json",
-        "tokenizer.json",
-    ];
-    assert_eq!(names(&place.at("out")), all);
+    assert_eq!(names(&place.at("out")), WHOLE);
     assert_eq!(
         std::fs::read_to_string(place.at("out/config.json")).unwrap(),
         CONFIG
@@ -150,14 +152,7 @@ fn a_smaller_vocabulary_is_told_to_all_that_state_it() {
         serde_json::from_slice(&std::fs::read(place.at("out/tokenizer.json")).unwrap()).unwrap();
     assert_eq!(small["model"]["vocab"].as_object().unwrap().len() as u64, left);
     // No second tokenizer beside the model, no weights that contradict it.
-    let all = [
-        "README.md",
-        "config.json",
-        "onnx/model.onnx",
-        "pruning.json",
-        "tokenizer.json",
-    ];
-    assert_eq!(names(&place.at("out")), all);
+    assert_eq!(names(&place.at("out")), WHOLE);
     assert!(
         report["notes"]
             .to_string()
@@ -217,6 +212,13 @@ fn a_folder_appears_whole_or_not_at_all() {
         place.prune("out", &["--export-mask", &place.word("m.json")]),
         "--mask and --export-mask",
     );
+    // What a smaller vocabulary must be told to is read before the work.
+    std::fs::write(place.at("in/generation_config.json"), "no JSON").unwrap();
+    refused(
+        place.prune("out", &["--vocab", "data"]),
+        "generation_config.json is no JSON",
+    );
+    std::fs::remove_file(place.at("in/generation_config.json")).unwrap();
     // A failure leaves nothing.
     std::fs::write(place.at("in/onnx/other.onnx"), "no model").unwrap();
     let failed = place.prune("out", &quick);

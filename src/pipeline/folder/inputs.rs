@@ -34,7 +34,7 @@ impl FolderRun<'_> {
                     "decoder-inputs",
                     format!(
                         "the dense model could not be made to write to the texts ({}); its decoder is calibrated on \
-                         made-up inputs, which costs about half of the answers that stay the same",
+                         made-up inputs. On T5-small at 70% that gave 24% the same answers instead of 62%",
                         error.chain()
                     ),
                 )?;

@@ -32,7 +32,7 @@ use super::write::Finished;
 use super::{calibrate, paths, rank};
 use crate::budget::{Demand, Goal, Measure};
 use crate::data;
-use crate::folder::{CacheSize, ChangedVocabulary, Changes, ModelFolder};
+use crate::folder::{CacheSize, ChangedVocabulary, Changes, MAX_CONFIG, ModelFolder, readable};
 use crate::io::new_folder::NewFolder;
 use crate::io::staged;
 use crate::mask::Pattern;
@@ -67,6 +67,11 @@ pub fn folder(
     let found = ModelFolder::read(input)?;
     apart(input, output)?;
     let (options, notes) = fitted(&found, options)?;
+    if options.vocabulary.is_asked() || options.axes.change_interface {
+        for file in &found.files {
+            readable(file, || staged::read(&input.join(file), MAX_CONFIG))?;
+        }
+    }
     let made = NewFolder::new(output, |old| old.join(REPORT).is_file())?;
     let line = command(&[input], &Output::File(output), &words(&options, &options.goal()));
     let mut run = FolderRun {
@@ -126,6 +131,10 @@ fn fitted(found: &ModelFolder, options: &Options) -> Result<(Options, Vec<String
         ));
     }
     let texts = options.data.data.iter().any(|path| data::is_text(path));
+    // Its special tokens are around made-up ones.
+    if options.data.tokenizer.is_none() && options.data.is_empty() {
+        options.data.tokenizer = found.tokenizer();
+    }
     if options.data.tokenizer.is_none() && (texts || options.vocabulary.is_asked()) {
         options.data.tokenizer = found.tokenizer();
         if options.data.tokenizer.is_none() {
