@@ -132,7 +132,8 @@ impl JointRun<'_> {
             reports.push(report);
         }
         let patterns = match self.variants {
-            true => planner.patterns(got)?,
+            // Heads alone may not reach what they reach with their channels.
+            true => planner.patterns(got).unwrap_or_default(),
             false => Vec::new(),
         };
         Ok((reports, patterns))

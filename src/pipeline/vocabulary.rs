@@ -50,6 +50,10 @@ pub(super) fn trimmed(
             arrays.display()
         )));
     }
+    // Of the models of a folder some may read no tokens.
+    if asked.chosen.is_some() && !vocabulary::has_table(model, tokenizer)? {
+        return Ok(None);
+    }
     let given = VocabularyOptions {
         sources: texts(options),
         scripts: asked.scripts.clone(),

@@ -137,6 +137,15 @@ fn json(path: &Path) -> Result<serde_json::Value> {
         .map_err(|e| Error::input(format!("{} is no tokenizer.json: {e}", path.display())))
 }
 
+/// Whether token ids index a table of a model that has a row for each token.
+///
+/// # Errors
+/// A tokenizer that cannot be read.
+pub fn has_table(model: &proto::ModelProto, tokenizer: &Path) -> Result<bool> {
+    let vocabulary = tokenizer::Vocabulary::of(&json(&file_of(tokenizer))?)?;
+    Ok(tables::is_there(model, vocabulary.size()))
+}
+
 /// The model and its tokenizer with the tokens that `options` keep. `columns` are those of
 /// the texts in tables.
 ///

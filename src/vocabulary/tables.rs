@@ -118,6 +118,11 @@ pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Option
     }
 }
 
+/// Whether there is a table with a row for each token that ids index.
+pub(super) fn is_there(model: &proto::ModelProto, size: usize) -> bool {
+    TokenAxes::of(model, size).is_ok()
+}
+
 fn no_table(size: usize) -> Error {
     Error::input(format!(
         "--vocab: no table that token ids index has a row for each of the {size} tokens of the tokenizer: \

@@ -213,11 +213,20 @@ impl<'a> FolderRun<'a> {
         if !self.options.vocabulary.is_asked() {
             return Ok(());
         }
-        let Some(first) = self.found.models.first() else {
-            return Ok(());
-        };
-        let loaded = crate::pipeline::loaded::open(&self.found.root.join(&first.file), &self.options)?.loaded;
-        let Some(trimmed) = loaded.vocabulary else {
+        let mut first = None;
+        for model in &self.found.models {
+            let opened = super::loaded::open(&self.found.root.join(&model.file), &self.options);
+            match (opened, &first) {
+                (Ok(opened), _) if opened.loaded.vocabulary.is_some() => {
+                    first = Some(Ok(opened.loaded));
+                    break;
+                }
+                (Err(error), None) => first = Some(Err(error)),
+                _ => {}
+            }
+        }
+        // A model without a table of tokens goes with the others; none with one is an error.
+        let Some(trimmed) = first.transpose()?.and_then(|loaded| loaded.vocabulary) else {
             return Ok(());
         };
         self.options.vocabulary.chosen = Some(Arc::new(trimmed.kept.clone()));
@@ -254,11 +263,11 @@ impl<'a> FolderRun<'a> {
             },
             _ => self.together(family, options.clone())?,
         };
-        for ((model, pattern), options) in family.models.iter().zip(patterns).zip(&options) {
-            let pattern = Arc::new(pattern);
-            let got = self.reports.get(before).map_or(1.0, |r| r.budget.got);
+        let got = self.reports.get(before).map_or(1.0, |r| r.budget.got);
+        for (at, (model, options)) in family.models.iter().zip(&options).enumerate() {
+            let pattern = patterns.get(at).cloned().map(Arc::new);
             for variant in &model.variants {
-                self.variant(variant, (&model.file, &pattern, got), options)?;
+                self.variant(variant, (&model.file, pattern.as_ref(), got), options)?;
             }
         }
         for model in &family.models {
@@ -310,7 +319,9 @@ impl<'a> FolderRun<'a> {
                     .context(place)?;
                 report.tried = found.tried;
                 let got = report.budget.got;
-                (report, staged, planner.patterns(got)?.pop())
+                // Heads alone may not reach what they reach with their channels.
+                let pattern = planner.patterns(got).ok().and_then(|mut all| all.pop());
+                (report, staged, pattern)
             }
         };
         staged.commit()?;
@@ -354,7 +365,7 @@ impl<'a> FolderRun<'a> {
     fn variant(
         &mut self,
         file: &Path,
-        (main, pattern, got): (&Path, &Arc<Pattern>, f64),
+        (main, pattern, got): (&Path, Option<&Arc<Pattern>>, f64),
         options: &Options,
     ) -> Result<()> {
         let mut options = options.clone();
@@ -362,7 +373,11 @@ impl<'a> FolderRun<'a> {
         options.eval = None;
         options.demands = vec![Demand::Flops(got)];
         let (shown, main) = (file.display(), main.display());
-        let error = match self.single(file, &options, Some(pattern)) {
+        let followed = match pattern {
+            Some(pattern) => self.single(file, &options, Some(pattern)),
+            None => Err(Error::input("without narrower heads this budget has no plan")),
+        };
+        let error = match followed {
             Ok(_) => {
                 if let Some(report) = self.reports.last_mut() {
                     report
