@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::draw::subset;
 use super::fill::Template;
 use super::finish::FinishReading;
-use super::layout::Layout;
+use super::layout::{InputRole, Layout};
 use super::padding::Padding;
 use super::reader::{DataReader, ReadParts, Take, checked_shapes};
 use super::samples::{DataOptions, DataOrigin, Samples};
@@ -167,6 +167,15 @@ pub fn completed(
         notes: Vec::new(),
         padding: Padding::No,
     })
+}
+
+/// Whether a model takes ids of tokens.
+pub fn reads_tokens(model: &proto::ModelProto) -> bool {
+    let specs = input_specs(model).unwrap_or_default();
+    Layout::new(&specs)
+        .inputs
+        .iter()
+        .any(|i| i.role == InputRole::TokenIds)
 }
 
 /// Sorts what was given into files of text and sources of arrays.

@@ -161,6 +161,30 @@ fn a_smaller_vocabulary_is_told_to_all_that_state_it() {
 }
 
 #[test]
+fn a_model_of_images_beside_one_of_texts_is_no_obstacle() {
+    let place = LanguageFolder::new();
+    std::fs::copy(
+        fixture("digits-vit/model.onnx"),
+        place.at("in/onnx/vision_model.onnx"),
+    )
+    .unwrap();
+    let done = place.prune("out", &["--flops", "0.8", "--vocab", "data"]);
+    assert!(done.status.success(), "{}", text(&done));
+    let reports = place.reports("out");
+    assert_eq!(reports.len(), 2);
+    for report in &reports {
+        assert!(report["budget"]["got"].as_f64().unwrap() <= 0.8);
+        let is_text = report["output"].as_str().unwrap().ends_with("/model.onnx");
+        assert_eq!(report["vocabulary"].is_object(), is_text);
+    }
+    let warnings = reports[0]["warnings"].to_string();
+    assert!(
+        warnings.contains("vision_model.onnx reads no tokens"),
+        "{warnings}"
+    );
+}
+
+#[test]
 fn variants_keep_the_same_heads_and_neurons_and_copies_stay_copies() {
     let place = LanguageFolder::new();
     let model = place.at("in/onnx/model.onnx");

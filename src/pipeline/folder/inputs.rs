@@ -21,9 +21,26 @@ impl FolderRun<'_> {
     /// The options of each model of a family: with what the dense decoder writes to the texts,
     /// where they read that.
     pub(super) fn with_data(&mut self, family: &Family) -> Result<Vec<Options>> {
-        let same = vec![self.options.clone(); family.models.len()];
+        let mut same = vec![self.options.clone(); family.models.len()];
         let texts = self.options.data.data.iter().any(|path| data::is_text(path));
-        if !family.reads_encoder || !texts {
+        if !texts {
+            return Ok(same);
+        }
+        if !family.reads_encoder {
+            for (model, options) in family.models.iter().zip(&mut same) {
+                let file = onnx::load(&self.found.root.join(&model.file))?;
+                if !data::reads_tokens(&file.proto) {
+                    options.data.data.clear();
+                    self.warn(
+                        "texts",
+                        format!(
+                            "{} reads no tokens, and the data are texts: it is calibrated on made-up inputs. Prune it \
+                             by itself with data of its own",
+                            model.file.display()
+                        ),
+                    )?;
+                }
+            }
             return Ok(same);
         }
         let written = self.written(family);
