@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{json, sentencepiece};
+use super::{ids, json, sentencepiece};
 use crate::{Error, Result};
 
 /// What a run changed that a folder's other files state.
@@ -24,6 +24,13 @@ pub struct ChangedVocabulary {
     pub kept: Vec<u32>,
     /// The new `tokenizer.json`.
     pub tokenizer: Vec<u8>,
+}
+
+impl ChangedVocabulary {
+    /// What each token that stays was and is.
+    fn new_ids(&self) -> HashMap<u32, u32> {
+        self.kept.iter().copied().zip(0..).collect()
+    }
 }
 
 /// What the cache of one layer holds for a position.
@@ -49,15 +56,8 @@ pub enum ConfigEdit {
 /// Weights of the same model for other frameworks.
 const OTHER_WEIGHTS: [&str; 8] = ["safetensors", "bin", "h5", "msgpack", "ot", "gguf", "pt", "pth"];
 
-/// Sizes of a vocabulary.
-const SIZES: [&str; 2] = ["vocab_size", "n_vocab"];
-/// Lists of tokens, besides what is called `..._token_id`.
-const TOKENS: [&str; 4] = [
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "bad_words_ids",
-    "forced_decoder_ids",
-];
+/// Graphs of OpenVINO and Core ML.
+const OTHER_GRAPHS: [&str; 2] = ["xml", "mlmodel"];
 
 /// What becomes of one of the other files of a folder.
 ///
@@ -65,88 +65,79 @@ const TOKENS: [&str; 4] = [
 /// A configuration that is no JSON.
 pub fn edited(path: &Path, bytes: &[u8], changes: &Changes) -> Result<ConfigEdit> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let Some(vocabulary) = &changes.vocabulary else {
         return match (name, changes.caches) {
             ("config.json" | "genai_config.json", Some(caches)) => {
-                let mut text = text(path, bytes)?;
-                let value = parsed(path, &text)?;
-                resized(&mut text, &value, caches);
-                Ok(ConfigEdit::Changed(text.into_bytes()))
+                let text = checked(path, bytes)?;
+                Ok(ConfigEdit::Changed(resized(text, caches).into_bytes()))
             }
             _ => Ok(ConfigEdit::Same),
         };
     };
-    let new: HashMap<u32, u32> = (vocabulary.kept.iter().zip(0..))
-        .map(|(old, new)| (*old, new))
-        .collect();
-    Ok(match name {
-        "tokenizer.json" => ConfigEdit::Changed(vocabulary.tokenizer.clone()),
+    let made = match name {
+        "tokenizer.json" => return Ok(ConfigEdit::Changed(vocabulary.tokenizer.clone())),
         "config.json" | "generation_config.json" | "genai_config.json" | "ort_config.json" => {
-            let mut text = text(path, bytes)?;
-            let value = parsed(path, &text)?;
-            renumbered(&mut text, &value, &mut Vec::new(), &Ids { new: &new });
-            if let Some(caches) = changes.caches.filter(|_| name != "generation_config.json") {
-                resized(&mut text, &value, caches);
+            let made = ids::renumbered(checked(path, bytes)?, &vocabulary.new_ids());
+            match changes.caches.filter(|_| name != "generation_config.json") {
+                Some(caches) => resized(&made, caches),
+                None => made,
             }
-            ConfigEdit::Changed(text.into_bytes())
         }
-        "tokenizer_config.json" => {
-            let mut text = text(path, bytes)?;
-            if let Some(Value::Object(added)) = parsed(path, &text)?.get("added_tokens_decoder") {
-                let mut moved: Vec<(u32, &Value)> = (added.iter())
-                    .filter_map(|(id, token)| Some((*new.get(&id.parse().ok()?)?, token)))
-                    .collect();
-                moved.sort_by_key(|(id, _)| *id);
-                let each = moved.iter().map(|(id, token)| format!("\"{id}\": {token}"));
-                let all = format!("{{{}}}", each.collect::<Vec<_>>().join(", "));
-                json::replace(&mut text, &["added_tokens_decoder"], &all);
-            }
-            ConfigEdit::Changed(text.into_bytes())
-        }
+        "tokenizer_config.json" => ids::added_tokens(checked(path, bytes)?, &vocabulary.new_ids()),
         "vocab.json" | "added_tokens.json" => {
-            let text = text(path, bytes)?;
-            let Value::Object(tokens) = parsed(path, &text)? else {
+            let Value::Object(tokens) = parsed(path, checked(path, bytes)?)? else {
                 return Ok(ConfigEdit::LeftOut("it is no list of tokens"));
             };
-            let mut kept: Vec<(u32, String)> = (tokens.into_iter())
-                .filter_map(|(token, id)| {
-                    let id = u32::try_from(id.as_u64()?).ok()?;
-                    Some((*new.get(&id)?, token))
-                })
-                .collect();
-            kept.sort();
-            let each = kept
-                .iter()
-                .map(|(id, token)| format!("{}: {id}", Value::from(token.as_str())));
-            let all = format!("{{{}}}", each.collect::<Vec<_>>().join(", "));
-            ConfigEdit::Changed(all.into_bytes())
+            ids::token_list(tokens, &vocabulary.new_ids())
         }
         "vocab.txt" => {
-            let text = text(path, bytes)?;
-            let lines: Vec<&str> = text.lines().collect();
+            let lines: Vec<&str> = text(path, bytes)?.lines().collect();
             let kept = (vocabulary.kept.iter()).filter_map(|id| lines.get(*id as usize));
-            ConfigEdit::Changed(
-                kept.fold(String::new(), |all, line| all + line + "\n")
-                    .into_bytes(),
-            )
+            kept.fold(String::new(), |all, line| all + line + "\n")
         }
         "merges.txt" => match merges(&vocabulary.tokenizer) {
-            Some(merges) => ConfigEdit::Changed(merges.into_bytes()),
-            None => ConfigEdit::LeftOut("the tokenizer has no merges"),
+            Some(merges) => merges,
+            None => return Ok(ConfigEdit::LeftOut("the tokenizer has no merges")),
         },
-        _ if ending == "model" => {
+        _ => return Ok(by_ending(path, bytes, vocabulary)),
+    };
+    Ok(ConfigEdit::Changed(made.into_bytes()))
+}
+
+/// What becomes of a file whose name tells its kind by its ending only.
+fn by_ending(path: &Path, bytes: &[u8], vocabulary: &ChangedVocabulary) -> ConfigEdit {
+    const WEIGHTS: &str = "it holds the weights of the whole vocabulary for another framework";
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    // The list of what several files hold goes with these.
+    let name = name.strip_suffix(".index.json").unwrap_or(name);
+    match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("model") => {
             let kept = tokens(&vocabulary.tokenizer);
             match sentencepiece::without(bytes, |piece| kept.contains(piece)) {
                 Some(less) => ConfigEdit::Changed(less),
                 None => ConfigEdit::LeftOut("it is of the whole vocabulary"),
             }
         }
-        _ if OTHER_WEIGHTS.contains(&ending) => {
-            ConfigEdit::LeftOut("it holds the weights of the whole vocabulary for another framework")
+        Some(ending) if OTHER_WEIGHTS.contains(&ending) => ConfigEdit::LeftOut(WEIGHTS),
+        Some(ending) if OTHER_GRAPHS.contains(&ending) => {
+            ConfigEdit::LeftOut("it is a graph of the whole vocabulary for another framework")
         }
         _ => ConfigEdit::Same,
-    })
+    }
+}
+
+/// The tokens that a configuration gives a role: padding, the beginning and the end of a
+/// text, what a decoder starts with. None for what is no such file.
+///
+/// # Errors
+/// Names the file that is no JSON.
+pub fn roles(path: &Path, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u32>> {
+    const FILES: [&str; 3] = ["config.json", "generation_config.json", "genai_config.json"];
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    match FILES.contains(&name) {
+        true => Ok(ids::roles(checked(path, &bytes()?)?)),
+        false => Ok(Vec::new()),
+    }
 }
 
 /// Files that state sizes or ids of tokens as JSON.
@@ -167,90 +158,40 @@ const STATES: [&str; 7] = [
 pub fn readable(path: &Path, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if STATES.contains(&name) {
-        parsed(path, &text(path, &bytes()?)?)?;
+        checked(path, &bytes()?)?;
     }
     Ok(())
 }
 
-fn text(path: &Path, bytes: &[u8]) -> Result<String> {
-    let text = std::str::from_utf8(bytes);
-    let text = text.map_err(|e| Error::input(format!("{} is no text: {e}", path.display())))?;
-    Ok(text.to_owned())
+fn text<'b>(path: &Path, bytes: &'b [u8]) -> Result<&'b str> {
+    std::str::from_utf8(bytes).map_err(|e| Error::input(format!("{} is no text: {e}", path.display())))
+}
+
+/// A text that is JSON.
+fn checked<'b>(path: &Path, bytes: &'b [u8]) -> Result<&'b str> {
+    let text = text(path, bytes)?;
+    parsed(path, text)?;
+    Ok(text)
 }
 
 fn parsed(path: &Path, text: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|e| Error::input(format!("{} is no JSON: {e}", path.display())))
-}
-
-/// New ids of tokens.
-struct Ids<'n> {
-    new: &'n HashMap<u32, u32>,
-}
-
-impl Ids<'_> {
-    fn of(&self, old: &Value) -> Option<u32> {
-        self.new.get(&u32::try_from(old.as_u64()?).ok()?).copied()
-    }
-
-    /// A value with the ids in it renumbered; lists lose the tokens that are gone.
-    fn within(&self, value: &Value) -> Option<Value> {
-        Some(match value {
-            Value::Number(_) => self.of(value)?.into(),
-            Value::Array(all) => all.iter().filter_map(|v| self.within(v)).collect(),
-            other => other.clone(),
-        })
-    }
-
-    /// Pairs of a position and a token.
-    fn forced(&self, value: &Value) -> Value {
-        let pair = |pair: &Value| {
-            let [at, token] = &pair.as_array()?[..] else {
-                return None;
-            };
-            Some(Value::from(vec![
-                at.clone(),
-                self.of(token).map_or(Value::Null, Value::from),
-            ]))
-        };
-        value.as_array().into_iter().flatten().filter_map(pair).collect()
-    }
-}
-
-/// Changes what is the size of a vocabulary or the id of a token, at any depth.
-fn renumbered<'v>(text: &mut String, value: &'v Value, keys: &mut Vec<&'v str>, ids: &Ids) {
-    let Value::Object(members) = value else { return };
-    for (key, value) in members {
-        keys.push(key);
-        let new = match key.as_str() {
-            size if SIZES.contains(&size) && value.is_u64() => Some(ids.new.len().into()),
-            "forced_decoder_ids" if value.is_array() => Some(ids.forced(value)),
-            token if token.ends_with("token_id") || TOKENS.contains(&token) => ids.within(value),
-            _ => None,
-        };
-        match new {
-            Some(new) => _ = json::replace(text, keys, &new.to_string()),
-            None => renumbered(text, value, keys, ids),
-        }
-        keys.pop();
-    }
+    serde_json::from_str(&json::standard(text))
+        .map_err(|e| Error::input(format!("{} is no JSON: {e}", path.display())))
 }
 
 /// Changes what states the size of a cache.
-fn resized(text: &mut String, value: &Value, caches: CacheSize) {
-    for at in [&["model", "decoder"][..], &["text_config"], &[]] {
-        let sizes = [
-            ("num_key_value_heads", caches.heads),
-            ("head_dim", caches.channels),
-            ("head_size", caches.channels),
-        ];
-        for (key, size) in sizes {
-            let keys: Vec<&str> = at.iter().copied().chain([key]).collect();
-            let stated = keys.iter().try_fold(value, |value, key| value.get(key));
-            if stated.is_some_and(Value::is_u64) {
-                json::replace(text, &keys, &size.to_string());
-            }
-        }
-    }
+fn resized(text: &str, caches: CacheSize) -> String {
+    const AT: [&[&str]; 3] = [&["model", "decoder"], &["text_config"], &[]];
+    json::edited(text, &mut |keys, value| {
+        let (key, at) = keys.split_last()?;
+        let size = match key.as_str() {
+            "num_key_value_heads" => caches.heads,
+            "head_dim" | "head_size" => caches.channels,
+            _ => return None,
+        };
+        let is_stated = AT.iter().any(|place| at.iter().eq(place.iter()));
+        (is_stated && value.parse::<u64>().is_ok()).then(|| size.to_string())
+    })
 }
 
 /// The tokens of a `tokenizer.json`.
@@ -311,7 +252,7 @@ mod tests {
             after("config.json", config, &kept),
             r#"{ "hidden_size":  64, "vocab_size": 4, "eos_token_id": [2,3],
   "text_config": {"vocab_size": 4, "pad_token_id": 0, "bos_token_id": null},
-  "suppress_tokens": [1], "forced_decoder_ids": [[1,2],[2,null]], "bad_words_ids": [[1,3],[]] }"#
+  "suppress_tokens": [1], "forced_decoder_ids": [[1,2],[2,null]], "bad_words_ids": [[1,3]] }"#
         );
         assert_eq!(
             after(

@@ -1,27 +1,82 @@
-//! Values of a JSON text by their place, so that one can be replaced and all else stays as
+//! Values of a JSON text by their place, so that some can be replaced and all else stays as
 //! it was written.
 
-use std::ops::Range;
-
-/// The place of the value under some keys, one inside of the other; `None` where there is
-/// none. The text must be valid JSON.
-pub(super) fn span(text: &str, keys: &[&str]) -> Option<Range<usize>> {
-    let bytes = text.as_bytes();
-    let mut at = blank(bytes, 0);
-    for key in keys {
-        at = member(text, at, key)?;
-    }
-    Some(at..value(bytes, at)?)
+/// The text with other values: `new` gets the keys that lead to a value, through objects
+/// only, and the text of the value, and gives another text for it or `None` for one that
+/// stays and whose members are looked at. The text must be valid JSON, as [`standard`] is.
+pub(super) fn edited(text: &str, new: &mut dyn FnMut(&[String], &str) -> Option<String>) -> String {
+    let mut edits = Edits {
+        text,
+        keys: Vec::new(),
+        made: String::with_capacity(text.len()),
+        copied: 0,
+    };
+    let _end = edits.value(blank(text.as_bytes(), 0), new);
+    edits.made + &text[edits.copied..]
 }
 
-/// Replaces the value under some keys; `false` where there is none.
-pub(super) fn replace(text: &mut String, keys: &[&str], new: &str) -> bool {
-    match span(text, keys) {
-        Some(range) => {
-            text.replace_range(range, new);
-            true
+/// The text with `null` for the numbers that Python writes and JSON does not have.
+pub(super) fn standard(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut made = String::with_capacity(text.len());
+    let (mut at, mut copied) = (0, 0);
+    while at < bytes.len() {
+        if bytes[at] == b'"' {
+            at = string(bytes, at).unwrap_or(bytes.len());
+            continue;
         }
-        None => false,
+        let word = ["NaN", "-Infinity", "Infinity"]
+            .into_iter()
+            .find(|word| bytes[at..].starts_with(word.as_bytes()));
+        match word {
+            Some(word) => {
+                made.push_str(&text[copied..at]);
+                made.push_str("null");
+                at += word.len();
+                copied = at;
+            }
+            None => at += 1,
+        }
+    }
+    made + &text[copied.min(text.len())..]
+}
+
+struct Edits<'t> {
+    text: &'t str,
+    /// Those that lead to where it is.
+    keys: Vec<String>,
+    made: String,
+    /// Up to where the text is in `made`.
+    copied: usize,
+}
+
+impl Edits<'_> {
+    /// Goes through the value at `at`; its end comes back.
+    fn value(&mut self, at: usize, new: &mut dyn FnMut(&[String], &str) -> Option<String>) -> Option<usize> {
+        let bytes = self.text.as_bytes();
+        let end = value(bytes, at)?;
+        if let Some(other) = new(&self.keys, &self.text[at..end]) {
+            self.made.push_str(&self.text[self.copied..at]);
+            self.made.push_str(&other);
+            self.copied = end;
+            return Some(end);
+        }
+        if bytes.get(at) != Some(&b'{') {
+            return Some(end);
+        }
+        let mut at = blank(bytes, at + 1);
+        while bytes.get(at) == Some(&b'"') {
+            let close = string(bytes, at)?;
+            self.keys.push(serde_json::from_str(&self.text[at..close]).ok()?);
+            at = blank(bytes, blank(bytes, close) + 1);
+            at = blank(bytes, self.value(at, new)?);
+            self.keys.pop();
+            if bytes.get(at) != Some(&b',') {
+                break;
+            }
+            at = blank(bytes, at + 1);
+        }
+        Some(end)
     }
 }
 
@@ -30,34 +85,6 @@ fn blank(bytes: &[u8], mut at: usize) -> usize {
         at += 1;
     }
     at
-}
-
-/// Where the value of a member of the object at `at` begins.
-fn member(text: &str, at: usize, key: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let mut at = blank(bytes, at);
-    if bytes.get(at) != Some(&b'{') {
-        return None;
-    }
-    at = blank(bytes, at + 1);
-    while bytes.get(at) == Some(&b'"') {
-        let end = string(bytes, at)?;
-        let name: String = serde_json::from_str(&text[at..end]).ok()?;
-        at = blank(bytes, end);
-        if bytes.get(at) != Some(&b':') {
-            return None;
-        }
-        at = blank(bytes, at + 1);
-        if name == key {
-            return Some(at);
-        }
-        at = blank(bytes, value(bytes, at)?);
-        if bytes.get(at) != Some(&b',') {
-            return None;
-        }
-        at = blank(bytes, at + 1);
-    }
-    None
 }
 
 /// The end of a string that begins at `at`.
@@ -105,15 +132,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_value_changes() {
-        let mut text = "{ \"a\": [1, {\"vocab_size\": 3}],\n  \"x\\\"y\": \"}\",\n  \"m\": {\"vocab_size\" : 30522 , \"n\": null} }".to_owned();
-        assert!(replace(&mut text, &["m", "vocab_size"], "7"));
-        assert!(!replace(&mut text, &["vocab_size"], "7"));
-        assert!(!replace(&mut text, &["m", "n", "o"], "7"));
-        assert!(replace(&mut text, &["x\"y"], "true"));
+    fn only_some_values_change() {
+        let text = "{ \"a\": [1, {\"size\": 3}],\n  \"x\\\"y\": \"}\",\n  \"m\": {\"size\" : 30522 , \"n\": null}, \"m\": {\"size\": 1} }";
+        let made = edited(text, &mut |keys, value| match keys {
+            [m, size] if m == "m" && size == "size" => Some(format!("<{value}>")),
+            [x] if x == "x\"y" => Some("true".into()),
+            _ => None,
+        });
+        // Of members with one name each is changed: readers differ in which one counts.
         assert_eq!(
-            text,
-            "{ \"a\": [1, {\"vocab_size\": 3}],\n  \"x\\\"y\": true,\n  \"m\": {\"vocab_size\" : 7 , \"n\": null} }"
+            made,
+            "{ \"a\": [1, {\"size\": 3}],\n  \"x\\\"y\": true,\n  \"m\": {\"size\" : <30522> , \"n\": null}, \"m\": {\"size\": <1>} }"
         );
+        assert_eq!(
+            edited("[{\"a\": 1}]", &mut |keys, _| keys.first().cloned()),
+            "[{\"a\": 1}]"
+        );
+        assert_eq!(edited(" 7 ", &mut |_, _| Some("8".into())), " 8 ");
+    }
+
+    #[test]
+    fn members_take_time_in_proportion() {
+        let members: Vec<String> = (0..100_000).map(|i| format!("\"k{i}\": {i}")).collect();
+        let text = format!("{{{}}}", members.join(", "));
+        let mut seen = 0;
+        let made = edited(&text, &mut |keys, _| {
+            seen += keys.len();
+            None
+        });
+        assert_eq!((made == text, seen), (true, 100_000));
+    }
+
+    #[test]
+    fn numbers_of_python_are_taken() {
+        let text = r#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN"}"#;
+        assert_eq!(standard(text), r#"{"a": null, "b": [null, null], "c": "NaN"}"#);
+        assert_eq!(standard("{}"), "{}");
+        assert_eq!(standard("\"open"), "\"open");
     }
 }

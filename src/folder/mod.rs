@@ -3,20 +3,23 @@
 //!
 //! ```text
 //! names          model_quantized.onnx is a variant of model.onnx
+//! ids            token ids in configurations, renumbered
 //! json           values of a JSON text by their place, the rest as it is
 //! configs        the sizes and token ids that config.json and its like state
 //! sentencepiece  pieces of a sentencepiece model
 //! ```
 
 mod configs;
+mod ids;
 mod json;
 mod names;
 mod sentencepiece;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-pub use configs::{CacheSize, ChangedVocabulary, Changes, ConfigEdit, edited, readable};
+pub use configs::{CacheSize, ChangedVocabulary, Changes, ConfigEdit, edited, readable, roles};
 
 use crate::io::staged;
 use crate::{Error, Result};
@@ -169,15 +172,18 @@ fn list(root: &Path, within: &Path, inside: &Inside, depth: usize, files: &mut V
 
 /// Files by the model that they hold.
 fn grouped(root: &Path, files: Vec<PathBuf>) -> Result<Vec<FolderModel>> {
-    let mut models: BTreeMap<(PathBuf, String), Vec<PathBuf>> = BTreeMap::new();
+    let mut models: BTreeMap<(PathBuf, OsString), Vec<PathBuf>> = BTreeMap::new();
     for file in files {
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-        let base = names::base(&stem).to_owned();
+        let stem = file.file_stem().unwrap_or_default();
+        // What is no text tells no precision.
+        let base = stem.to_str().map_or(stem, |stem| names::base(stem).as_ref());
+        let base = base.to_owned();
         models.entry((folder, base)).or_default().push(file);
     }
     let mut found: Vec<FolderModel> = Vec::new();
     for ((_, base), mut files) in models {
+        let base = base.to_string_lossy();
         files.sort_by_key(|file| {
             let stem = file.file_stem().unwrap_or_default().to_string_lossy();
             (names::rank(&stem, &base), file.clone())

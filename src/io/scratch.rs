@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
+use super::staged::SUFFIX;
 use crate::error::{Error, Result};
 
 static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -109,9 +110,23 @@ fn remove_all() {
     let paths = std::mem::take(&mut *held());
     for path in paths {
         let _ = match path.is_dir() {
-            true => std::fs::remove_dir_all(&path),
+            true => remove_folder(&path),
             false => std::fs::remove_file(&path),
         };
+    }
+}
+
+/// Removes a folder that another thread may still write to: under another name nothing new
+/// gets into it.
+fn remove_folder(path: &Path) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let gone = match name.strip_suffix(SUFFIX) {
+        Some(stem) => path.with_file_name(format!("{stem}-gone{SUFFIX}")),
+        None => path.with_file_name(format!("{name}-gone")),
+    };
+    match std::fs::rename(path, &gone) {
+        Ok(()) => std::fs::remove_dir_all(&gone),
+        Err(_) => std::fs::remove_dir_all(path),
     }
 }
 
@@ -126,5 +141,17 @@ mod tests {
         assert!(path.is_dir() && held().contains(&path));
         drop(folder);
         assert!(!path.exists() && !held().contains(&path));
+    }
+
+    #[test]
+    fn a_folder_goes_with_what_is_in_it() {
+        let folder = ScratchFolder::new().unwrap();
+        for name in [".onnx-prune-1.tmp", "plain"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.join("deep")).unwrap();
+            std::fs::write(path.join("deep/file"), "x").unwrap();
+            remove_folder(&path).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -13,7 +13,7 @@ use crate::onnx::{self, proto};
 use crate::rewrite::ends::{self, Ends};
 use crate::rewrite::inner::{self, Inner};
 use crate::sites::{self, PruneTarget};
-use crate::vocabulary::TrimmedVocabulary;
+use crate::vocabulary::{ChosenTokens, TrimmedVocabulary};
 use crate::{Error, Result, ResultExt, axes, rewrite};
 
 /// A model that was read and analysed.
@@ -47,7 +47,7 @@ fn load_trimmed(
     path: &Path,
     axes: axes::AnalysisOptions,
     data: &[PathBuf],
-    trim: impl Fn(&proto::ModelProto, Option<&[u32]>) -> Result<Option<TrimmedVocabulary>>,
+    trim: impl Fn(&proto::ModelProto, Option<&ChosenTokens>) -> Result<Option<TrimmedVocabulary>>,
 ) -> Result<Loaded> {
     let file = onnx::load(path)?;
     let place = || format!("{}", path.display());
@@ -108,11 +108,11 @@ fn load_trimmed(
 fn without_tokens(
     mut inner: Inner,
     primary: &TrimmedVocabulary,
-    trim: impl Fn(&proto::ModelProto, Option<&[u32]>) -> Result<Option<TrimmedVocabulary>>,
+    trim: impl Fn(&proto::ModelProto, Option<&ChosenTokens>) -> Result<Option<TrimmedVocabulary>>,
 ) -> Result<Inner> {
     let mut others = Vec::new();
     for (attribute, model) in &inner.others {
-        let less = trim(model, Some(&primary.kept))?;
+        let less = trim(model, Some(&primary.tokens))?;
         others.push((
             attribute.clone(),
             less.map_or_else(|| model.clone(), |t| t.model.clone()),
@@ -144,6 +144,22 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// The model as it was given, but for the tokens that went.
+    ///
+    /// # Errors
+    /// A model without a graph.
+    pub(super) fn with_fewer_tokens(&self, trimmed: &TrimmedVocabulary) -> Result<proto::ModelProto> {
+        match &self.inner {
+            Some(inner) => {
+                let others: Vec<proto::ModelProto> = inner.others.iter().map(|(_, m)| m.clone()).collect();
+                inner.attach(&trimmed.model, &others)
+            }
+            None => Ok(trimmed.model.clone()),
+        }
+    }
+}
+
 /// A model with the groups that may be pruned.
 pub(super) struct Opened {
     pub(super) loaded: Loaded,
@@ -154,11 +170,16 @@ pub(super) struct Opened {
     pub(super) targets: Vec<PruneTarget>,
 }
 
+/// Reads a model, with the vocabulary that is asked for.
+pub(super) fn with_vocabulary(input: &Path, options: &Options) -> Result<Loaded> {
+    load_trimmed(input, options.axes, &options.data.data, |model, chosen| {
+        vocabulary::trimmed(model, options, chosen)
+    })
+}
+
 /// Reads a model and chooses its groups.
 pub(super) fn open(input: &Path, options: &Options) -> Result<Opened> {
-    let mut loaded = load_trimmed(input, options.axes, &options.data.data, |model, chosen| {
-        vocabulary::trimmed(model, options, chosen)
-    })?;
+    let mut loaded = with_vocabulary(input, options)?;
     finite::check(&loaded.network)?;
     let mut unknown = None;
     if ends::has_foreign(&loaded.network.proto) {

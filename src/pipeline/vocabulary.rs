@@ -11,7 +11,7 @@ use crate::engine::{Engine, SessionOptions};
 use crate::onnx::proto;
 use crate::rewrite;
 use crate::tensor::{Tensor, ops};
-use crate::vocabulary::{self, TrimmedVocabulary, VocabularyOptions};
+use crate::vocabulary::{self, ChosenTokens, TokenOutput, TrimmedVocabulary, VocabularyOptions};
 use crate::{Error, Result};
 
 /// Texts that both models are run on.
@@ -32,7 +32,7 @@ const DATA: &str = "data";
 pub(super) fn trimmed(
     model: &proto::ModelProto,
     options: &Options,
-    chosen: Option<&[u32]>,
+    chosen: Option<&ChosenTokens>,
 ) -> Result<Option<TrimmedVocabulary>> {
     let asked = &options.vocabulary;
     if !asked.is_asked() {
@@ -51,7 +51,9 @@ pub(super) fn trimmed(
         )));
     }
     // Of the models of a folder some may read no tokens.
-    if asked.chosen.is_some() && !vocabulary::has_table(model, tokenizer)? {
+    if let Some(chosen) = &asked.chosen
+        && !vocabulary::has_tokens(model, tokenizer, chosen.rows)?
+    {
         return Ok(None);
     }
     let given = VocabularyOptions {
@@ -59,8 +61,9 @@ pub(super) fn trimmed(
         scripts: asked.scripts.clone(),
         keep: asked.keep,
         drop_in: asked.drop_in,
+        named: asked.named.clone(),
         chosen: match chosen {
-            Some(chosen) => Some(Arc::new(chosen.to_vec())),
+            Some(chosen) => Some(Arc::new(chosen.clone())),
             None => asked.chosen.clone(),
         },
     };
@@ -144,7 +147,7 @@ fn as_it_was(sample: &Sample, trimmed: &TrimmedVocabulary) -> Option<Sample> {
     let mut sample = sample.clone();
     for (name, tensor) in &mut sample.feeds {
         if IDS.contains(&name.as_str()) {
-            let old = |id: &i64| Some(i64::from(*trimmed.kept.get(usize::try_from(*id).ok()?)?));
+            let old = |id: &i64| Some(i64::from(*trimmed.tokens.kept.get(usize::try_from(*id).ok()?)?));
             let ids: Option<Vec<i64>> = tensor.to_i64()?.iter().map(old).collect();
             *tensor = ops::from_integers(tensor.elem(), tensor.shape.clone(), &ids?)?;
         }
@@ -175,10 +178,10 @@ fn compared(
 }
 
 fn same(name: &str, whole: &Tensor, less: &Tensor, trimmed: &TrimmedVocabulary) -> Result<()> {
-    let kept = &trimmed.kept;
+    let kept = &trimmed.tokens.kept;
     let last = whole.shape.len().saturating_sub(1);
-    let of_tokens = trimmed.outputs.contains(name) && (whole.shape != less.shape || trimmed.drop_in);
-    let of_kept = |tensor: &Tensor| match of_tokens && tensor.shape.get(last) != Some(&kept.len()) {
+    let kind = (trimmed.outputs.get(name).copied()).filter(|_| whole.shape != less.shape || trimmed.drop_in);
+    let of_kept = |tensor: &Tensor| match kind.is_some() && tensor.shape.get(last) != Some(&kept.len()) {
         true => rewrite::narrowed(
             name,
             tensor,
@@ -187,12 +190,30 @@ fn same(name: &str, whole: &Tensor, less: &Tensor, trimmed: &TrimmedVocabulary) 
         false => Ok(tensor.clone()),
     };
     let (whole, less) = (of_kept(whole)?, of_kept(less)?);
-    let (x, y) = (whole.to_f32(), less.to_f32());
+    let (mut x, mut y) = (whole.to_f32(), less.to_f32());
+    // Probabilities of fewer tokens are larger: they are compared among those that stay.
+    for row in [&mut x, &mut y]
+        .into_iter()
+        .flat_map(|v| v.chunks_mut(kept.len().max(1)))
+    {
+        match kind {
+            Some(TokenOutput::Probabilities) => {
+                let sum: f32 = row.iter().sum();
+                row.iter_mut().for_each(|v| *v /= sum);
+            }
+            Some(TokenOutput::LogProbabilities) => {
+                let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f32 = row.iter().map(|v| (v - most).exp()).sum();
+                row.iter_mut().for_each(|v| *v -= most + sum.ln());
+            }
+            Some(TokenOutput::Logits) | None => {}
+        }
+    }
     let most = x
         .iter()
         .filter(|v| v.is_finite())
         .fold(0.0f32, |m, v| m.max(v.abs()));
-    let allowed = if of_tokens { CLOSE * most } else { 0.0 };
+    let allowed = if kind.is_some() { CLOSE * most } else { 0.0 };
     let is_same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits() || (x - y).abs() <= allowed;
     if whole.shape == less.shape && x.iter().zip(&y).all(is_same) {
         return Ok(());

@@ -7,13 +7,14 @@
 //!
 //! Tokens that are gone have the row of the unknown one, and logits that no softmax sees.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
+use super::TokenOutput;
 use crate::onnx::{self, node_label, proto};
 use crate::tensor::{Elem, Tensor, ops};
 use crate::{Error, Result};
 
-/// The logit of a token that is gone.
+/// The logit of a token that is gone, and the logarithm of its probability.
 const GONE: f64 = -1e4;
 
 /// The axis of logits where a rank is not declared.
@@ -39,14 +40,15 @@ pub(super) fn keep_interface(
     whole: &proto::ModelProto,
     model: &mut proto::ModelProto,
     tables: &[String],
-    outputs: &BTreeSet<String>,
+    outputs: &BTreeMap<String, TokenOutput>,
     tokens: &KeptTokens,
 ) -> Result<()> {
     let missing = || Error::input("the model has no graph");
     let graph = model.graph.as_mut().ok_or_else(missing)?;
     for (index, node) in graph.node.iter().enumerate() {
-        let reads_logits = node.input.first().is_some_and(|i| outputs.contains(i));
-        if node.op_type() == "ArgMax" && (reads_logits || node.output.iter().any(|o| outputs.contains(o))) {
+        let reads_logits = node.input.first().is_some_and(|i| outputs.contains_key(i));
+        if node.op_type() == "ArgMax" && (reads_logits || node.output.iter().any(|o| outputs.contains_key(o)))
+        {
             return Err(Error::input(format!(
                 "--vocab-drop-in: {} gives ids of tokens, which would be others; nothing was changed",
                 node_label(index, node)
@@ -117,7 +119,7 @@ pub(super) fn keep_interface(
         nodes.extend(before.remove(&at).unwrap_or_default());
         nodes.push(node);
     }
-    for output in outputs {
+    for (output, kind) in outputs {
         let Some(info) = graph.output.iter().find(|o| o.name() == output) else {
             continue;
         };
@@ -148,6 +150,10 @@ pub(super) fn keep_interface(
             let tensor = tensor.unwrap_or_else(|| Tensor::f32(Vec::new(), vec![value as f32]));
             onnx::tensor_proto(name, &tensor)
         };
+        let gone = match kind {
+            TokenOutput::Probabilities => 0.0,
+            TokenOutput::Logits | TokenOutput::LogProbabilities => GONE,
+        };
         let places = (0..tokens.size)
             .map(|token| place(token, tokens.kept.len()))
             .collect();
@@ -155,7 +161,7 @@ pub(super) fn keep_interface(
             integers(&name("first"), Elem::I64, vec![0])?,
             integers(&name("places"), Elem::I64, places)?,
             number(&name("zero"), 0.0),
-            number(&name("gone"), GONE),
+            number(&name("gone"), gone),
         ]);
         let both = [name("column"), name("blank"), name("lowest"), name("all")];
         let [column, blank, lowest, all] = &both;

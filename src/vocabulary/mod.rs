@@ -24,7 +24,7 @@ mod scripts;
 mod tables;
 mod tokenizer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ use crate::io::scratch::ScratchFolder;
 use crate::io::staged;
 use crate::onnx::proto;
 use crate::{Error, Result, ResultExt, data};
+
+pub use tables::TokenOutput;
 
 /// Larger files are no tokenizers.
 const MAX_FILE: u64 = 1 << 30;
@@ -49,9 +51,20 @@ pub struct VocabularyOptions {
     pub keep: Option<usize>,
     /// Whether the model takes and gives ids as before, so that its tokenizer stays.
     pub drop_in: bool,
+    /// Tokens that stay whether they occur or not: those that a configuration names.
+    pub named: Vec<u32>,
     /// The tokens that stay, where another model with the same tokenizer has chosen them;
     /// what that has written is not written again.
-    pub chosen: Option<Arc<Vec<u32>>>,
+    pub chosen: Option<Arc<ChosenTokens>>,
+}
+
+/// The tokens that stay in all models with one tokenizer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChosenTokens {
+    /// As they are numbered before, in order.
+    pub kept: Vec<u32>,
+    /// Rows of the tables before: there may be more than tokens.
+    pub rows: usize,
 }
 
 impl VocabularyOptions {
@@ -78,10 +91,10 @@ pub struct TrimmedVocabulary {
     pub tokenizer: Vec<u8>,
     /// Where that lies until the run is over.
     folder: ScratchFolder,
-    /// The tokens that stay, as they were numbered.
-    pub kept: Vec<u32>,
+    /// The tokens that stay.
+    pub tokens: ChosenTokens,
     /// The outputs that have an entry for each token.
-    pub outputs: BTreeSet<String>,
+    pub outputs: BTreeMap<String, TokenOutput>,
     /// Whether the tokenizer stays.
     pub drop_in: bool,
 }
@@ -137,13 +150,14 @@ fn json(path: &Path) -> Result<serde_json::Value> {
         .map_err(|e| Error::input(format!("{} is no tokenizer.json: {e}", path.display())))
 }
 
-/// Whether token ids index a table of a model that has a row for each token.
+/// Whether a model has a table with a row for each token that ids index, or a head that gives
+/// a number for each, of `rows`.
 ///
 /// # Errors
 /// A tokenizer that cannot be read.
-pub fn has_table(model: &proto::ModelProto, tokenizer: &Path) -> Result<bool> {
+pub fn has_tokens(model: &proto::ModelProto, tokenizer: &Path, rows: usize) -> Result<bool> {
     let vocabulary = tokenizer::Vocabulary::of(&json(&file_of(tokenizer))?)?;
-    Ok(tables::is_there(model, vocabulary.size()))
+    Ok(tables::is_there(model, (vocabulary.size(), Some(rows))))
 }
 
 /// The model and its tokenizer with the tokens that `options` keep. `columns` are those of
@@ -163,14 +177,15 @@ pub fn trim(
     let vocabulary = tokenizer::Vocabulary::of(&old).context(|| path.display().to_string())?;
     let (kept, made, count) = match &options.chosen {
         Some(chosen) => {
-            let kept: BTreeSet<u32> = chosen.iter().copied().collect();
+            let kept: BTreeSet<u32> = chosen.kept.iter().copied().collect();
             let (made, _) = vocabulary.without(&old, &kept)?;
             (kept, made, 0)
         }
         None => chosen(model, &path, (&old, &vocabulary), options, columns)?,
     };
     let ids: Vec<u32> = kept.into_iter().collect();
-    let mut trimmed = tables::trim(model, vocabulary.size(), &ids)?;
+    let rows = options.chosen.as_ref().map(|chosen| chosen.rows);
+    let mut trimmed = tables::trim(model, (vocabulary.size(), rows), &ids)?;
     if options.drop_in {
         let unknown = vocabulary.stand_in();
         let tokens = drop_in::KeptTokens {
@@ -199,7 +214,10 @@ pub fn trim(
         },
         tokenizer,
         folder,
-        kept: ids,
+        tokens: ChosenTokens {
+            kept: ids,
+            rows: trimmed.rows,
+        },
         outputs: trimmed.outputs,
         drop_in: options.drop_in,
     })
@@ -237,6 +255,8 @@ fn chosen(
     let bytes = staged::read(path, MAX_FILE)?;
     let cut = keep::Segmenter::new(&bytes).context(|| path.display().to_string())?;
     kept.extend(vocabulary.fallbacks());
+    let within = |id: &&u32| usize::try_from(**id).is_ok_and(|id| id < vocabulary.size());
+    kept.extend(options.named.iter().filter(within));
     let wanted = cut.ids(&texts)?;
     let occurring: BTreeSet<u32> = wanted.iter().flatten().copied().collect();
     kept.extend(&occurring);

@@ -25,24 +25,43 @@ pub(super) struct TrimmedTables {
     /// Their bytes before and after.
     pub(super) bytes: [u64; 2],
     /// The outputs that have an entry for each token.
-    pub(super) outputs: BTreeSet<String>,
+    pub(super) outputs: BTreeMap<String, TokenOutput>,
     /// Rows of the tables before.
     pub(super) rows: usize,
 }
 
-/// The model with the rows of tokens `kept` only, of `size`.
+/// What an output with an entry for each token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenOutput {
+    /// Logits, each by itself.
+    Logits,
+    /// Probabilities of all tokens, which add up to one.
+    Probabilities,
+    /// The logarithms of these.
+    LogProbabilities,
+}
+
+/// The model with the rows of tokens `kept` only, of `size`; or of as many rows as another
+/// model with the same tokens has, where this one may have a head alone.
 ///
 /// # Errors
 /// No table has a row per token; the axis of tokens leads into an operator that needs it whole.
-pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Result<TrimmedTables> {
-    let mut search = TokenAxes::of(model, size)?;
+pub(super) fn trim(
+    model: &proto::ModelProto,
+    (size, rows): (usize, Option<usize>),
+    kept: &[u32],
+) -> Result<TrimmedTables> {
+    let mut search = TokenAxes::of(model, size, rows)?;
     search.compared(kept)?;
     search.heads();
     search.follow()?;
     search.complete()?;
+    let outputs = search.outputs.iter();
+    let outputs: BTreeMap<String, TokenOutput> =
+        outputs.map(|name| (name.clone(), search.kind(name))).collect();
     let (cut, flat) = (search.cut, search.flat);
     let before = search.rows.last().copied().unwrap_or(size);
-    let (outputs, stale) = (search.outputs, search.stale);
+    let stale = search.stale;
     let mut trimmed = model.clone();
     let graph = trimmed
         .graph
@@ -67,7 +86,7 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
         let name = tensor.name().to_owned();
         *tensor = onnx::tensor_proto(&name, &less);
     }
-    for info in graph.output.iter_mut().filter(|o| outputs.contains(o.name())) {
+    for info in graph.output.iter_mut().filter(|o| outputs.contains_key(o.name())) {
         if let Some(proto::type_proto::Value::TensorType(tensor)) =
             info.r#type.as_mut().and_then(|t| t.value.as_mut())
             && let Some(last) = tensor.shape.as_mut().and_then(|s| s.dim.last_mut())
@@ -100,7 +119,7 @@ pub(super) fn trim(model: &proto::ModelProto, size: usize, kept: &[u32]) -> Resu
 /// # Errors
 /// There is none.
 pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Option<Tensor>> {
-    let search = TokenAxes::of(model, size)?;
+    let search = TokenAxes::of(model, size, None)?;
     if !search.blocks.is_empty() {
         return Ok(None);
     }
@@ -118,9 +137,9 @@ pub(super) fn embedding(model: &proto::ModelProto, size: usize) -> Result<Option
     }
 }
 
-/// Whether there is a table with a row for each token that ids index.
-pub(super) fn is_there(model: &proto::ModelProto, size: usize) -> bool {
-    TokenAxes::of(model, size).is_ok()
+/// Whether there is a table with a row for each token that ids index, or a head of `rows`.
+pub(super) fn is_there(model: &proto::ModelProto, (size, rows): (usize, Option<usize>)) -> bool {
+    TokenAxes::of(model, size, rows).is_ok()
 }
 
 fn no_table(size: usize) -> Error {
@@ -159,14 +178,18 @@ struct TokenAxes<'g> {
 }
 
 impl<'g> TokenAxes<'g> {
-    /// With the tables that token ids index.
-    fn of(model: &'g proto::ModelProto, size: usize) -> Result<Self> {
+    /// With the tables that token ids index, or where there is none with a head of `rows`.
+    fn of(model: &'g proto::ModelProto, size: usize, rows: Option<usize>) -> Result<Self> {
         let graph = model
             .graph
             .as_ref()
             .ok_or_else(|| Error::input("the model has no graph"))?;
         let mut search = Self::new(graph, size);
         search.tables();
+        if let (true, Some(rows)) = (search.cut.is_empty(), rows) {
+            search.rows.insert(rows);
+            search.heads();
+        }
         match search.cut.is_empty() {
             true => Err(no_table(size)),
             false => Ok(search),
@@ -372,6 +395,25 @@ impl<'g> TokenAxes<'g> {
             }
         }
         Ok(())
+    }
+
+    /// What an output that ends in the tokens is.
+    fn kind(&self, output: &str) -> TokenOutput {
+        let (mut value, mut is_log) = (output, false);
+        for _ in 0..self.graph.node.len() {
+            let Some(node) = self.producers.get(value) else {
+                break;
+            };
+            match (node.op_type(), node.input.first()) {
+                ("Softmax", _) if is_log => return TokenOutput::LogProbabilities,
+                ("Softmax", _) => return TokenOutput::Probabilities,
+                ("LogSoftmax", _) if !is_log => return TokenOutput::LogProbabilities,
+                ("Log", Some(first)) if !is_log => (value, is_log) = (first, true),
+                ("Cast" | "Identity", Some(first)) => value = first,
+                _ => break,
+            }
+        }
+        TokenOutput::Logits
     }
 
     /// Heads with a weight of their own: constants whose product is an output.

@@ -151,10 +151,8 @@ impl TempPlace {
         let tokenizer = self.file("tokenizer.json", &tokenizer.to_string());
         let options = VocabularyOptions {
             sources: vec![self.file("texts.txt", &texts.join("\n"))],
-            scripts: Vec::new(),
             keep: Some(keep),
-            drop_in: false,
-            chosen: None,
+            ..Default::default()
         };
         trim(&table(200), Path::new(&tokenizer), &options, &[])
     }
@@ -202,7 +200,7 @@ fn texts_are_cut_as_before_and_others_lose_nothing() {
             let rows = crate::onnx::tensor(&graph.initializer[0]).unwrap();
             let Data::F32(rows) = &rows.data else { panic!() };
             let firsts: Vec<u32> = rows.chunks(2).map(|row| row[0] as u32).collect();
-            assert_eq!(firsts, trimmed.kept, "{kind} {seed}");
+            assert_eq!(firsts, trimmed.tokens.kept, "{kind} {seed}");
         }
     }
 }
@@ -218,14 +216,32 @@ fn a_smaller_tokenizer_says_which_tokens_stay() {
     let smaller = other.file("smaller.json", std::str::from_utf8(&first.tokenizer).unwrap());
     let options = VocabularyOptions {
         sources: vec![smaller],
-        scripts: Vec::new(),
-        keep: None,
-        drop_in: false,
-        chosen: None,
+        ..Default::default()
     };
     let tokenizer = place.file("tokenizer.json", &whole.to_string());
     let again = trim(&table(200), &tokenizer, &options, &[]).unwrap();
-    assert_eq!((again.kept, again.tokenizer), (first.kept, first.tokenizer));
+    assert_eq!(again.tokens, first.tokens);
+    assert_eq!(again.tokenizer, first.tokenizer);
+}
+
+#[test]
+fn tokens_that_are_named_stay() {
+    let place = TempPlace::new();
+    let whole = word_piece(&mut StdRng::seed_from_u64(1));
+    let tokenizer = place.file("tokenizer.json", &whole.to_string());
+    let last = whole["model"]["vocab"].as_object().unwrap().len() as u32 - 1;
+    let kept = |named: Vec<u32>| {
+        let options = VocabularyOptions {
+            sources: vec![place.file("texts.txt", "a")],
+            keep: Some(0),
+            named,
+            ..Default::default()
+        };
+        trim(&table(200), &tokenizer, &options, &[]).unwrap().tokens.kept
+    };
+    assert!(!kept(Vec::new()).contains(&last));
+    // What no tokenizer has is passed over.
+    assert!(kept(vec![last, 9999]).contains(&last));
 }
 
 #[test]
@@ -268,10 +284,7 @@ fn hostile_tokenizers_are_errors() {
     let tokenizer = place.file("tokenizer.json", &whole.to_string());
     let options = VocabularyOptions {
         sources: vec![place.file("texts.txt", "ab")],
-        scripts: Vec::new(),
-        keep: None,
-        drop_in: false,
-        chosen: None,
+        ..Default::default()
     };
     let error = trim(&table(10), &tokenizer, &options, &[]).err().unwrap();
     assert!(
@@ -320,14 +333,14 @@ fn what_only_looks_like_a_table_of_tokens_stays_or_is_refused() {
         ("positions", Tensor::f32(vec![64, 2], vec![0.5; 128])),
     );
     let kept = [0u32, 1, 2, 3, 7, 9];
-    let trimmed = tables::trim(&positions, 55, &kept).unwrap();
+    let trimmed = tables::trim(&positions, (55, None), &kept).unwrap();
     assert_eq!(trimmed.tables, ["table"]);
     // A head that is read in a way that is not known.
     let head = with(
         node("Conv", ["rows", "head"]),
         ("head", Tensor::f32(vec![60, 2], vec![0.5; 120])),
     );
-    let error = tables::trim(&head, 55, &kept).err().unwrap();
+    let error = tables::trim(&head, (55, None), &kept).err().unwrap();
     assert!(
         error.chain().contains("'head' has an entry for each token"),
         "{}",
@@ -339,10 +352,59 @@ fn what_only_looks_like_a_table_of_tokens_stays_or_is_refused() {
             node("Equal", ["input_ids", "pad"]),
             ("pad", Tensor::i64([1], vec![number])),
         );
-        let found = tables::trim(&compared, 55, &kept).err();
+        let found = tables::trim(&compared, (55, None), &kept).err();
         assert_eq!(found.is_none(), fine, "{number}");
         assert!(found.is_none_or(|e| e.chain().contains("compares token ids")));
     }
+}
+
+#[test]
+fn a_head_alone_goes_with_the_table_of_another_model() {
+    let info = |name: &str| proto::ValueInfoProto {
+        name: Some(name.into()),
+        ..Default::default()
+    };
+    let node = |op: &str, inputs: &[&str], output: &str| proto::NodeProto {
+        op_type: Some(op.into()),
+        input: inputs.iter().map(|i| (*i).into()).collect(),
+        output: vec![output.into()],
+        ..Default::default()
+    };
+    let model = proto::ModelProto {
+        graph: Some(proto::GraphProto {
+            node: vec![
+                node("MatMul", &["inputs_embeds", "head"], "logits"),
+                node("Softmax", &["logits"], "likely"),
+                node("Log", &["likely"], "log"),
+                node("LogSoftmax", &["logits"], "directly"),
+            ],
+            initializer: vec![crate::onnx::tensor_proto(
+                "head",
+                &Tensor::f32(vec![2, 64], (0..128).map(|i| i as f32).collect::<Vec<_>>()),
+            )],
+            input: vec![info("inputs_embeds")],
+            output: ["logits", "likely", "log", "directly"].map(info).into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let kept = [0, 7, 50];
+    // By itself it has no tokens; of another size it is something else.
+    assert!(!tables::is_there(&model, (60, None)));
+    assert!(!tables::is_there(&model, (60, Some(60))));
+    assert!(tables::is_there(&model, (60, Some(64))));
+    let trimmed = tables::trim(&model, (60, Some(64)), &kept).unwrap();
+    let graph = trimmed.model.graph.unwrap();
+    assert_eq!(graph.initializer[0].dims, [2, 3]);
+    use TokenOutput::{LogProbabilities, Logits, Probabilities};
+    let kinds = [
+        ("directly", LogProbabilities),
+        ("likely", Probabilities),
+        ("log", LogProbabilities),
+        ("logits", Logits),
+    ];
+    let told: Vec<(&str, TokenOutput)> = trimmed.outputs.iter().map(|(n, k)| (n.as_str(), *k)).collect();
+    assert_eq!(told, kinds);
 }
 
 #[test]
@@ -408,7 +470,7 @@ fn tables_and_heads_in_blocks_lose_whole_rows() {
         ..Default::default()
     };
     let kept = [0, 7, 150];
-    let trimmed = tables::trim(&model, 200, &kept).unwrap();
+    let trimmed = tables::trim(&model, (200, None), &kept).unwrap();
     let graph = trimmed.model.graph.unwrap();
     let shapes: Vec<&[i64]> = graph.initializer.iter().map(|t| &t.dims[..]).collect();
     assert_eq!(

@@ -161,6 +161,88 @@ fn a_smaller_vocabulary_is_told_to_all_that_state_it() {
 }
 
 #[test]
+fn a_tokenizer_from_elsewhere_comes_with_the_result() {
+    let place = LanguageFolder::new();
+    std::fs::rename(place.at("in/tokenizer.json"), place.at("tokenizer.json")).unwrap();
+    let tokenizer = place.word("tokenizer.json");
+    let done = place.prune(
+        "out",
+        &["--flops", "0.8", "--vocab", "data", "--tokenizer", &tokenizer],
+    );
+    assert!(done.status.success(), "{}", text(&done));
+    assert_eq!(names(&place.at("out")), WHOLE);
+    let report = &place.reports("out")[0];
+    let told = report["vocabulary"]["tokenizer"].as_str().unwrap();
+    assert_eq!(Path::new(told), place.at("out/tokenizer.json"));
+    let small: Value = serde_json::from_slice(&std::fs::read(told).unwrap()).unwrap();
+    assert_eq!(
+        small["model"]["vocab"].as_object().unwrap().len() as u64,
+        report["vocabulary"]["after"].as_u64().unwrap()
+    );
+}
+
+/// Tokens that a configuration names stay, and what is not about tokens is copied.
+#[test]
+fn configurations_and_parts_of_others_keep_their_meaning() {
+    let place = LanguageFolder::new();
+    std::fs::write(place.at("few.txt"), "the model prunes heads\n").unwrap();
+    let old: Value = serde_json::from_slice(&std::fs::read(place.at("in/tokenizer.json")).unwrap()).unwrap();
+    let ids = |file: &Value| -> BTreeMap<String, u64> {
+        let all = file["model"]["vocab"].as_object().unwrap().iter();
+        all.map(|(token, id)| (token.clone(), id.as_u64().unwrap()))
+            .collect()
+    };
+    let old = ids(&old);
+    let (named, id) = old.iter().max_by_key(|(_, id)| **id).unwrap();
+    let config = format!("{{\"eos_token_id\": {id}, \"eps\": NaN}}");
+    for folder in ["in/2_Dense", "in/other", "in/1_Pooling"] {
+        std::fs::create_dir_all(place.at(folder)).unwrap();
+    }
+    let more = [
+        ("in/generation_config.json", &*config),
+        ("in/other/tokenizer.json", "{}"),
+        ("in/other/config.json", "{\"vocab_size\": 7}"),
+        ("in/2_Dense/model.safetensors", "dense"),
+        ("in/2_Dense/config.json", "{}"),
+        ("in/model.safetensors.index.json", "{}"),
+        ("in/openvino_model.xml", "<net/>"),
+        (
+            "in/modules.json",
+            r#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#,
+        ),
+    ];
+    for (path, content) in more {
+        std::fs::write(place.at(path), content).unwrap();
+    }
+    let few = place.word("few.txt");
+    let quick = ["--flops", "0.8", "--method", "magnitude", "--reconstruct", "none"];
+    let done = place.prune(
+        "out",
+        &[&quick[..], &["--vocab", &few, "--vocab-keep", "0"]].concat(),
+    );
+    assert!(done.status.success(), "{}", text(&done));
+    let now: Value = serde_json::from_slice(&std::fs::read(place.at("out/tokenizer.json")).unwrap()).unwrap();
+    let now = ids(&now);
+    assert!(now.len() < old.len());
+    let read = |path: &str| std::fs::read_to_string(place.at("out").join(path)).unwrap();
+    assert_eq!(
+        read("generation_config.json"),
+        format!("{{\"eos_token_id\": {}, \"eps\": NaN}}", now[named])
+    );
+    for same in [
+        "other/tokenizer.json",
+        "other/config.json",
+        "2_Dense/model.safetensors",
+    ] {
+        let before = std::fs::read_to_string(place.at("in").join(same)).unwrap();
+        assert_eq!(read(same), before);
+    }
+    for gone in ["model.safetensors.index.json", "openvino_model.xml"] {
+        assert!(!place.at("out").join(gone).exists(), "{gone}");
+    }
+}
+
+#[test]
 fn a_model_of_images_beside_one_of_texts_is_no_obstacle() {
     let place = LanguageFolder::new();
     std::fs::copy(
@@ -266,12 +348,101 @@ fn a_folder_appears_whole_or_not_at_all() {
     );
     assert_eq!(there(&place), ["in", "mine"]);
     assert!(place.prune("out", &quick).status.success());
-    std::fs::write(place.at("out/stale"), "old").unwrap();
     let again = place.prune("out", &quick);
     assert!(again.status.success(), "{}", text(&again));
-    assert!(!place.at("out/stale").exists());
     assert_eq!(there(&place), ["in", "mine", "out"]);
     assert_eq!(files(&place.at("mine")).len(), 1);
+}
+
+/// What is in the output folder and no part of an earlier result stays, and so does all that
+/// is in the input folder.
+#[test]
+fn files_of_others_stay() {
+    let place = LanguageFolder::new();
+    let quick = ["--flops", "0.7", "--method", "magnitude", "--reconstruct", "none"];
+    let refused = |more: &[&str], why: &str| {
+        let before = files(place.folder.path());
+        let done = place.prune("out", &[&quick[..], more].concat());
+        assert_eq!(done.status.code(), Some(2), "{}", text(&done));
+        assert!(text(&done).contains(why), "{}", text(&done));
+        assert_eq!(files(place.folder.path()), before);
+    };
+    for (option, file) in [("--json", "in/config.json"), ("--report", "in/onnx/report.html")] {
+        refused(&[option, &place.word(file)], "which is never changed");
+    }
+    refused(&["--json", &place.word("out/report.json")], "appears as a whole");
+    std::fs::create_dir(place.at("out")).unwrap();
+    // A file of this name by another program is no earlier result.
+    std::fs::write(place.at("out/pruning.json"), "[{\"tool\": \"other\"}]").unwrap();
+    refused(&[], "is no earlier result");
+    std::fs::remove_dir_all(place.at("out")).unwrap();
+    assert!(place.prune("out", &quick).status.success());
+    for mine in ["thesis.txt", "onnx/notes.md", ".git/HEAD", "data/labels.csv"] {
+        let path = place.at("out").join(mine);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "years").unwrap();
+        refused(&[], "no part of an earlier result");
+        std::fs::remove_file(&path).unwrap();
+        let _in_use = std::fs::remove_dir(path.parent().unwrap());
+    }
+    assert!(place.prune("out", &quick).status.success());
+}
+
+#[test]
+fn weights_under_a_name_of_their_own_are_not_overwritten() {
+    let place = LanguageFolder::new();
+    let model = place.at("in/onnx/model.onnx");
+    let file = onnx_prune::onnx::load(&model).unwrap();
+    let save = onnx_prune::onnx::SaveOptions {
+        external: onnx_prune::onnx::External::Always,
+        ..Default::default()
+    };
+    onnx_prune::onnx::save(&file.proto, &model, &save).unwrap();
+    // The weights as another exporter calls them, and another file of the name they get.
+    std::fs::rename(
+        place.at("in/onnx/model.onnx.data"),
+        place.at("in/onnx/all.weights.bin"),
+    )
+    .unwrap();
+    let (old, new) = (b"model.onnx.data", b"all.weights.bin");
+    let mut bytes = std::fs::read(&model).unwrap();
+    for at in 0..bytes.len() - old.len() {
+        if bytes[at..].starts_with(old) {
+            bytes[at..at + old.len()].copy_from_slice(new);
+        }
+    }
+    std::fs::write(&model, bytes).unwrap();
+    std::fs::write(place.at("in/onnx/model.onnx.data"), vec![0u8; 1 << 20]).unwrap();
+    let quick = ["--flops", "0.7", "--method", "magnitude", "--reconstruct", "none"];
+    let done = place.prune("out", &quick);
+    assert!(done.status.success(), "{}", text(&done));
+    let alone = run(&[
+        &[&*place.word("in/onnx/model.onnx"), &*place.word("alone.onnx")][..],
+        &quick,
+        &["--samples", "96", "--tokenizer", &place.word("in/tokenizer.json")],
+        &[
+            "--data",
+            fixture("text-language/calibration.txt").to_str().unwrap(),
+        ],
+    ]
+    .concat());
+    assert!(alone.status.success(), "{}", text(&alone));
+    let weights = |path: &str| {
+        let graph = onnx_prune::onnx::load(&place.at(path))
+            .unwrap()
+            .proto
+            .graph
+            .unwrap();
+        let value = |t| onnx_prune::onnx::tensor(t).unwrap();
+        graph.initializer.iter().map(value).collect::<Vec<_>>()
+    };
+    assert_eq!(weights("out/onnx/model.onnx"), weights("alone.onnx"));
+    assert!(
+        place.reports("out")[0]["notes"]
+            .to_string()
+            .contains("model.onnx.data is left out")
+    );
+    assert!(!place.at("out/onnx/all.weights.bin").exists());
 }
 
 #[cfg(unix)]
@@ -353,4 +524,38 @@ fn kills_leave_the_old_folder_or_the_new_one() {
     );
     let left = std::fs::read_dir(place.folder.path()).unwrap().count();
     assert_eq!(left, 2);
+}
+
+/// The table of tokens as a model of its own, as exports of models for images and texts have it.
+#[test]
+fn a_model_with_nothing_but_tokens_loses_them_too() {
+    let place = LanguageFolder::new();
+    let mut model = onnx_prune::onnx::load(&place.at("in/onnx/model.onnx"))
+        .unwrap()
+        .proto;
+    let graph = model.graph.as_mut().unwrap();
+    graph
+        .node
+        .retain(|n| n.op_type() == "Gather" && n.input[1] == "input_ids");
+    let (table, rows) = (graph.node[0].input[0].clone(), graph.node[0].output[0].clone());
+    graph.initializer.retain(|t| t.name() == table);
+    graph.input.retain(|i| i.name() == "input_ids");
+    graph.output.truncate(1);
+    graph.output[0].name = Some(rows);
+    graph.output[0].r#type.as_mut().unwrap().value = None;
+    graph.value_info.clear();
+    let embed = place.at("in/onnx/embed_tokens.onnx");
+    onnx_prune::onnx::save(&model, &embed, &onnx_prune::onnx::SaveOptions::default()).unwrap();
+    let quick = ["--flops", "0.8", "--method", "magnitude", "--reconstruct", "none"];
+    let done = place.prune("out", &[&quick[..], &["--vocab", "data"]].concat());
+    assert!(done.status.success(), "{}", text(&done));
+    let report = &place.reports("out")[0];
+    let left = report["vocabulary"]["after"].as_i64().unwrap();
+    let small = onnx_prune::onnx::load(&place.at("out/onnx/embed_tokens.onnx")).unwrap();
+    assert_eq!(small.proto.graph.unwrap().initializer[0].dims[0], left);
+    let notes = report["notes"].to_string();
+    assert!(
+        notes.contains("embed_tokens.onnx has a smaller vocabulary, and that is all"),
+        "{notes}"
+    );
 }

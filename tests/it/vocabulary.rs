@@ -173,3 +173,92 @@ fn scripts_choose_tokens() {
     assert_eq!(done.status.code(), Some(2));
     assert!(text(&done).contains("no script 'elvish'"), "{}", text(&done));
 }
+
+/// Probabilities are among the tokens that stay, and those of tokens that are gone are zero.
+#[test]
+fn outputs_may_be_probabilities() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let word = |name: &str| at(name).to_str().unwrap().to_owned();
+    let mut model = onnx::load(&fixture("text-language/model.onnx")).unwrap().proto;
+    let graph = model.graph.as_mut().unwrap();
+    // A head that is tied to the table of tokens.
+    let lookup = graph
+        .node
+        .iter()
+        .find(|n| n.op_type() == "Gather" && n.input[1] == "input_ids");
+    let (table, rows) = lookup.map(|n| (n.input[0].clone(), n.output[0].clone())).unwrap();
+    let node = |op: &str, inputs: &[&str], output: &str| onnx::proto::NodeProto {
+        op_type: Some(op.into()),
+        input: inputs.iter().map(|i| (*i).into()).collect(),
+        output: vec![output.into()],
+        ..Default::default()
+    };
+    graph.node.extend([
+        node("Transpose", &[&table], "head"),
+        node("MatMul", &[&rows, "head"], "scores"),
+        node("Softmax", &["scores"], "probabilities"),
+    ]);
+    graph.output.push(onnx::proto::ValueInfoProto {
+        name: Some("probabilities".into()),
+        ..graph.output[0].clone()
+    });
+    let shape = graph.output[1].r#type.as_mut().and_then(|t| t.value.as_mut());
+    if let Some(onnx::proto::type_proto::Value::TensorType(tensor)) = shape {
+        let dim = |value| onnx::proto::tensor_shape_proto::Dimension {
+            value: Some(value),
+            ..Default::default()
+        };
+        use onnx::proto::tensor_shape_proto::dimension::Value::{DimParam, DimValue};
+        let width = graph.initializer.iter().find(|t| t.name() == table).unwrap().dims[0];
+        tensor.shape.as_mut().unwrap().dim = vec![
+            dim(DimParam("batch".into())),
+            dim(DimParam("sequence".into())),
+            dim(DimValue(width)),
+        ];
+    }
+    onnx::save(&model, &at("softmax.onnx"), &onnx::SaveOptions::default()).unwrap();
+    let texts = std::fs::read_to_string(fixture("text-language/calibration.txt")).unwrap();
+    let few: Vec<&str> = texts.lines().step_by(8).collect();
+    std::fs::write(at("few.txt"), few.join("\n")).unwrap();
+    let tokenizer = fixture("text-language/tokenizer.json");
+    let (input, few, json) = (word("softmax.onnx"), word("few.txt"), word("r.json"));
+    let common = [
+        "--data",
+        &few,
+        "--tokenizer",
+        tokenizer.to_str().unwrap(),
+        "--vocab",
+        "data",
+        "--vocab-keep",
+        "0",
+        "--method",
+        "magnitude",
+        "--reconstruct",
+        "none",
+        "--no-timing",
+        "--quiet",
+        "--json",
+        &json,
+    ];
+    for more in [&[][..], &["--vocab-drop-in"]] {
+        let out = word("out.onnx");
+        let done = run(&[&[&*input, &*out], &common[..], more].concat());
+        assert!(done.status.success(), "{more:?}: {}", text(&done));
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+        let told = &report["vocabulary"];
+        assert!(told["after"].as_u64() < told["before"].as_u64(), "{told}");
+        assert!(
+            !report["warnings"].to_string().contains("vocabulary"),
+            "{}",
+            report["warnings"]
+        );
+    }
+    let pruned = onnx::load(&at("out.onnx")).unwrap().proto.graph.unwrap();
+    let gone = pruned
+        .initializer
+        .iter()
+        .find(|t| t.name().ends_with("_gone"))
+        .unwrap();
+    assert_eq!(onnx::tensor(gone).unwrap().to_f32(), [0.0]);
+}

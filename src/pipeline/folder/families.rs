@@ -62,8 +62,8 @@ fn matrices(model: &proto::ModelProto) -> BTreeSet<[u8; 32]> {
     let nodes = graph.node.iter().filter(|n| n.op_type() != "Gather");
     let read: BTreeSet<String> = nodes.flat_map(crate::graph::node_reads).collect();
     let held = graph.initializer.iter().filter(|t| {
-        let numbers: i64 = t.dims.iter().product();
-        t.dims.len() >= 2 && numbers >= TELLING && read.contains(t.name())
+        let numbers = t.dims.iter().try_fold(1i64, |n, d| n.checked_mul(*d));
+        t.dims.len() >= 2 && numbers.is_some_and(|n| n >= TELLING) && read.contains(t.name())
     });
     let hashed = held.filter_map(|tensor| {
         let bytes = tensor.raw_data.as_deref()?;

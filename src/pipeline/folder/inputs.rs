@@ -144,14 +144,14 @@ impl FolderRun<'_> {
     /// Feeds with the ids that tokens have now; `None` where one is gone.
     fn renumbered(&self, feeds: &Feeds) -> Option<Feeds> {
         let vocabulary = &self.options.vocabulary;
-        let Some(kept) = &vocabulary.chosen else {
+        let Some(chosen) = &vocabulary.chosen else {
             return Some(feeds.clone());
         };
         let mut feeds = feeds.clone();
         for name in decoder_inputs::IDS {
             let Some(ids) = feeds.get(name) else { continue };
             let new = |id: &i64| {
-                let at = kept.binary_search(&u32::try_from(*id).ok()?).ok()?;
+                let at = chosen.kept.binary_search(&u32::try_from(*id).ok()?).ok()?;
                 match vocabulary.drop_in {
                     true => Some(*id),
                     false => i64::try_from(at).ok(),

@@ -1,6 +1,7 @@
 //! From a folder that a loader reads to a smaller one that the same loader reads.
 //!
 //! ```text
+//! places    what lies where, and may not
 //! families  models that hold the same matrices
 //! inputs    what they are calibrated on
 //! others    what is no model: copied, brought up to date, left out
@@ -15,6 +16,7 @@
 mod families;
 mod inputs;
 mod others;
+mod places;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,8 +24,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use families::Family;
+use places::TokenPlaces;
 
 use super::joint::JointRun;
+use super::loaded::with_vocabulary;
 use super::options::Options;
 use super::plan::{Planner, alike, search};
 use super::recorded::words;
@@ -32,8 +36,8 @@ use super::write::Finished;
 use super::{calibrate, paths, rank};
 use crate::budget::{Demand, Goal, Measure};
 use crate::data;
-use crate::folder::{CacheSize, ChangedVocabulary, Changes, MAX_CONFIG, ModelFolder, readable};
-use crate::io::new_folder::NewFolder;
+use crate::folder::{CacheSize, ChangedVocabulary, Changes, MAX_CONFIG, ModelFolder, readable, roles};
+use crate::io::new_folder::{NewFolder, folder_within};
 use crate::io::staged;
 use crate::mask::Pattern;
 use crate::progress::Progress;
@@ -65,16 +69,17 @@ pub fn folder(
         )));
     }
     let found = ModelFolder::read(input)?;
-    apart(input, output)?;
+    places::apart(input, output, beside)?;
     let (options, notes) = fitted(&found, options)?;
     if options.vocabulary.is_asked() || options.axes.change_interface {
         for file in &found.files {
             readable(file, || staged::read(&input.join(file), MAX_CONFIG))?;
         }
     }
-    let made = NewFolder::new(output, |old| old.join(REPORT).is_file())?;
+    let made = NewFolder::new(output, |old| places::earlier(old, &found))?;
     let line = command(&[input], &Output::File(output), &words(&options, &options.goal()));
     let mut run = FolderRun {
+        places: TokenPlaces::of(&found, options.data.tokenizer.as_deref()),
         found: &found,
         made: made.path(),
         options,
@@ -101,24 +106,6 @@ pub fn folder(
         made.commit()?;
     }
     Ok(reports)
-}
-
-/// Refuses folders that lie in each other.
-fn apart(input: &Path, output: &Path) -> Result<()> {
-    let whole = |path: &Path| -> Option<PathBuf> {
-        match path.canonicalize() {
-            Ok(path) => Some(path),
-            Err(_) => staged::entry(path),
-        }
-    };
-    match (whole(input), whole(output)) {
-        (Some(a), Some(b)) if a.starts_with(&b) || b.starts_with(&a) => Err(Error::input(format!(
-            "the output folder {} and the input folder {}, which is never changed, lie in each other: name another output",
-            output.display(),
-            input.display()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The options that suit a folder, and what there is to say about them.
@@ -166,6 +153,7 @@ struct FolderRun<'a> {
     /// Where the result is until it is whole.
     made: &'a Path,
     options: Options,
+    places: TokenPlaces,
     beside: &'a [(&'a str, &'a Path)],
     line: String,
     progress: &'a dyn Progress,
@@ -213,12 +201,17 @@ impl<'a> FolderRun<'a> {
         if !self.options.vocabulary.is_asked() {
             return Ok(());
         }
+        for file in self.found.files.iter().filter(|file| self.places.concern(file)) {
+            let path = self.found.root.join(file);
+            let tokens = roles(file, || staged::read(&path, MAX_CONFIG))?;
+            self.options.vocabulary.named.extend(tokens);
+        }
         let mut first = None;
         for model in &self.found.models {
-            let opened = super::loaded::open(&self.found.root.join(&model.file), &self.options);
-            match (opened, &first) {
-                (Ok(opened), _) if opened.loaded.vocabulary.is_some() => {
-                    first = Some(Ok(opened.loaded));
+            let loaded = with_vocabulary(&self.found.root.join(&model.file), &self.options);
+            match (loaded, &first) {
+                (Ok(loaded), _) if loaded.vocabulary.is_some() => {
+                    first = Some(Ok(loaded));
                     break;
                 }
                 (Err(error), None) => first = Some(Err(error)),
@@ -229,12 +222,12 @@ impl<'a> FolderRun<'a> {
         let Some(trimmed) = first.transpose()?.and_then(|loaded| loaded.vocabulary) else {
             return Ok(());
         };
-        self.options.vocabulary.chosen = Some(Arc::new(trimmed.kept.clone()));
+        self.options.vocabulary.chosen = Some(Arc::new(trimmed.tokens.clone()));
         if trimmed.drop_in {
             return Ok(());
         }
         self.changes.vocabulary = Some(ChangedVocabulary {
-            kept: trimmed.kept.clone(),
+            kept: trimmed.tokens.kept.clone(),
             tokenizer: trimmed.tokenizer.clone(),
         });
         Ok(())
@@ -246,9 +239,7 @@ impl<'a> FolderRun<'a> {
                 .chain(&model.variants)
                 .chain(&model.copies)
             {
-                let path = self.made.join(file);
-                let folder = staged::folder_of(&path);
-                std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot create", &folder, e))?;
+                folder_within(self.made, file.parent().unwrap_or(Path::new("")))?;
                 self.hold(file)?;
             }
         }
@@ -256,9 +247,7 @@ impl<'a> FolderRun<'a> {
         let before = self.reports.len();
         let patterns = match (&family.models[..], &options[..]) {
             ([model], [options]) => match self.single(&model.file, options, None) {
-                Err(Error::NothingPrunable(why)) if self.changes.vocabulary.is_none() => {
-                    return self.as_it_is(model, &why);
-                }
+                Err(Error::NothingPrunable(why)) => return self.as_it_is(model, &why),
                 made => made?.into_iter().collect(),
             },
             _ => self.together(family, options.clone())?,
@@ -419,6 +408,7 @@ impl<'a> FolderRun<'a> {
 
     /// The reports, with the names that files have in the end.
     fn told(self, output: &Path) -> Result<Vec<Report>> {
+        let tokenizer = self.places.tokenizer;
         let mut reports = self.reports;
         for report in &mut reports {
             if let Some(path) = &report.output {
@@ -428,7 +418,7 @@ impl<'a> FolderRun<'a> {
             if let Some(vocabulary) = &mut report.vocabulary
                 && self.changes.vocabulary.is_some()
             {
-                vocabulary.tokenizer = Some(output.join("tokenizer.json").display().to_string());
+                vocabulary.tokenizer = Some(output.join(&tokenizer).display().to_string());
             }
         }
         if let Some(first) = reports.first_mut() {

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
+use super::super::loaded::with_vocabulary;
+use super::super::vocabulary;
 use super::{FolderRun, REPORT};
-use crate::data;
-use crate::folder::{CacheSize, ConfigEdit, FolderModel, MAX_CONFIG, ModelFolder, edited};
+use crate::folder::{CacheSize, Changes, ConfigEdit, FolderModel, MAX_CONFIG, ModelFolder, edited};
+use crate::io::new_folder::folder_within;
 use crate::io::staged;
 use crate::onnx::{self, proto};
-use crate::{Error, Result};
+use crate::{Error, Result, data, engine};
 
 impl FolderRun<'_> {
     /// Notes the side files of a model, which are written with it.
@@ -27,17 +30,44 @@ impl FolderRun<'_> {
         Ok(())
     }
 
-    /// A model with nothing to prune, and its other forms.
+    /// A model with nothing to prune, and its other forms: with fewer tokens, where it has
+    /// some.
     pub(super) fn as_it_is(&mut self, model: &FolderModel, why: &str) -> Result<()> {
         for file in std::iter::once(&model.file)
             .chain(&model.variants)
             .chain(&model.copies)
         {
-            self.saved(&self.found.root.join(file), file)?;
+            let shown = file.display();
+            if self.only_fewer_tokens(file)? {
+                self.notes.push(format!(
+                    "{shown} has a smaller vocabulary, and that is all: {why}"
+                ));
+            } else {
+                self.saved(&self.found.root.join(file), file)?;
+                self.notes.push(format!("{shown} is copied as it is: {why}"));
+            }
         }
-        self.notes
-            .push(format!("{} is copied as it is: {why}", model.file.display()));
         Ok(())
+    }
+
+    /// Writes a model of which nothing goes but tokens; `false` where it has none.
+    fn only_fewer_tokens(&self, file: &Path) -> Result<bool> {
+        if !self.options.vocabulary.is_asked() {
+            return Ok(false);
+        }
+        let path = self.found.root.join(file);
+        let loaded = with_vocabulary(&path, &self.options)?;
+        let Some(trimmed) = &loaded.vocabulary else {
+            return Ok(false);
+        };
+        let engine = engine::choose(&self.options.engine)?;
+        let _unchecked = vocabulary::check(engine.as_ref(), trimmed, &self.options)?;
+        if !self.options.dry_run {
+            let model = loaded.with_fewer_tokens(trimmed)?;
+            let save = onnx::SaveOptions::for_model(&loaded.file);
+            onnx::save(&model, &self.made.join(file), &save)?;
+        }
+        Ok(true)
     }
 
     pub(super) fn copied(&self, model: &Path, copy: &Path) -> Result<()> {
@@ -87,20 +117,40 @@ impl FolderRun<'_> {
             own.chain(&m.variants).chain(&m.copies)
         });
         let models: BTreeSet<&PathBuf> = models.collect();
+        let tokenizer = &self.places.tokenizer;
+        if let Some(vocabulary) = &self.changes.vocabulary
+            && !self.found.files.contains(tokenizer)
+        {
+            staged::write(&self.made.join(tokenizer), &vocabulary.tokenizer)?;
+        }
+        let unchanged = Changes::default();
         for file in &self.found.files {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             if models.contains(file) || self.held.contains(file) || file == Path::new(REPORT) {
                 continue;
             }
             let (from, to) = (self.found.root.join(file), self.made.join(file));
-            let folder = staged::folder_of(&to);
-            std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot create", &folder, e))?;
+            if to.symlink_metadata().is_ok() {
+                self.notes.push(format!(
+                    "{} is left out: the weights of a model have its name now",
+                    file.display()
+                ));
+                continue;
+            }
+            folder_within(self.made, file.parent().unwrap_or(Path::new("")))?;
             let size = from
                 .metadata()
                 .map_err(|e| Error::io("cannot read", &from, e))?
                 .len();
+            let changes = match self.places.concern(file) {
+                true => &self.changes,
+                false => &unchanged,
+            };
             let edit = match size <= MAX_CONFIG {
-                true => edited(file, &staged::read(&from, MAX_CONFIG)?, &self.changes)?,
-                false => edited(file, &[], &self.changes)?,
+                true => edited(file, &staged::read(&from, MAX_CONFIG)?, changes)?,
+                false => edited(file, &[], changes)?,
             };
             match edit {
                 ConfigEdit::Changed(bytes) => staged::write(&to, &bytes)?,
