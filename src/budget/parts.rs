@@ -1,4 +1,5 @@
-//! What the parts of a model take: the vocabulary, the positions, the blocks, and the rest.
+//! What the parts of a model take: the vocabulary, the positions, the blocks, the heads behind
+//! them, and the rest.
 
 use std::collections::BTreeSet;
 
@@ -19,12 +20,15 @@ pub struct PartCost {
 /// The parts of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ModelParts {
-    /// Tables that token ids index, and the heads that are as wide.
+    /// Tables that token ids index.
     pub vocabulary: PartCost,
     /// Tables that something else indexes: positions, segments, relative distances.
     pub positions: PartCost,
     /// What goes with the units of all groups.
     pub blocks: PartCost,
+    /// What lies behind the last of these: a pooler, classes, logits of tokens. The numbers of
+    /// a head that is tied to the table of tokens are counted there.
+    pub heads: PartCost,
     /// Everything else.
     pub rest: PartCost,
 }
@@ -68,19 +72,29 @@ impl ModelParts {
             }
             tables[usize::from(!is_vocabulary)].extend(held);
         }
-        let [mut vocabulary, positions] = tables;
-        let wide = |shape: &[usize]| shape.iter().any(|n| sizes.contains(n));
-        for (at, value) in graph.values.iter().enumerate() {
-            if value.constant.as_ref().is_some_and(|c| wide(&c.shape)) {
-                vocabulary.insert(ValueId(at as u32));
-            }
+        let [vocabulary, mut positions] = tables;
+        let wide = |v: ValueId| wide_value(network, v, &sizes);
+        positions.retain(|v| !wide(*v));
+        let behind = behind_blocks(network);
+        let mut heads: BTreeSet<ValueId> = (0..graph.values.len() as u32)
+            .map(ValueId)
+            .filter(|v| wide(*v))
+            .collect();
+        for at in (0..graph.nodes.len()).filter(|at| behind[*at]) {
+            let reads = graph.nodes[at].inputs.iter().flatten();
+            heads.extend(reads.flat_map(|v| constants(network, *v)));
         }
-        let heads: u64 = (analysis.contractions.iter().enumerate())
+        heads.retain(|v| !vocabulary.contains(v) && !positions.contains(v));
+        let head_flops: u64 = (analysis.contractions.iter().enumerate())
             .filter(|(_, c)| {
                 let reads = c.inputs.iter().filter_map(|at| graph.input(c.node, *at));
-                reads.zip(c.constant).any(|(v, constant)| {
-                    constant && constants(network, v).iter().any(|v| vocabulary.contains(v))
-                })
+                let is_wide = reads.zip(c.constant).any(|(v, constant)| {
+                    constant
+                        && constants(network, v)
+                            .iter()
+                            .any(|v| wide(*v) || vocabulary.contains(v))
+                });
+                behind[c.node.0 as usize] || is_wide
             })
             .map(|(at, _)| cost.macs_of(at))
             .sum();
@@ -100,25 +114,26 @@ impl ModelParts {
             bytes: cost.dense_bytes(mask).saturating_sub(cost.dense_bytes(&none)),
             flops: cost.dense_macs(mask).saturating_sub(cost.dense_macs(&none)),
         };
-        let vocabulary = PartCost {
-            bytes: bytes(&vocabulary),
-            flops: heads,
-        };
-        let positions = PartCost {
-            bytes: bytes(
-                &positions
-                    .iter()
-                    .filter(|v| !wide_value(network, **v, &sizes))
-                    .copied()
-                    .collect(),
-            ),
+        let table = |values| PartCost {
+            bytes: bytes(values),
             flops: 0,
         };
-        let others = |of: fn(&PartCost) -> u64| of(&vocabulary) + of(&positions) + of(&blocks);
+        let (vocabulary, positions) = (table(&vocabulary), table(&positions));
+        let heads = PartCost {
+            bytes: bytes(&heads),
+            flops: head_flops,
+        };
+        let others = |of: fn(&PartCost) -> u64| {
+            [&vocabulary, &positions, &blocks, &heads]
+                .into_iter()
+                .map(of)
+                .sum::<u64>()
+        };
         Self {
             vocabulary,
             positions,
             blocks,
+            heads,
             rest: PartCost {
                 bytes: cost.dense_bytes(mask).saturating_sub(others(|p| p.bytes)),
                 flops: cost.dense_macs(mask).saturating_sub(others(|p| p.flops)),
@@ -127,14 +142,48 @@ impl ModelParts {
     }
 
     /// The parts by their names.
-    pub fn named(&self) -> [(&'static str, PartCost); 4] {
+    pub fn named(&self) -> [(&'static str, PartCost); 5] {
         [
             ("vocabulary", self.vocabulary),
             ("positions", self.positions),
             ("blocks", self.blocks),
+            ("heads", self.heads),
             ("rest", self.rest),
         ]
     }
+}
+
+/// The nodes that nothing of a group is behind and that read what groups make.
+fn behind_blocks(network: &Network) -> Vec<bool> {
+    let graph = &network.graph;
+    let mut sinks = vec![false; graph.nodes.len()];
+    for (_, group) in network.axes.indexed() {
+        group
+            .sinks
+            .iter()
+            .for_each(|sink| sinks[sink.node.0 as usize] = true);
+    }
+    let makers = |at: usize| {
+        let node = &graph.nodes[at];
+        let reads = node.inputs.iter().flatten().chain(&node.captures);
+        reads.filter_map(|v| Some(graph.value(*v).producer?.0.0 as usize))
+    };
+    let mut behind = vec![false; graph.nodes.len()];
+    let mut before = sinks.clone();
+    let order = || graph.order.iter().map(|node| node.0 as usize);
+    for at in order() {
+        behind[at] = makers(at).any(|maker| sinks[maker] || behind[maker]);
+    }
+    for at in order().rev() {
+        if before[at] {
+            makers(at).for_each(|maker| before[maker] = true);
+        }
+    }
+    behind
+        .iter()
+        .zip(&before)
+        .map(|(behind, before)| *behind && !*before)
+        .collect()
 }
 
 fn wide_value(network: &Network, value: ValueId, sizes: &BTreeSet<usize>) -> bool {

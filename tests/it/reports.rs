@@ -13,7 +13,7 @@ use onnx_prune::rank::Method;
 use onnx_prune::report::{Report, html};
 use onnx_prune::{onnx, pipeline};
 
-use crate::common::fixture;
+use crate::common::{fixture, text};
 
 fn options(flops: f64) -> Options {
     Options {
@@ -44,12 +44,16 @@ fn prune(input: &Path, options: &Options) -> Report {
     report
 }
 
-/// The page is one file: nothing in it makes a reader fetch or run anything.
+/// The page is one file: nothing in it makes a reader fetch anything, and the one script is
+/// its own.
 fn stands_alone(page: &str) {
-    for tag in [
-        "<script", "<link", "<img", "<iframe", "<object", "@import", "url(",
-    ] {
+    for tag in ["<link", "<img", "<iframe", "<object", "@import", "url("] {
         assert!(!page.contains(tag), "{tag}");
+    }
+    assert_eq!(page.matches("<script>").count(), 1);
+    assert_eq!(page.matches("<script").count(), 1);
+    for request in ["fetch(", "XMLHttpRequest", "import("] {
+        assert!(!page.contains(request), "{request}");
     }
     assert!(
         !page.contains("http://") && !page.contains("https://"),
@@ -152,6 +156,70 @@ fn a_sweep_has_a_front_and_a_part_for_each_budget() {
     assert!(page.contains("small-0.6.onnx") && page.contains("small-0.3.onnx"));
     // Each repeats its own budget.
     assert!(page.contains("--flops 0.6") && page.contains("--flops 0.3"));
+}
+
+/// In a browser: no errors, no requests, nothing cut off at two widths, light and dark, tables
+/// that can be sorted, the numbers of the JSON.
+#[test]
+fn a_browser_shows_all_of_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/py/bin/python");
+    if !python.exists() {
+        eprintln!("skipped: no {} (run .ci/test once)", python.display());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut pages = Vec::new();
+    let mut run = |name: &str, words: &[&str]| {
+        let (html, json) = (at(&format!("{name}.html")), at(&format!("{name}.json")));
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+        command
+            .args(words)
+            .args(["--engine", "tract", "--threads", "1", "--quiet"]);
+        let done = command
+            .args(["--report", &html, "--json", &json])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", text(&done));
+        pages.extend([html, json]);
+    };
+    let file = |path: &str| fixture(path).to_str().unwrap().to_owned();
+    let (texts, tokenizer) = (
+        file("text-language/calibration.txt"),
+        file("text-language/tokenizer.json"),
+    );
+    run(
+        "texts",
+        &[
+            &file("text-language/model.onnx"),
+            &at("small.onnx"),
+            "--flops",
+            "0.5",
+            "--data",
+            &texts,
+            "--tokenizer",
+            &tokenizer,
+        ],
+    );
+    run(
+        "sweep",
+        &[
+            &file("digits-vit/model.onnx"),
+            &at("small.onnx"),
+            "--sweep",
+            "0.7,0.3",
+            "--data",
+            &file("digits-vit/calibration.npz"),
+        ],
+    );
+    let looked = std::process::Command::new(python)
+        .arg(root.join("tests/python/check_page.py"))
+        .args(&pages)
+        .output()
+        .unwrap();
+    assert!(looked.status.success(), "{}", text(&looked));
+    eprintln!("{}", text(&looked));
 }
 
 #[test]

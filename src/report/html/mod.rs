@@ -1,5 +1,5 @@
-//! A report to be looked at: one HTML file that needs nothing else, no network
-//! and no scripts, in the reader's light or dark colours, wide or narrow.
+//! A report to be looked at: one HTML file that needs nothing else and no network, in the
+//! reader's light or dark colours, wide or narrow. Its script sorts tables, and that is all.
 //!
 //! ```text
 //! mod      the page and its order
@@ -20,9 +20,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Report;
 use super::terminal::human;
-use crate::{Error, Result};
+use crate::Result;
+use crate::io::staged;
 
 const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
 
 /// Writes the page of one report or of several (a sweep over budgets, files that
 /// were pruned together).
@@ -30,7 +32,7 @@ const STYLE: &str = include_str!("style.css");
 /// # Errors
 /// The file cannot be written.
 pub fn write(path: &Path, reports: &[Report]) -> Result<()> {
-    std::fs::write(path, page(reports)).map_err(|e| Error::io("cannot write the report", path, e))
+    staged::write(path, page(reports).as_bytes())
 }
 
 /// The page as text.
@@ -56,6 +58,7 @@ pub fn page(reports: &[Report]) -> String {
             body { main {
                 (body)
                 footer { "Every number here is in the JSON report of the same run (" code { "--json" } ")." }
+                script { (PreEscaped(SCRIPT)) }
             } }
         }
     };

@@ -90,6 +90,9 @@ pub(super) fn sizes(r: &Report) -> Markup {
                 (count("multiply-adds, whole model", b.whole_before, b.whole_after))
                 (count("parameters", r.size.parameters_before, r.size.parameters_after))
                 @if let Some(after) = r.size.bytes_after { (count("bytes", r.size.bytes_before, after)) }
+                @for ((name, before), (_, after)) in r.parts.before.named().iter().zip(r.parts.after.named()) {
+                    @if before.bytes > 0 { (count(&format!("bytes, {name}"), before.bytes, after.bytes)) }
+                }
                 @if let Some(latency) = &r.latency {
                     @if let Some(dense) = &latency.timing.b {
                         (row(
@@ -155,12 +158,12 @@ pub(super) fn held_out(r: &Report) -> Markup {
                 "Both models on " (held.samples) " samples that were kept apart. Same answer and KL divergence (in nats) "
                 "where an output looks like classes; the relative squared error is the mean squared difference by the variance."
             }
-            div.scroll { table {
-                tr {
+            div.scroll { table.sortable {
+                thead { tr {
                     th { "output" } th.num { "same answer" } th.num { "KL" } th.num { "cosine" }
                     th.num { "relative squared error" } th.num { "largest difference" }
-                }
-                @for o in &held.outputs {
+                } }
+                tbody { @for o in &held.outputs {
                     tr {
                         td.name { code { (o.name) } }
                         td.num { (text(o.agreement, percent)) }
@@ -169,7 +172,7 @@ pub(super) fn held_out(r: &Report) -> Markup {
                         td.num { (short(o.relative_squared)) }
                         td.num { (short(o.max)) }
                     }
-                }
+                } }
             } }
             @if let Some(e) = &r.equality {
                 p.cap style="margin-top:10px" {
@@ -195,9 +198,9 @@ pub(super) fn frozen(r: &Report) -> Markup {
                 p.why style="margin:0" { "Every axis with a weight on both sides could be pruned." }
             } @else {
                 p.why { "Axes that have weights on both sides and keep their size all the same." }
-                div.scroll { table {
-                    tr { th { "axis" } th.num { "units" } th { "reason" } }
-                    @for f in &r.frozen {
+                div.scroll { table.sortable {
+                    thead { tr { th { "axis" } th.num { "units" } th { "reason" } } }
+                    tbody { @for f in &r.frozen {
                         tr { td.name { code { (f.name) } } td.num { (f.units) } td { (f.why) } }
                     }
                     @for (op, count) in &r.unsupported {
@@ -205,7 +208,7 @@ pub(super) fn frozen(r: &Report) -> Markup {
                             td.name { code { (op) } } td.num { (count) "×" }
                             td { "an operator without a rule: what it touches keeps its size" }
                         }
-                    }
+                    } }
                 } }
             }
         }
@@ -291,12 +294,12 @@ pub(super) fn several(reports: &[Report]) -> Markup {
         section {
             h2 { "All of them" }
             p.why { "Divergence and agreement are on held-out samples, against the dense model." }
-            div.scroll { table {
-                tr {
+            div.scroll { table.sortable {
+                thead { tr {
                     th { "file" } th.num { "asked" } th.num { "got" } th.num { "parameters" } th.num { "bytes" }
                     th.num { "speed" } th.num { "same answer" } th.num { "divergence" }
-                }
-                @for r in reports {
+                } }
+                tbody { @for r in reports {
                     tr {
                         td.name { (r.output.as_deref().map_or("(not written)", file_name)) }
                         td.num { (percent(r.budget.asked)) }
@@ -310,7 +313,7 @@ pub(super) fn several(reports: &[Report]) -> Markup {
                         td.num { (agreement(r).map_or_else(|| "–".into(), percent)) }
                         td.num { (r.held_out.as_ref().map_or_else(|| "–".into(), |h| short(divergence(h)))) }
                     }
-                }
+                } }
             } }
         }
     }
