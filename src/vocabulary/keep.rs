@@ -19,6 +19,12 @@ impl Segmenter {
         Ok(Self(inner))
     }
 
+    /// Whether the end of a line is something else than a blank.
+    pub(super) fn tells_lines(&self) -> Result<bool> {
+        let ids = self.ids(&["a\n\nb".to_owned(), "a  b".to_owned()])?;
+        Ok(ids.first() != ids.last())
+    }
+
     /// The ids of each text, those of special tokens around it among them.
     pub(super) fn ids(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
         let mut ids = Vec::with_capacity(texts.len());

@@ -233,7 +233,10 @@ fn chosen(
     columns: &[String],
 ) -> Result<(BTreeSet<u32>, serde_json::Value, usize)> {
     let mut kept = BTreeSet::new();
-    let mut texts = Vec::new();
+    let (mut texts, mut whole) = (Vec::new(), Vec::new());
+    let bytes = staged::read(path, MAX_FILE)?;
+    let cut = keep::Segmenter::new(&bytes).context(|| path.display().to_string())?;
+    let has_lines = cut.tells_lines()?;
     for source in &options.sources {
         let found = file_of(source);
         match found.extension().is_some_and(|e| e == "json") {
@@ -245,6 +248,9 @@ fn chosen(
                 })?;
             }
         }
+        if has_lines && found.extension().is_some_and(|e| e == "txt") {
+            whole.extend(passages(&found)?);
+        }
     }
     if let Some(scripts) = scripts::Scripts::named(&options.scripts)? {
         kept.extend(vocabulary.written_in(&scripts));
@@ -252,8 +258,8 @@ fn chosen(
     if kept.is_empty() && texts.is_empty() {
         return Err(Error::input("--vocab: there are no texts in what was given"));
     }
-    let bytes = staged::read(path, MAX_FILE)?;
-    let cut = keep::Segmenter::new(&bytes).context(|| path.display().to_string())?;
+    let count = texts.len();
+    texts.append(&mut whole);
     kept.extend(vocabulary.fallbacks());
     let within = |id: &&u32| usize::try_from(**id).is_ok_and(|id| id < vocabulary.size());
     kept.extend(options.named.iter().filter(within));
@@ -293,7 +299,23 @@ fn chosen(
         }
         (made, renumbered) = vocabulary.without(old, &kept)?;
     }
-    Ok((kept, made, texts.len()))
+    Ok((kept, made, count))
+}
+
+/// A file of text in passages of several lines with what is between them: a language model
+/// reads it as one text.
+fn passages(path: &Path) -> Result<Vec<String>> {
+    const BYTES: usize = 8192;
+    let bytes = staged::read(path, MAX_FILE)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut found: Vec<String> = Vec::new();
+    for line in text.split_inclusive('\n') {
+        match found.last_mut() {
+            Some(last) if last.len() + line.len() <= BYTES => last.push_str(line),
+            _ => found.push(line.to_owned()),
+        }
+    }
+    Ok(found)
 }
 
 /// Tokens that stay though they do not occur, by those that do.

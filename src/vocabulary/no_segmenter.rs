@@ -12,6 +12,10 @@ impl Segmenter {
         ))
     }
 
+    pub(super) fn tells_lines(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     pub(super) fn ids(&self, _: &[String]) -> Result<Vec<Vec<u32>>> {
         Ok(Vec::new())
     }

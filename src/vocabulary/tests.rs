@@ -224,6 +224,29 @@ fn a_smaller_tokenizer_says_which_tokens_stay() {
     assert_eq!(again.tokenizer, first.tokenizer);
 }
 
+/// A language model reads a file as one text: what stands between lines has tokens too.
+#[test]
+fn ends_of_lines_occur() {
+    let own = ["a", "b", "\n", "\n\n", "aa"].map(String::from);
+    let mut tokenizer = file(
+        json!({"type": "BPE", "unk_token": "[UNK]", "continuing_subword_prefix": null, "end_of_word_suffix": null,
+               "fuse_unk": false, "byte_fallback": false, "vocab": numbered(own.into_iter()),
+               "merges": [["\n", "\n"], ["a", "a"]]}),
+        "Whitespace",
+    );
+    let kept = |tokenizer: &Value, lines: [&str; 3]| {
+        let texts = lines.map(String::from);
+        TempPlace::new().trim(tokenizer, &texts, 0).unwrap().tokens.kept
+    };
+    let (both, pair) = (7, 8);
+    // Where whitespace is cut away, it is no token.
+    assert!(!kept(&tokenizer, ["a", "", "b"]).contains(&both));
+    tokenizer["pre_tokenizer"] = Value::Null;
+    assert!(kept(&tokenizer, ["a", "", "b"]).contains(&both));
+    let same = kept(&tokenizer, ["a", "b", "a"]);
+    assert!(!same.contains(&both) && !same.contains(&pair), "{same:?}");
+}
+
 #[test]
 fn tokens_that_are_named_stay() {
     let place = TempPlace::new();
