@@ -67,7 +67,7 @@ class PruneOptions(TypedDict, total=False):
     vocab_languages: Union[str, Sequence[str]]
     """Keep the tokens that these scripts write, by their names in Unicode (latin, cyrillic, han, ...), alone or besides those of --vocab."""
     vocab_drop_in: bool
-    """With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the unknown one."""
+    """With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the longest pieces that they begin with, or to the unknown one."""
     samples: int
     """Number of samples to use."""
     seed: int

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::cost::Cost;
+use crate::axes::Contraction;
 use crate::graph::{NodeId, Role, ValueId};
 use crate::mask::Mask;
 use crate::network::Network;
@@ -31,6 +32,9 @@ pub struct ModelParts {
     pub heads: PartCost,
     /// Everything else.
     pub rest: PartCost,
+    /// What of the heads has an entry for each token.
+    #[serde(skip)]
+    of_tokens: PartCost,
 }
 
 /// Tables with fewer rows hold no vocabulary.
@@ -85,19 +89,21 @@ impl ModelParts {
             heads.extend(reads.flat_map(|v| constants(network, *v)));
         }
         heads.retain(|v| !vocabulary.contains(v) && !positions.contains(v));
-        let head_flops: u64 = (analysis.contractions.iter().enumerate())
-            .filter(|(_, c)| {
-                let reads = c.inputs.iter().filter_map(|at| graph.input(c.node, *at));
-                let is_wide = reads.zip(c.constant).any(|(v, constant)| {
-                    constant
-                        && constants(network, v)
-                            .iter()
-                            .any(|v| wide(*v) || vocabulary.contains(v))
-                });
-                behind[c.node.0 as usize] || is_wide
+        let is_wide = |c: &Contraction| {
+            let reads = c.inputs.iter().filter_map(|at| graph.input(c.node, *at));
+            reads.zip(c.constant).any(|(v, constant)| {
+                let held = || constants(network, v);
+                constant && held().iter().any(|v| wide(*v) || vocabulary.contains(v))
             })
-            .map(|(at, _)| cost.macs_of(at))
-            .sum();
+        };
+        let (mut head_flops, mut token_flops) = (0, 0);
+        for (at, contraction) in analysis.contractions.iter().enumerate() {
+            match is_wide(contraction) {
+                true => token_flops += cost.macs_of(at),
+                false if behind[contraction.node.0 as usize] => head_flops += cost.macs_of(at),
+                false => {}
+            }
+        }
         let bytes = |values: &BTreeSet<ValueId>| -> u64 {
             let of = |v: &ValueId| {
                 let value = graph.value(*v);
@@ -119,9 +125,13 @@ impl ModelParts {
             flops: 0,
         };
         let (vocabulary, positions) = (table(&vocabulary), table(&positions));
+        let of_tokens = PartCost {
+            bytes: bytes(&heads.iter().copied().filter(|v| wide(*v)).collect()),
+            flops: token_flops,
+        };
         let heads = PartCost {
             bytes: bytes(&heads),
-            flops: head_flops,
+            flops: head_flops + token_flops,
         };
         let others = |of: fn(&PartCost) -> u64| {
             [&vocabulary, &positions, &blocks, &heads]
@@ -134,11 +144,27 @@ impl ModelParts {
             positions,
             blocks,
             heads,
+            of_tokens,
             rest: PartCost {
                 bytes: cost.dense_bytes(mask).saturating_sub(others(|p| p.bytes)),
                 flops: cost.dense_macs(mask).saturating_sub(others(|p| p.flops)),
             },
         }
+    }
+
+    /// With all tokens again, of which `rows` are left of so many before, and the tables lost
+    /// `bytes`.
+    #[must_use]
+    pub fn with_tokens(mut self, [before, left]: [usize; 2], bytes: u64) -> Self {
+        let more = |of: u64| {
+            let each = of as f64 / left.max(1) as f64;
+            (each * before.saturating_sub(left) as f64).round() as u64
+        };
+        let heads = more(self.of_tokens.bytes).min(bytes);
+        self.heads.bytes += heads;
+        self.heads.flops += more(self.of_tokens.flops);
+        self.vocabulary.bytes += bytes - heads;
+        self
     }
 
     /// The parts by their names.

@@ -405,7 +405,7 @@ macro_rules! declarations {
               "Keep the tokens that these scripts write, by their names in Unicode (latin, cyrillic, han, ...), alone or besides those of --vocab."
               { |o, w| { o.vocabulary.scripts = texts(w)?; Ok(()) } } { |o| joined(&o.vocabulary.scripts) };
             Pruning vocab_drop_in Nothing "vocab-drop-in" [] { &[] }
-              "With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the unknown one."
+              "With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the longest pieces that they begin with, or to the unknown one."
               { |o, _| { o.vocabulary.drop_in = true; Ok(()) } } { |o| on(o.vocabulary.drop_in) };
             Data sample_count One("N") "samples" [] { &[] }
               "Number of samples to use."

@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::pruned::{HeldOut, Pruned};
 use super::ranked::Ranked;
 use super::recorded::{described, words};
-use crate::budget::{Cost, ModelParts};
+use crate::budget::{Budget, Cost, ModelParts};
 use crate::channels::ChannelSummary;
 use crate::engine::Engine as _;
 use crate::io::staged::Staged;
@@ -170,6 +170,16 @@ impl Finished<'_> {
             ),
             false => command,
         };
+        let vocabulary = source.loaded.vocabulary.as_ref();
+        let cost = source.cost();
+        let after = ModelParts::of(ranked.network(), &cost, mask);
+        let mut before = ModelParts::of(ranked.network(), &cost, &Mask::default());
+        let heads = before.heads.flops;
+        if let Some(v) = vocabulary {
+            let gone = v.told.bytes_before - v.told.bytes_after;
+            before = before.with_tokens([v.tokens.rows, v.tokens.kept.len()], gone);
+        }
+        let more_flops = before.heads.flops - heads;
         let report = Report {
             schema: report::SCHEMA,
             tool: provenance::tool(),
@@ -181,25 +191,19 @@ impl Finished<'_> {
             options: described(options, &plan.goal),
             engine: Some(source.engine.info().clone()),
             calibration,
-            budget: plan.allocation.budget,
+            budget: Budget {
+                whole_before: plan.allocation.budget.whole_before + more_flops,
+                ..plan.allocation.budget
+            },
             size: {
                 let own = size(&ranked.cost_of(&plan.allocation.narrowing), mask, file, written);
-                let gone = source.loaded.vocabulary.as_ref().map_or(0, |v| v.told.parameters);
+                let gone = vocabulary.map_or(0, |v| v.told.parameters);
                 Size {
                     parameters_before: own.parameters_before + gone,
                     ..own
                 }
             },
-            parts: {
-                let gone = source.loaded.vocabulary.as_ref();
-                let cost = source.cost();
-                let mut before = ModelParts::of(ranked.network(), &cost, &Mask::default());
-                before.vocabulary.bytes += gone.map_or(0, |v| v.told.bytes_before - v.told.bytes_after);
-                PartsReport {
-                    before,
-                    after: ModelParts::of(ranked.network(), &cost, mask),
-                }
-            },
+            parts: PartsReport { before, after },
             groups: groups(ranked, plan),
             damage: match ranked.rankings.rankings.first() {
                 _ if ranked.measured => DamageKind::Outputs,
@@ -209,7 +213,7 @@ impl Finished<'_> {
             positions: calibrated.positions.clone(),
             frozen: report::inspect::frozen(axes),
             unsupported: axes.unsupported.clone(),
-            vocabulary: (source.loaded.vocabulary.as_ref()).map(|v| VocabularyReport {
+            vocabulary: vocabulary.map(|v| VocabularyReport {
                 tokenizer,
                 ..v.told.clone()
             }),

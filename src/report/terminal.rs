@@ -20,6 +20,7 @@ pub fn summary(report: &Report, style: Style, verbose: bool) -> String {
         style,
     };
     page.head(report);
+    page.vocabulary(report);
     page.line(String::new());
     page.sizes(report, verbose);
     page.line(String::new());
@@ -85,6 +86,27 @@ impl Page {
                 "  calibration  {} samples, {} tokens; {} more held out",
                 c.samples, c.tokens, c.held_out
             ));
+        }
+    }
+
+    /// What costs nothing: told before what does.
+    fn vocabulary(&mut self, report: &Report) {
+        let Some(v) = &report.vocabulary else { return };
+        self.line(format!(
+            "  vocabulary   {} of {} tokens stay: {}B instead of {}B, lossless on texts",
+            v.after,
+            v.before,
+            human(v.bytes_after),
+            human(v.bytes_before)
+        ));
+        let all = report.groups.iter().all(|g| g.kept.len() == g.units);
+        let enough = match !report.limits.is_empty() && all && report.channels.is_empty() {
+            true => "; it is enough for the budget",
+            false => "",
+        };
+        self.line(format!("               whose tokens all stay{enough}"));
+        if let Some(path) = &v.tokenizer {
+            self.line(format!("               its tokenizer: {path}"));
         }
     }
 
@@ -294,18 +316,6 @@ impl Page {
                     "                    and {} more outputs (-v shows them)",
                     held.outputs.len() - shown
                 ));
-            }
-        }
-        if let Some(v) = &report.vocabulary {
-            self.line(format!(
-                "  vocabulary        {} of {} tokens stay; its tables take {} bytes instead of {}",
-                v.after,
-                v.before,
-                human(v.bytes_after),
-                human(v.bytes_before)
-            ));
-            if let Some(path) = &v.tokenizer {
-                self.line(format!("                    its tokenizer: {path}"));
             }
         }
         match verbose {

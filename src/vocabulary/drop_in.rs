@@ -5,7 +5,8 @@
 //! ids ──> new id of each ──> smaller table        logits of kept tokens ──> place of each ──> logits
 //! ```
 //!
-//! Tokens that are gone have the row of the unknown one, and logits that no softmax sees.
+//! Tokens that are gone have the row of the longest piece that they begin with and that stays,
+//! or else of the unknown one, and logits that no softmax sees.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,7 +28,9 @@ const KEEPS_ROWS: [&str; 4] = ["Cast", "Identity", "DequantizeLinear", "Transpos
 pub(super) struct KeptTokens<'k> {
     pub(super) size: usize,
     pub(super) kept: &'k [u32],
-    /// As it is numbered now.
+    /// The tokens that stand for those that are gone, as they are numbered before.
+    pub(super) pieces: HashMap<u32, u32>,
+    /// What stands for all others, as it is numbered now.
     pub(super) unknown: usize,
 }
 
@@ -102,8 +105,12 @@ pub(super) fn keep_interface(
     for (at, input, elem) in lookups {
         let map = format!("onnx-prune/ids_{elem:?}");
         if !graph.initializer.iter().any(|t| t.name() == map) {
+            let stand_in = |token: usize| {
+                let piece = tokens.pieces.get(&u32::try_from(token).ok()?)?;
+                new.get(piece).copied()
+            };
             let each = (0..tokens.size)
-                .map(|token| place(token, tokens.unknown))
+                .map(|token| place(token, stand_in(token).unwrap_or(tokens.unknown)))
                 .collect();
             graph.initializer.push(integers(&map, elem, each)?);
         }

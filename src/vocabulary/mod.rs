@@ -191,6 +191,7 @@ pub fn trim(
         let tokens = drop_in::KeptTokens {
             size: trimmed.rows,
             kept: &ids,
+            pieces: vocabulary.beginnings(&ids.iter().copied().collect()),
             unknown: ids.iter().position(|id| Some(*id) == unknown).unwrap_or(0),
         };
         let (tables, outputs) = (&trimmed.tables, &trimmed.outputs);

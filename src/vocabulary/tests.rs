@@ -248,6 +248,27 @@ fn ends_of_lines_occur() {
 }
 
 #[test]
+fn a_longest_piece_stands_for_a_token_that_is_gone() {
+    let own = ["a", "##a", "ab", "##ab", "abab", "##abab", "cab", "##cab", "b"].map(String::from);
+    let tokenizer = file(
+        json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+               "max_input_chars_per_word": 100, "vocab": numbered(own.into_iter())}),
+        "Whitespace",
+    );
+    let vocabulary = tokenizer::Vocabulary::of(&tokenizer).unwrap();
+    let id = |token: &str| tokenizer["model"]["vocab"][token].as_u64().unwrap() as u32;
+    let kept = ["a", "##a", "ab", "b"].map(id).into();
+    let found = vocabulary.beginnings(&kept);
+    let of = |token: &str| found.get(&id(token)).copied();
+    assert_eq!(of("abab"), Some(id("ab")));
+    // Inside of a word there are other pieces, and none that is the mark alone.
+    assert_eq!(of("##abab"), Some(id("##a")));
+    assert_eq!(of("##ab"), Some(id("##a")));
+    assert_eq!((of("cab"), of("##cab")), (None, None));
+    assert_eq!(of("ab"), None);
+}
+
+#[test]
 fn tokens_that_are_named_stay() {
     let place = TempPlace::new();
     let whole = word_piece(&mut StdRng::seed_from_u64(1));

@@ -231,6 +231,23 @@ impl Vocabulary {
         self.unknown.or_else(|| self.added.first().copied())
     }
 
+    /// For each token that is gone the longest one that stays and that it begins with; none
+    /// for tokens that begin with nothing that stays.
+    pub(super) fn beginnings(&self, kept: &BTreeSet<u32>) -> HashMap<u32, u32> {
+        let beginning = |token: &str| {
+            let marked = match self.inside.is_empty() {
+                true => 0,
+                false => token.strip_prefix(&self.inside).map_or(0, |_| self.inside.len()),
+            };
+            let ends = token.char_indices().map(|(at, _)| at).filter(|at| *at > marked);
+            let pieces = ends.filter_map(|end| self.ids.get(&token[..end]));
+            pieces.filter(|at| kept.contains(at)).last().copied()
+        };
+        let gone = self.tokens.iter().filter(|(at, _)| !kept.contains(at));
+        gone.filter_map(|(at, token)| Some((*at, beginning(token)?)))
+            .collect()
+    }
+
     /// The tokens that some scripts write.
     pub(super) fn written_in(&self, scripts: &Scripts) -> BTreeSet<u32> {
         let writes = |token: &str| match self.of_bytes {
