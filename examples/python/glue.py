@@ -3,11 +3,13 @@
 
 For whoever has fine-tuned checkpoints (the publication's table is BERT-base at 0.6 of the FLOPs with `--methods kcm`):
 
-    pip install onnx-prune[ort] optimum[onnxruntime] tokenizers datasets
+    pip install onnx-prune[ort] optimum-onnx[onnxruntime] tokenizers datasets
     python glue.py --task sst2 --checkpoint textattack/bert-base-uncased-SST-2 --methods obs kcm --budgets 0.8 0.6
 
 With files in place of the hub: --onnx MODEL.onnx --tokenizer tokenizer.json --train train.tsv --test dev.tsv
 (columns named as in the task; the labels of --train are not read).
+
+Tried with transformers 4.57.6, optimum 2.1.0 and optimum-onnx 0.1.0.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        dense = arguments.onnx or export(arguments.checkpoint, folder / "dense")
+        dense = arguments.onnx or export(arguments.checkpoint, folder / "dense", "text-classification")
         tokenizer = arguments.tokenizer or dense.parent
         if arguments.train and arguments.test:
             train, test = arguments.train, arguments.test

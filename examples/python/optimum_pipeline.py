@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """From Hugging Face to a pruned and quantised model, with the accuracy at each step.
 
-    pip install onnx-prune[ort] optimum[onnxruntime] onnx tokenizers datasets
+    pip install onnx-prune[ort] optimum-onnx[onnxruntime] onnx tokenizers datasets
     python optimum_pipeline.py --checkpoint distilbert-base-uncased-finetuned-sst-2-english --flops 0.6 \
         --data train.tsv --text-column sentence --test dev.tsv --label label
 
 A model that is exported already is taken with --onnx MODEL.onnx (and --tokenizer for texts); data may be .npz files,
 arrays by the names of the inputs, with an array of labels in the test set.
+
+Tried with transformers 4.57.6, optimum 2.1.0 and optimum-onnx 0.1.0.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ import evaluation
 import onnx_prune
 
 
-def export(checkpoint: str, folder: pathlib.Path) -> pathlib.Path:
-    """The ONNX file of a checkpoint, with its tokenizer.json beside it."""
+def export(checkpoint: str, folder: pathlib.Path, task: str) -> pathlib.Path:
+    """The ONNX file of a checkpoint, with its tokenizer.json beside it. Of a folder Optimum cannot tell the task."""
     from optimum.exporters.onnx import main_export
 
-    main_export(checkpoint, output=folder, task="auto")
+    main_export(checkpoint, output=folder, task=task)
     return folder / "model.onnx"
 
 
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--test", type=pathlib.Path, required=True, help="labelled: .tsv, .csv or .npz")
     parser.add_argument("--label", default="label", help="the column or array with labels")
     parser.add_argument("--text-column", action="append")
+    parser.add_argument("--task", default="text-classification", help="what Optimum exports the checkpoint for")
     parser.add_argument("--flops", type=float, default=0.6)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--max-length", type=int, default=128)
@@ -74,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    dense = arguments.onnx or export(arguments.checkpoint, arguments.out / "dense")
+    dense = arguments.onnx or export(arguments.checkpoint, arguments.out / "dense", arguments.task)
     tokenizer = arguments.tokenizer or (dense.parent if arguments.checkpoint else None)
     judge = Judge(arguments, tokenizer)
     pruned, small = arguments.out / "pruned.onnx", arguments.out / "pruned-int8.onnx"

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """SQuAD with and without pruning: exact match and F1 as the official script computes them.
 
-    pip install onnx-prune[ort] optimum[onnxruntime] tokenizers
+    pip install onnx-prune[ort] optimum-onnx[onnxruntime] tokenizers
     python squad.py --checkpoint csarron/bert-base-uncased-squad-v1 --train train-v1.1.json --dev dev-v1.1.json
 
 or with a model that is exported already: --onnx MODEL.onnx --tokenizer tokenizer.json. Calibration takes questions and
 contexts of --train, no answers.
+
+Tried with transformers 4.57.6, optimum 2.1.0 and optimum-onnx 0.1.0.
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ def main() -> None:
         else:
             from optimum_pipeline import export
 
-            dense = export(arguments.checkpoint, folder / "dense")
+            dense = export(arguments.checkpoint, folder / "dense", "question-answering")
         tokenizer = arguments.tokenizer or dense.parent
         reader = Reader(tokenizer, arguments.max_length, arguments.stride)
         questions = read(arguments.dev)[: arguments.limit]
