@@ -73,9 +73,9 @@ struct Args {
     /// How many draws of calibration inputs, with the seeds 0, 1, ...
     #[arg(long, value_name = "N", default_value_t = 1)]
     draws: u64,
-    /// Calibration samples.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    samples: usize,
+    /// Calibration samples; as many as the program takes by itself where none is given.
+    #[arg(long)]
+    samples: Option<usize>,
     /// Texts are cut to this many tokens.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_length: usize,
@@ -218,7 +218,7 @@ impl Args {
         DataOptions {
             data: vec![self.test.clone()],
             text_columns: columns.to_vec(),
-            samples: usize::MAX >> 1,
+            samples: Some(usize::MAX >> 1),
             join: false,
             ..self.options(0, Method::default(), 1.0).data
         }
@@ -652,7 +652,7 @@ impl Table {
             model: name(&args.model),
             test: name(&args.test),
             test_samples: judge.test.labels.len(),
-            calibration_samples: args.samples,
+            calibration_samples: 0,
             draws: args.draws,
             seq: args.seq,
             engine: format!(

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
-from ._errors import Error
+from ._errors import Error, InputError
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -34,8 +34,11 @@ def as_paths(data: Data | None, tokenizer: Path | None = None) -> Iterator[list[
         yield []
     elif isinstance(data, (str, os.PathLike)):
         yield [os.fspath(data)]
-    elif (named := _paths(data)) and not (tokenizer is not None and _are_texts(named)):
+    elif (named := _paths(data)) and not _are_texts(named):
         yield named
+    elif named and tokenizer is None:
+        first = named[0][:60]
+        raise InputError(f"the data: there is no file {first!r}; if these are texts, give the model's tokenizer")
     else:
         with tempfile.TemporaryDirectory(prefix="onnx-prune-") as name:
             folder = pathlib.Path(name)

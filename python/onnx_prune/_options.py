@@ -69,7 +69,7 @@ class PruneOptions(TypedDict, total=False):
     vocab_drop_in: bool
     """With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the longest pieces that they begin with, or to the unknown one."""
     samples: int
-    """Number of samples to use."""
+    """Number of samples to use. Default: 512, and of texts with few tokens as many more as have 32,768 together, at most 2,048."""
     seed: int
     """Seed for sampling and for synthetic inputs."""
     join: bool

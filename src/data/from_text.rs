@@ -50,7 +50,7 @@ impl DataReader<'_> {
         }
         let tokenizer = Tokenizer::open(tokenizer, length)?;
 
-        let mut reservoir = Reservoir::new(self.options.samples, self.options.seed);
+        let mut reservoir = Reservoir::new(self.options.most_texts(), self.options.seed);
         for path in paths {
             let note = text::for_each(path, &self.options.text_columns, &mut |text| {
                 reservoir.offer(|| tokenizer.shortened(text));
@@ -58,13 +58,15 @@ impl DataReader<'_> {
             notes.extend(note);
         }
         let seen = reservoir.seen();
-        if seen > self.options.samples as u64 {
+        let mut texts = reservoir.into_items();
+        self.enough(&mut texts, &tokenizer, length)?;
+        if seen > texts.len() as u64 {
             notes.push(format!(
                 "{} of {seen} texts were taken at random (seed {})",
-                self.options.samples, self.options.seed
+                texts.len(),
+                self.options.seed
             ));
         }
-        let mut texts = reservoir.into_items();
         if self.options.join {
             let joined = join(&mut texts, &tokenizer, length, self.options.seed)?;
             if joined > 0 {
@@ -84,6 +86,31 @@ impl DataReader<'_> {
             notes.push("the decoder is fed the same texts as the encoder".to_owned());
         }
         Ok((notes, Padding::for_texts(&self.layout, tokenizer.pad_id)))
+    }
+
+    /// Leaves as many of the texts as have enough tokens, evenly spread, where their number
+    /// is not given.
+    fn enough(&self, texts: &mut Vec<Text>, tokenizer: &Tokenizer, length: usize) -> Result<()> {
+        if self.options.samples.is_some() || texts.len() <= self.options.count() {
+            return Ok(());
+        }
+        let mut tokens = 0usize;
+        for text in texts.iter() {
+            tokens += tokenizer.count(text)?.min(length);
+        }
+        if self.options.join {
+            // Each is joined with one other on average, as far as there is room.
+            tokens = tokens.max((2 * tokens).min(texts.len() * length));
+        }
+        let count = self.options.texts_of(texts.len(), tokens);
+        let all = texts.len();
+        let mut at = 0;
+        texts.retain(|_| {
+            let kept = (at + 1) * count / all > at * count / all;
+            at += 1;
+            kept
+        });
+        Ok(())
     }
 
     /// The inputs that a text gives, padded where the graph fixes the length.

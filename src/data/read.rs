@@ -69,7 +69,7 @@ pub fn read_parts(
     let layout = Layout::new(&specs);
     let tables = Tables::find(model);
     let shapes = checked_shapes(&layout, &options.shapes)?;
-    if options.samples == 0 {
+    if options.samples == Some(0) {
         return Err(Error::input("at least one calibration sample is needed"));
     }
     let reader = DataReader {
@@ -241,7 +241,7 @@ impl DataReader<'_> {
             }
             plans.push((start, plan));
         }
-        let wanted = subset(total, self.options.samples as u64, self.options.seed);
+        let wanted = subset(total, self.options.count() as u64, self.options.seed);
         if (wanted.len() as u64) < total {
             notes.push(format!(
                 "{} of {total} samples were taken at random (seed {})",

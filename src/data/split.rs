@@ -1,15 +1,14 @@
 //! Which samples serve for what.
 
+use super::samples::HELD_OUT;
 use super::{DataOptions, Sample, Samples};
-
-/// Most samples that are kept apart for measuring.
-const HELD_OUT: usize = 64;
 
 /// Asks for some samples more than wanted, to be kept apart.
 pub(crate) fn with_held_out(options: &DataOptions) -> DataOptions {
-    let mut data = options.clone();
-    data.samples = data.samples.saturating_add((data.samples / 8).clamp(1, HELD_OUT));
-    data
+    DataOptions {
+        apart: true,
+        ..options.clone()
+    }
 }
 
 /// Keeps every ninth sample apart (at most [`HELD_OUT`]); with one sample alone

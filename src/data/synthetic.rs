@@ -32,12 +32,12 @@ impl DataReader<'_> {
 
         let mut notes = self.synthetic_notes(&template, least, most);
         let mut made = 0usize;
-        for i in 0..options.samples {
+        for i in 0..options.count() {
             if made > MOST_MADE {
                 notes.push(format!(
                     "{i} of {} samples were made: they have {made} values together, and more would fill \
                      the memory",
-                    options.samples
+                    options.count()
                 ));
                 break;
             }
@@ -89,7 +89,7 @@ impl DataReader<'_> {
         notes.push(format!(
             "no --data: calibrated on {} random token sequences of length {lengths}. Give texts with --data where you have them: without, a classifier pruned to 60% was 2.7 times as far from the \
              dense model, a model of sentence embeddings three times",
-            self.options.samples
+            self.options.count()
         ));
         if template.prefix.is_empty() && template.suffix.is_empty() {
             notes.push(

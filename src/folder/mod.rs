@@ -151,7 +151,7 @@ fn list(root: &Path, within: &Path, inside: &Inside, depth: usize, files: &mut V
                 .map_err(|e| Error::io("cannot follow the link", &whole, e))?;
             if !inside.holds(&target) || !target.is_file() {
                 return Err(Error::input(format!(
-                    "the link {} leads to {}: links in a model folder may lead to files in it only",
+                    "the link {} leads to {}: links in a model folder may lead to files in it, or in the hub cache that it belongs to",
                     whole.display(),
                     target.display()
                 )));

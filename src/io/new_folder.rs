@@ -120,7 +120,7 @@ fn free(target: &Path, replaces: &Replaces) -> Result<()> {
     let shown = target.display();
     match target.symlink_metadata() {
         Ok(found) if !found.is_dir() => Err(Error::input(format!(
-            "cannot write the folder {shown}: there is a file of this name"
+            "cannot write the folder {shown}: there is a file or a link of this name"
         ))),
         Ok(_) if !is_empty(target)? => replaces(target).map_err(|why| {
             Error::input(format!(

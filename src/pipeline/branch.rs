@@ -79,7 +79,7 @@ pub(super) fn follow(
     }
     let sliced = rewrite::slice(&follower, &own, options.axes)?;
     let few = DataOptions {
-        samples: SAMPLES,
+        samples: Some(SAMPLES),
         batch: 2,
         seq: Some(16),
         ..DataOptions::default()

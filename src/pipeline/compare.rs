@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::options::Options;
 use crate::engine::{self, SessionOptions};
 use crate::verify::{self, Comparison, Interface};
-use crate::{Error, Result, data, onnx};
+use crate::{Error, Result, data, onnx, vocabulary};
 
 /// Compares two files on the same inputs.
 ///
@@ -15,6 +15,17 @@ use crate::{Error, Result, data, onnx};
 pub fn compare(a: &Path, b: &Path, options: &Options, cancelled: &AtomicBool) -> Result<Comparison> {
     let (first, second) = (onnx::load(a)?, onnx::load(b)?);
     let engine = engine::choose(&options.engine)?;
+    if options.data.data.iter().any(|path| data::is_text(path))
+        && let [Some(x), Some(y)] = [&first, &second].map(|model| vocabulary::rows(&model.proto))
+        && x != y
+    {
+        return Err(Error::input(format!(
+            "{} has {x} tokens and {} has {y}: one tokenizer cannot cut texts for both, since tokens have other ids. \
+             Each pruning run with --vocab compares both by itself",
+            a.display(),
+            b.display()
+        )));
+    }
     let samples = data::read_samples(&second.proto, &options.data)?;
     let plain = SessionOptions::default();
     let mut a = engine.session(&first.proto, &plain)?;

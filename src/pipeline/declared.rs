@@ -408,8 +408,8 @@ macro_rules! declarations {
               "With --vocab: the model takes and gives ids as before and its tokenizer stays. A table inside leads tokens that are gone to the longest pieces that they begin with, or to the unknown one."
               { |o, _| { o.vocabulary.drop_in = true; Ok(()) } } { |o| on(o.vocabulary.drop_in) };
             Data sample_count One("N") "samples" [] { &[] }
-              "Number of samples to use."
-              { |o, w| { o.data.samples = parsed(w)?; Ok(()) } } { |o| one(o.data.samples) };
+              "Number of samples to use. Default: 512, and of texts with few tokens as many more as have 32,768 together, at most 2,048."
+              { |o, w| { o.data.samples = Some(parsed(w)?); Ok(()) } } { |o| maybe(&o.data.samples) };
             Data seed One("N") "seed" [] { &[] }
               "Seed for sampling and for synthetic inputs."
               { |o, w| { o.data.seed = parsed(w)?; Ok(()) } } { |o| one(o.data.seed) };

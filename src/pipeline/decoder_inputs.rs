@@ -57,6 +57,9 @@ pub(super) fn reads_cache(model: &proto::ModelProto) -> bool {
     inputs.map(|i| i.name()).any(|name| name.starts_with("past"))
 }
 
+/// Texts that a decoder writes to, where their number is not given.
+const WRITTEN_TEXTS: usize = 512;
+
 impl Writer<'_> {
     /// Runs the encoder on all texts and lets the decoder write.
     ///
@@ -66,7 +69,10 @@ impl Writer<'_> {
         let encoder = onnx::load(self.encoder)?.proto;
         let decoder = onnx::load(self.decoder)?.proto;
         let place = || format!("making inputs for {}", self.decoder.display());
-        let read = data::read_samples(&encoder, &split::with_held_out(&options.data))?;
+        let mut wanted = split::with_held_out(&options.data);
+        // Writing is slow, a token at a time.
+        wanted.samples = wanted.samples.or(Some(WRITTEN_TEXTS));
+        let read = data::read_samples(&encoder, &wanted)?;
         let mut session = ctx.engine.session(&encoder, &SessionOptions::default())?;
         let mut texts = encoded(ctx, &encoder, session.as_mut(), &read).context(place)?;
         drop(session);

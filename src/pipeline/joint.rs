@@ -49,10 +49,20 @@ pub fn joint(
     let given: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let made = outputs.iter().map(|o| ("the output", o.as_path()));
     let made: Vec<(&str, &Path)> = made.chain(beside.iter().copied()).collect();
+    let is_new = !options.dry_run && !folder.exists();
     if !options.dry_run {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot create", folder, e))?;
     }
-    paths::before(&given, &made, options)?;
+    // A folder that was made for nothing goes; one with files in it cannot.
+    let made_for_nothing = |result: Result<Vec<Report>>| {
+        if is_new && result.is_err() {
+            let _in_use = std::fs::remove_dir(folder);
+        }
+        result
+    };
+    if let Err(error) = paths::before(&given, &made, options) {
+        return made_for_nothing(Err(error));
+    }
     let run = JointRun {
         options: (inputs.iter())
             .map(|input| Ok(shards::with_samples(input, options)?.into_owned()))
@@ -62,8 +72,7 @@ pub fn joint(
         line: &command(&given, &Output::Folder(folder), &words(options, &options.goal())),
         variants: false,
     };
-    let (reports, _) = run.run(inputs, progress, cancelled)?;
-    Ok(reports)
+    made_for_nothing(run.run(inputs, progress, cancelled).map(|(reports, _)| reports))
 }
 
 /// Several files that are pruned with one plan.

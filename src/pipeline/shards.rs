@@ -146,7 +146,7 @@ pub fn collect(
         0 => Vec::new(),
         _ => {
             let few = DataOptions {
-                samples: keep,
+                samples: Some(keep),
                 ..options.data.clone()
             };
             let read = data::read_samples(&loaded.network.proto, &few)?;
@@ -184,7 +184,7 @@ fn key(model: &str, probes: &[SiteProbe], engine: &dyn Engine, options: &Options
         .collect();
     let mut hash = Sha256::new();
     hash.update(format!(
-        "{} {model} {PART} {} {probes:?} {files:?} {:?} {} {} {} {:?} {} {} {}",
+        "{} {model} {PART} {} {probes:?} {files:?} {:?} {} {:?} {} {:?} {} {} {}",
         provenance::tool(),
         data::ROWS,
         data.text_columns,

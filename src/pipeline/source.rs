@@ -116,6 +116,11 @@ impl<'a> Source<'a> {
                     format!("the model with fewer tokens was not compared with the whole one: {why}"),
                 )?;
             }
+            if options.vocabulary.chosen.is_none()
+                && let Some(text) = vocabulary::too_few(&trimmed.tokens)
+            {
+                journal.warn("few-texts", text)?;
+            }
             if !trimmed.drop_in {
                 wanted.tokenizer = Some(trimmed.tokenizer_path());
             }

@@ -36,9 +36,10 @@ pub(super) fn trimmed(
 ) -> Result<Option<TrimmedVocabulary>> {
     let asked = &options.vocabulary;
     if !asked.is_asked() {
-        return match asked.keep {
-            None => Ok(None),
-            _ => Err(Error::input("--vocab-keep is for --vocab, which is not given")),
+        return match (asked.keep, asked.drop_in) {
+            (None, false) => Ok(None),
+            (Some(_), _) => Err(Error::input("--vocab-keep is for --vocab, which is not given")),
+            (None, true) => Err(Error::input("--vocab-drop-in is for --vocab, which is not given")),
         };
     }
     let tokenizer = options.data.tokenizer.as_ref().ok_or_else(|| {
@@ -68,6 +69,19 @@ pub(super) fn trimmed(
         },
     };
     vocabulary::trim(model, tokenizer, &given, &options.data.text_columns).map(Some)
+}
+
+/// What there is to say where the texts were few: others have tokens that are gone.
+pub(super) fn too_few(tokens: &ChosenTokens) -> Option<String> {
+    const MUCH: f64 = 0.02;
+    let unseen = tokens.unseen.filter(|unseen| *unseen > MUCH)?;
+    Some(format!(
+        "up to {:.0}% of the tokens of other texts of this kind are gone (so many occur only once in the {} that were \
+         counted), and the comparison below is with texts whose tokens all stay: give --vocab more texts, or keep \
+         more with --vocab-keep",
+        100.0 * unseen,
+        tokens.texts
+    ))
 }
 
 /// The sources, with the files of `--data` in place of that word.
@@ -123,7 +137,7 @@ pub(super) fn check(
         let wanted = DataOptions {
             data: files.clone(),
             tokenizer: Some(tokenizer),
-            samples: CHECKED,
+            samples: Some(CHECKED),
             join: false,
             ..options.data.clone()
         };

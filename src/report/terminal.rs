@@ -93,7 +93,7 @@ impl Page {
     fn vocabulary(&mut self, report: &Report) {
         let Some(v) = &report.vocabulary else { return };
         self.line(format!(
-            "  vocabulary   {} of {} tokens stay: {}B instead of {}B, lossless on texts",
+            "  vocabulary   {} of {} tokens stay: {}B instead of {}B,",
             v.after,
             v.before,
             human(v.bytes_after),
@@ -104,7 +104,9 @@ impl Page {
             true => "; it is enough for the budget",
             false => "",
         };
-        self.line(format!("               whose tokens all stay{enough}"));
+        self.line(format!(
+            "               lossless on texts whose tokens all stay{enough}"
+        ));
         if let Some(path) = &v.tokenizer {
             self.line(format!("               its tokenizer: {path}"));
         }

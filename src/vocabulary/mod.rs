@@ -24,7 +24,7 @@ mod scripts;
 mod tables;
 mod tokenizer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ use crate::io::staged;
 use crate::onnx::proto;
 use crate::{Error, Result, ResultExt, data};
 
-pub use tables::TokenOutput;
+pub use tables::{TokenOutput, rows};
 
 /// Larger files are no tokenizers.
 const MAX_FILE: u64 = 1 << 30;
@@ -59,12 +59,18 @@ pub struct VocabularyOptions {
 }
 
 /// The tokens that stay in all models with one tokenizer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ChosenTokens {
     /// As they are numbered before, in order.
     pub kept: Vec<u32>,
     /// Rows of the tables before: there may be more than tokens.
     pub rows: usize,
+    /// Texts that were counted.
+    pub texts: usize,
+    /// The share of the tokens of other texts of this kind that are gone, at most: that of
+    /// the tokens that occur once (Good, "The population frequencies of species", 1953).
+    /// None without texts.
+    pub unseen: Option<f64>,
 }
 
 impl VocabularyOptions {
@@ -108,6 +114,8 @@ pub struct VocabularyReport {
     pub after: usize,
     /// Texts that were counted.
     pub texts: usize,
+    /// The share of the tokens of other texts of this kind that are gone, at most.
+    pub unseen: Option<f64>,
     /// The tables of the model that lost rows or columns.
     pub tables: Vec<String>,
     /// Numbers of these that went.
@@ -175,11 +183,18 @@ pub fn trim(
     let path = file_of(tokenizer);
     let old = json(&path)?;
     let vocabulary = tokenizer::Vocabulary::of(&old).context(|| path.display().to_string())?;
-    let (kept, made, count) = match &options.chosen {
+    let (kept, made, counted) = match &options.chosen {
         Some(chosen) => {
             let kept: BTreeSet<u32> = chosen.kept.iter().copied().collect();
             let (made, _) = vocabulary.without(&old, &kept)?;
-            (kept, made, 0)
+            (
+                kept,
+                made,
+                CountedTexts {
+                    texts: chosen.texts,
+                    unseen: chosen.unseen,
+                },
+            )
         }
         None => chosen(model, &path, (&old, &vocabulary), options, columns)?,
     };
@@ -206,7 +221,8 @@ pub fn trim(
         told: VocabularyReport {
             before: vocabulary.size(),
             after: ids.len(),
-            texts: count,
+            texts: counted.texts,
+            unseen: counted.unseen,
             tables: trimmed.tables,
             parameters: trimmed.parameters,
             bytes_before: trimmed.bytes[0],
@@ -218,21 +234,29 @@ pub fn trim(
         tokens: ChosenTokens {
             kept: ids,
             rows: trimmed.rows,
+            texts: counted.texts,
+            unseen: counted.unseen,
         },
         outputs: trimmed.outputs,
         drop_in: options.drop_in,
     })
 }
 
-/// The tokens that stay, the tokenizer with them only, and the number of texts that were
-/// counted.
+/// Texts whose tokens were counted.
+struct CountedTexts {
+    texts: usize,
+    /// The share of the tokens of others that are gone, at most.
+    unseen: Option<f64>,
+}
+
+/// The tokens that stay, the tokenizer with them only, and what was counted.
 fn chosen(
     model: &proto::ModelProto,
     path: &Path,
     (old, vocabulary): (&serde_json::Value, &tokenizer::Vocabulary),
     options: &VocabularyOptions,
     columns: &[String],
-) -> Result<(BTreeSet<u32>, serde_json::Value, usize)> {
+) -> Result<(BTreeSet<u32>, serde_json::Value, CountedTexts)> {
     let mut kept = BTreeSet::new();
     let (mut texts, mut whole) = (Vec::new(), Vec::new());
     let bytes = staged::read(path, MAX_FILE)?;
@@ -265,6 +289,7 @@ fn chosen(
     let within = |id: &&u32| usize::try_from(**id).is_ok_and(|id| id < vocabulary.size());
     kept.extend(options.named.iter().filter(within));
     let wanted = cut.ids(&texts)?;
+    let unseen = unseen(&wanted[..count.min(wanted.len())], &vocabulary.fallbacks());
     let occurring: BTreeSet<u32> = wanted.iter().flatten().copied().collect();
     kept.extend(&occurring);
     let more = options.keep.unwrap_or((MORE * occurring.len() as f64) as usize);
@@ -300,7 +325,22 @@ fn chosen(
         }
         (made, renumbered) = vocabulary.without(old, &kept)?;
     }
-    Ok((kept, made, count))
+    let counted = CountedTexts { texts: count, unseen };
+    Ok((kept, made, counted))
+}
+
+/// The share of the tokens of some texts that occur once, besides those that always stay.
+fn unseen(texts: &[Vec<u32>], always: &BTreeSet<u32>) -> Option<f64> {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    for id in texts.iter().flatten() {
+        *counts.entry(*id).or_default() += 1;
+    }
+    let all: usize = counts.values().sum();
+    let once = counts
+        .iter()
+        .filter(|(id, n)| **n == 1 && !always.contains(id))
+        .count();
+    (all > 0).then(|| once as f64 / all as f64)
 }
 
 /// A file of text in passages of several lines with what is between them: a language model

@@ -142,6 +142,24 @@ pub(super) fn is_there(model: &proto::ModelProto, (size, rows): (usize, Option<u
     TokenAxes::of(model, size, rows).is_ok()
 }
 
+/// The rows of the table that token ids index, whatever the tokenizer.
+pub fn rows(model: &proto::ModelProto) -> Option<usize> {
+    let search = TokenAxes::new(model.graph.as_ref()?, 0);
+    let tables = search.graph.node.iter().filter(|n| n.op_type() == "Gather");
+    let mut found = tables.filter_map(|node| {
+        let [table, ids] = &node.input[..] else {
+            return None;
+        };
+        let (constant, axis) = search.source(table, 0).filter(|_| search.are_ids(ids))?;
+        search
+            .dims(constant)
+            .filter(|dims| dims.len() == 2)?
+            .get(axis)
+            .copied()
+    });
+    found.next()
+}
+
 fn no_table(size: usize) -> Error {
     Error::input(format!(
         "--vocab: no table that token ids index has a row for each of the {size} tokens of the tokenizer: \

@@ -241,7 +241,7 @@ impl Vocabulary {
             };
             let ends = token.char_indices().map(|(at, _)| at).filter(|at| *at > marked);
             let pieces = ends.filter_map(|end| self.ids.get(&token[..end]));
-            pieces.filter(|at| kept.contains(at)).last().copied()
+            pieces.rev().find(|at| kept.contains(at)).copied()
         };
         let gone = self.tokens.iter().filter(|(at, _)| !kept.contains(at));
         gone.filter_map(|(at, token)| Some((*at, beginning(token)?)))

@@ -202,7 +202,7 @@ pub fn inputs(bytes: &[u8]) {
     let root = folder();
     let options = |name: &str| DataOptions {
         data: vec![root.join(name)],
-        samples: 4,
+        samples: Some(4),
         seq: Some(8),
         max_length: 16,
         ..DataOptions::default()

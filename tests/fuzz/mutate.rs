@@ -230,7 +230,7 @@ pub fn all_stages(model: &proto::ModelProto, seed: u8) {
         }
     }
     let data = DataOptions {
-        samples: 2,
+        samples: Some(2),
         seq: Some(8),
         ..DataOptions::default()
     };

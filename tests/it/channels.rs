@@ -40,7 +40,7 @@ impl Case {
         let network = Network::of(model, axes::AnalysisOptions::default()).unwrap();
         let targets = sites::choose(&network, &Selection::default()).ok()?;
         let data = DataOptions {
-            samples: 12,
+            samples: Some(12),
             seq: Some(12),
             ..DataOptions::default()
         };

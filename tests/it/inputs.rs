@@ -265,7 +265,7 @@ fn subsets_are_seeded() {
     let model = bert("batch", "sequence", 2000);
     let take = |seed| {
         let options = DataOptions {
-            samples: 20,
+            samples: Some(20),
             seed,
             ..options(&path)
         };
@@ -296,7 +296,7 @@ fn folders_of_npz_are_one_data_set() {
     let some = read_samples(
         &model,
         &DataOptions {
-            samples: 3,
+            samples: Some(3),
             ..options(folder.path())
         },
     )
@@ -932,6 +932,25 @@ fn real_texts_of_sst2() {
         tokenizer: Some(folder),
         ..options(&data)
     };
+    // Phrases are short: as many as have enough tokens, and the most where there are none.
+    let many = |join: bool| {
+        let own = DataOptions {
+            join,
+            ..options.clone()
+        };
+        let samples = read_samples(&model, &own).unwrap().samples;
+        (samples.len(), samples.iter().map(|s| ids(s).len()).sum::<usize>())
+    };
+    assert_eq!(many(false).0, 2048);
+    let (texts, tokens) = many(true);
+    assert!(
+        (600..2000).contains(&texts) && (28_000..38_000).contains(&tokens),
+        "{texts} {tokens}"
+    );
+    let options = DataOptions {
+        samples: Some(512),
+        ..options
+    };
     let samples = read_samples(&model, &options).unwrap();
     assert_eq!(samples.samples.len(), 512);
     for sample in &samples.samples {
@@ -965,7 +984,7 @@ fn real_texts_of_sst2() {
     let file = fs::read_to_string(&data).unwrap();
     let last = file.lines().last().unwrap().split('\t').next().unwrap();
     let all = DataOptions {
-        samples: 70_000,
+        samples: Some(70_000),
         ..options
     };
     let all = read_samples(&model, &all).unwrap();
@@ -997,7 +1016,7 @@ fn real_texts_of_sst2() {
 fn synthetic_tokens() {
     let model = bert("batch", "sequence", 50);
     let options = DataOptions {
-        samples: 100,
+        samples: Some(100),
         seq: Some(40),
         ..Default::default()
     };
@@ -1030,7 +1049,7 @@ fn synthetic_tokens() {
 fn synthetic_special_tokens() {
     let folder = TempDir::new().unwrap();
     let options = DataOptions {
-        samples: 30,
+        samples: Some(30),
         seq: Some(16),
         tokenizer: Some(tokenizer(folder.path())),
         ..Default::default()
@@ -1052,7 +1071,7 @@ fn synthetic_special_tokens() {
 fn synthetic_images_and_shapes() {
     let open = model(vec![value("pixel_values", Elem::F16, &["batch", "c", "h", "w"])]);
     let mut options = DataOptions {
-        samples: 2,
+        samples: Some(2),
         ..Default::default()
     };
     let samples = read_samples(&open, &options).unwrap();
@@ -1087,7 +1106,7 @@ fn synthetic_images_and_shapes() {
     let said = error(
         &vast,
         &DataOptions {
-            samples: 1,
+            samples: Some(1),
             ..Default::default()
         },
     );
@@ -1099,7 +1118,7 @@ fn synthetic_images_and_shapes() {
         error(
             &fixed,
             &DataOptions {
-                samples: 0,
+                samples: Some(0),
                 ..Default::default()
             }
         )
@@ -1111,7 +1130,7 @@ fn synthetic_images_and_shapes() {
 fn synthetic_shape_of_tokens_is_shared() {
     let model = bert("batch", "sequence", 50);
     let options = DataOptions {
-        samples: 5,
+        samples: Some(5),
         shapes: vec![("attention_mask".to_owned(), vec![1, 9])],
         ..Default::default()
     };
@@ -1168,7 +1187,7 @@ fn synthetic_samples_of_every_zoo_model() {
         let Ok(bytes) = fs::read(&path) else { continue };
         let model = proto::ModelProto::decode(bytes.as_slice()).unwrap();
         let options = DataOptions {
-            samples: 12,
+            samples: Some(12),
             ..Default::default()
         };
         let samples = read_samples(&model, &options).unwrap();

@@ -29,7 +29,7 @@ fn options(change_interface: bool) -> Options {
         },
         ..Options::default()
     };
-    options.data.samples = 24;
+    options.data.samples = Some(24);
     options
 }
 

@@ -223,7 +223,7 @@ impl Fixture {
             .flat_map(|c| &c.sites)
             .filter_map(|s| s.probe.clone());
         let data = onnx_prune::data::DataOptions {
-            samples: 50,
+            samples: Some(50),
             seq: Some(8),
             ..onnx_prune::data::DataOptions::default()
         };

@@ -84,7 +84,7 @@ fn case(name: &str) -> Case {
     let network = Network::of(model.clone(), axes::AnalysisOptions::default()).unwrap();
     let targets = sites::choose(&network, &Selection::default()).unwrap();
     let options = DataOptions {
-        samples: 3,
+        samples: Some(3),
         seq: Some(8),
         ..DataOptions::default()
     };

@@ -27,7 +27,7 @@ fn language() -> (ModelProto, Samples) {
     let options = DataOptions {
         data: vec![crate::common::fixture("text-language/calibration.txt")],
         tokenizer: Some(crate::common::fixture("text-language/tokenizer.json")),
-        samples: 48,
+        samples: Some(48),
         ..DataOptions::default()
     };
     let samples = read_samples(&model, &options).expect("texts");

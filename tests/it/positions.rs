@@ -22,7 +22,7 @@ fn heads_take_the_positions_of_the_neurons_after_them() {
     let data = DataOptions {
         data: vec![crate::common::fixture("text-language/calibration.txt")],
         tokenizer: Some(crate::common::fixture("text-language/tokenizer.json")),
-        samples: 6,
+        samples: Some(6),
         ..DataOptions::default()
     };
     let samples = onnx_prune::data::read_samples(&model, &data).unwrap();

@@ -28,7 +28,7 @@ fn options() -> Options {
         demands: vec![Demand::Flops(0.5)],
         data: DataOptions {
             data: vec![fixture("digits-vit/calibration.npz")],
-            samples: 48,
+            samples: Some(48),
             batch: 1,
             ..DataOptions::default()
         },

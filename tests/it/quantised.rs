@@ -97,7 +97,7 @@ fn prune(path: &Path, reconstruct: Reconstruct) -> (onnx_prune::report::Report, 
         },
         ..Options::default()
     };
-    options.data.samples = 32;
+    options.data.samples = Some(32);
     let report = pipeline::prune(
         &path.join("model.onnx"),
         &out,

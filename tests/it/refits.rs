@@ -19,7 +19,7 @@ fn no_case_loses_its_refit() {
         timing: false,
         dry_run: true,
         data: DataOptions {
-            samples: 32,
+            samples: Some(32),
             seq: Some(16),
             ..DataOptions::default()
         },

@@ -21,7 +21,7 @@ fn options(flops: f64) -> Options {
         probe: Some(16),
         data: DataOptions {
             data: vec![fixture("digits-vit/calibration.npz")],
-            samples: 48,
+            samples: Some(48),
             batch: 1,
             ..DataOptions::default()
         },

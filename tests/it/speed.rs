@@ -27,7 +27,7 @@ fn digits() -> Options {
         ..Options::default()
     };
     options.data.data = vec![fixture("digits-vit/calibration.npz")];
-    options.data.samples = 64;
+    options.data.samples = Some(64);
     options
 }
 

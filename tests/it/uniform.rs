@@ -41,7 +41,7 @@ fn options(flops: f64, method: Method) -> Options {
         },
         ..Options::default()
     };
-    options.data.samples = 16;
+    options.data.samples = Some(16);
     options
 }
 

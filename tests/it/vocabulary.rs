@@ -91,6 +91,29 @@ fn tables_lose_the_rows_of_tokens_that_do_not_occur() {
     let words = common(&out, &own, &again);
     let result = run(&words.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(result.status.success(), "{}", text(&result));
+    // One tokenizer cannot cut texts for both.
+    let compared = run(&[
+        "compare",
+        &out,
+        &path(&model),
+        "--data",
+        &few,
+        "--tokenizer",
+        &own,
+    ]);
+    assert_eq!(compared.status.code(), Some(2), "{}", text(&compared));
+    assert!(
+        text(&compared).contains("tokens have other ids"),
+        "{}",
+        text(&compared)
+    );
+    let lone = run(&[&*path(&model), &*again, "--vocab-drop-in"]);
+    assert_eq!(lone.status.code(), Some(2), "{}", text(&lone));
+    assert!(
+        text(&lone).contains("--vocab-drop-in is for --vocab"),
+        "{}",
+        text(&lone)
+    );
     // Ids of the whole vocabulary mean nothing to it.
     let arrays = path(&fixture("digits-vit/calibration.npz"));
     let result = run(&[
@@ -249,7 +272,7 @@ fn outputs_may_be_probabilities() {
         let told = &report["vocabulary"];
         assert!(told["after"].as_u64() < told["before"].as_u64(), "{told}");
         assert!(
-            !report["warnings"].to_string().contains("vocabulary"),
+            !report["warnings"].to_string().contains("\"vocabulary\""),
             "{}",
             report["warnings"]
         );

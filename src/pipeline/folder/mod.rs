@@ -32,6 +32,7 @@ use super::options::Options;
 use super::plan::{Planner, alike, search};
 use super::recorded::words;
 use super::source::Source;
+use super::vocabulary::too_few;
 use super::write::Finished;
 use super::{calibrate, paths, rank};
 use crate::budget::{Demand, Goal, Measure};
@@ -223,6 +224,9 @@ impl<'a> FolderRun<'a> {
             return Ok(());
         };
         self.options.vocabulary.chosen = Some(Arc::new(trimmed.tokens.clone()));
+        if let Some(text) = too_few(&trimmed.tokens) {
+            self.warn("few-texts", text)?;
+        }
         if trimmed.drop_in {
             return Ok(());
         }
