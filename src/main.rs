@@ -50,7 +50,11 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &Error) -> ExitCode {
-    complain(&format!("error: {}\n", error.chain()));
+    let style = Style::of(std::io::stderr().is_terminal());
+    complain(&format!(
+        "{}\n",
+        style.wrap(&format!("error: {}", error.chain()), 7)
+    ));
     ExitCode::from(error.exit_code())
 }
 

@@ -117,14 +117,15 @@ pub fn frozen(analysis: &Analysis) -> Vec<FrozenReport> {
 impl Inspection {
     /// For a terminal.
     pub fn text(&self, style: Style) -> String {
-        let mut out = format!(
-            "{}: opset {}, {} nodes, {} parameters, {} multiply-adds per run\n\n",
+        let head = format!(
+            "{}: opset {}, {} nodes, {} parameters, {} multiply-adds per run",
             self.input,
             self.opset,
             self.nodes,
             human(self.parameters),
             human(self.flops)
         );
+        let mut out = style.wrap(&head, 2) + "\n\n";
         let bytes: u64 = self.parts.named().iter().map(|(_, part)| part.bytes).sum();
         let flops: u64 = self.parts.named().iter().map(|(_, part)| part.flops).sum();
         let share = |of: u64, all: u64| format!("{:.1}%", 100.0 * of as f64 / all.max(1) as f64);
