@@ -76,7 +76,7 @@ pub(super) fn too_few(tokens: &ChosenTokens) -> Option<String> {
     const MUCH: f64 = 0.02;
     let unseen = tokens.unseen.filter(|unseen| *unseen > MUCH)?;
     Some(format!(
-        "up to {:.0}% of the tokens of other texts of this kind are gone (so many occur only once in the {} that were \
+        "about {:.0}% of the tokens of other texts of this kind are gone (so many occur only once in the {} that were \
          counted), and the comparison below is with texts whose tokens all stay: give --vocab more texts, or keep \
          more with --vocab-keep",
         100.0 * unseen,

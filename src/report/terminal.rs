@@ -414,6 +414,20 @@ pub fn table(reports: &[Report], style: Style) -> String {
             r.output.as_deref().unwrap_or("(not written)")
         );
     }
+    for r in reports {
+        let speedup = r.latency.as_ref().and_then(|l| l.timing.speedup);
+        if let (Some(speedup), Some(path)) = (speedup, &r.output) {
+            let line = format!(
+                "  speed        {:.2}x of the dense model's: {path}",
+                speedup.median
+            );
+            out += &(style.wrap(&line, 15) + "\n");
+        }
+    }
+    if let Some(v) = reports.iter().find_map(|r| r.vocabulary.as_ref()) {
+        out += &format!("  vocabulary   {} of {} tokens stay, ", v.after, v.before);
+        out += "lossless on texts whose tokens all stay\n";
+    }
     let mut notes: Vec<&String> = Vec::new();
     for note in reports.iter().flat_map(|r| &r.notes) {
         if !notes.contains(&note) {

@@ -67,9 +67,9 @@ pub struct ChosenTokens {
     pub rows: usize,
     /// Texts that were counted.
     pub texts: usize,
-    /// The share of the tokens of other texts of this kind that are gone, at most: that of
+    /// The estimated share of the tokens of other texts of this kind that are gone: that of
     /// the tokens that occur once (Good, "The population frequencies of species", 1953).
-    /// None without texts.
+    /// Texts that repeat parts of each other make it too small. None without texts.
     pub unseen: Option<f64>,
 }
 
@@ -114,7 +114,7 @@ pub struct VocabularyReport {
     pub after: usize,
     /// Texts that were counted.
     pub texts: usize,
-    /// The share of the tokens of other texts of this kind that are gone, at most.
+    /// The estimated share of the tokens of other texts of this kind that are gone.
     pub unseen: Option<f64>,
     /// The tables of the model that lost rows or columns.
     pub tables: Vec<String>,
@@ -245,7 +245,7 @@ pub fn trim(
 /// Texts whose tokens were counted.
 struct CountedTexts {
     texts: usize,
-    /// The share of the tokens of others that are gone, at most.
+    /// The estimated share of the tokens of others that are gone.
     unseen: Option<f64>,
 }
 
