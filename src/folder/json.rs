@@ -151,6 +151,74 @@ mod tests {
         assert_eq!(edited(" 7 ", &mut |_, _| Some("8".into())), " 8 ");
     }
 
+    /// Any JSON stays the same but for what is replaced, and is JSON then.
+    #[test]
+    fn random_texts_stay_valid() {
+        use rand::rngs::StdRng;
+        use rand::{RngExt as _, SeedableRng as _};
+        use serde_json::{Map, Value, json};
+
+        fn random_value(random: &mut StdRng, depth: usize) -> Value {
+            let text = |random: &mut StdRng| -> String {
+                let all = [
+                    'a',
+                    '"',
+                    '\\',
+                    '{',
+                    '}',
+                    '[',
+                    ',',
+                    ':',
+                    '\n',
+                    ' ',
+                    'é',
+                    '\u{1F600}',
+                ];
+                (0..random.random_range(0..4))
+                    .map(|_| all[random.random_range(0..all.len())])
+                    .collect()
+            };
+            match random.random_range(0..if depth == 0 { 4 } else { 7 }) {
+                0 => Value::Null,
+                1 => json!(random.random_range(-9..99)),
+                2 => json!(f64::from(random.random_range(0..64)) / 8.0 + 0.5),
+                3 => json!(text(random)),
+                4 => (0..random.random_range(0..4))
+                    .map(|_| random_value(random, depth - 1))
+                    .collect(),
+                _ => {
+                    let members = (0..random.random_range(0..5)).map(|_| {
+                        let key = text(random);
+                        (key, random_value(random, depth - 1))
+                    });
+                    Value::Object(members.collect::<Map<_, _>>())
+                }
+            }
+        }
+        fn replaced(value: &Value) -> Value {
+            match value {
+                Value::Object(all) => all
+                    .iter()
+                    .map(|(key, v)| (key.clone(), if v.is_i64() { json!("new") } else { replaced(v) }))
+                    .collect::<Map<_, _>>()
+                    .into(),
+                other => other.clone(),
+            }
+        }
+        for seed in 0..2000 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let value = random_value(&mut random, 4);
+            for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
+                assert_eq!(edited(&text, &mut |_, _| None), text);
+                let made = edited(&text, &mut |keys, value| {
+                    (!keys.is_empty() && value.parse::<i64>().is_ok()).then(|| "\"new\"".into())
+                });
+                let made: Value = serde_json::from_str(&made).unwrap();
+                assert_eq!(made, replaced(&value), "{text}");
+            }
+        }
+    }
+
     #[test]
     fn members_take_time_in_proportion() {
         let members: Vec<String> = (0..100_000).map(|i| format!("\"k{i}\": {i}")).collect();
