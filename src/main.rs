@@ -111,9 +111,27 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
     let progress = args.talk.progress();
     let to_output = args.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
     let json = args.json.as_ref().filter(|_| !to_output);
-    let beside: Vec<(&str, &Path)> = (json.iter().map(|path| ("--json", path.as_path())))
-        .chain(args.report.iter().map(|path| ("--report", path.as_path())))
-        .collect();
+    let one = |reports: &[Report]| match reports {
+        [report] => report::json(report),
+        several => report::json(&several),
+    };
+    let all = |reports: &[Report]| report::json(&reports);
+    let page = |reports: &[Report]| Ok(report::html::page(reports));
+    let page = args.report.iter().map(|path| pipeline::Beside {
+        what: "--report",
+        path,
+        content: &page,
+    });
+    let paths = json.iter().map(|path| ("--json", path.as_path()));
+    let paths: Vec<(&str, &Path)> = paths.chain(page.clone().map(|page| (page.what, page.path))).collect();
+    let with = |content| -> Vec<pipeline::Beside> {
+        let json = json.iter().map(|path| pipeline::Beside {
+            what: "--json",
+            path,
+            content,
+        });
+        json.chain(page.clone()).collect()
+    };
     if let ([input, output], None) = (&args.files[..], &args.out_dir)
         && input.is_dir()
     {
@@ -123,12 +141,16 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
             ));
         }
         let progress = progress.as_ref();
+        let beside = with(&all);
         let reports = pipeline::folder(input, output, &beside, options, progress, cancelled)?;
-        return tell_all(args, &reports);
+        if to_output {
+            report::write_json("-".as_ref(), &reports)?;
+        }
+        return list(args, &reports);
     }
     if let Some(folder) = &args.out_dir {
         let progress = progress.as_ref();
-        let reports = pipeline::joint(&args.files, (folder, &beside), options, progress, cancelled)?;
+        let reports = pipeline::joint(&args.files, (folder, &paths), options, progress, cancelled)?;
         return tell_all(args, &reports);
     }
     let [input, output] = &args.files[..] else {
@@ -144,7 +166,7 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
         let progress = progress.as_ref();
         let reports = pipeline::sweep(
             input,
-            (output, &beside),
+            (output, &paths),
             &args.sweep,
             options,
             progress,
@@ -152,18 +174,7 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
         )?;
         return tell_all(args, &reports);
     }
-    let page = |report: &Report| Ok(report::html::page(std::slice::from_ref(report)));
-    let json = json.map(|path| pipeline::Beside {
-        what: "--json",
-        path,
-        content: &report::json,
-    });
-    let page = args.report.as_ref().map(|path| pipeline::Beside {
-        what: "--report",
-        path,
-        content: &page,
-    });
-    let beside: Vec<_> = json.into_iter().chain(page).collect();
+    let beside = with(&one);
     let report = pipeline::prune(input, output, &beside, options, progress.as_ref(), cancelled)?;
     if to_output {
         report::write_json("-".as_ref(), &report)?;
@@ -181,6 +192,11 @@ fn tell_all(args: &Prune, reports: &[Report]) -> Result<()> {
     if let Some(path) = &args.report {
         report::html::write(path, reports)?;
     }
+    list(args, reports)
+}
+
+/// Prints several reports.
+fn list(args: &Prune, reports: &[Report]) -> Result<()> {
     say(args, |style| match args.talk.verbose {
         0 => report::terminal::table(reports, style),
         _ => reports

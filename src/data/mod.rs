@@ -36,7 +36,7 @@ pub use batch::{Batch, Batches, POSITIONS, ROWS, SAMPLED, batches, real_tokens};
 pub use exact::{ExactBatch, ExactSizes, exact_batch};
 pub use padding::Padding;
 pub(crate) use padding::{filled, length};
-pub use read::{completed, read_parts, read_samples, reads_tokens};
+pub use read::{completed, read_parts, read_samples, token_inputs};
 pub use reader::Take;
 pub use rows::{PositionWeights, RowPlace};
 pub(crate) use rows::{Rows, Strides, floats};

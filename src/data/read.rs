@@ -169,13 +169,12 @@ pub fn completed(
     })
 }
 
-/// Whether a model takes ids of tokens.
-pub fn reads_tokens(model: &proto::ModelProto) -> bool {
+/// The inputs of a model that are ids of tokens.
+pub fn token_inputs(model: &proto::ModelProto) -> Vec<String> {
     let specs = input_specs(model).unwrap_or_default();
-    Layout::new(&specs)
-        .inputs
-        .iter()
-        .any(|i| i.role == InputRole::TokenIds)
+    let inputs = Layout::new(&specs).inputs.into_iter();
+    let tokens = inputs.filter(|input| input.role == InputRole::TokenIds);
+    tokens.map(|input| input.spec.name).collect()
 }
 
 /// Sorts what was given into files of text and sources of arrays.

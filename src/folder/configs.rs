@@ -1,11 +1,12 @@
 //! Configurations that state sizes and token ids, after a model has others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::{ids, json, sentencepiece};
+use super::ids::{self, NewIds};
+use super::{json, sentencepiece};
 use crate::{Error, Result};
 
 /// What a run changed that a folder's other files state.
@@ -24,12 +25,31 @@ pub struct ChangedVocabulary {
     pub kept: Vec<u32>,
     /// The new `tokenizer.json`.
     pub tokenizer: Vec<u8>,
+    /// How large the vocabulary was: tokens, and rows of the tables.
+    pub sizes: [usize; 2],
 }
 
 impl ChangedVocabulary {
-    /// What each token that stays was and is.
-    fn new_ids(&self) -> HashMap<u32, u32> {
-        self.kept.iter().copied().zip(0..).collect()
+    fn new_ids(&self) -> NewIds {
+        NewIds {
+            ids: self.kept.iter().copied().zip(0..).collect(),
+            sizes: self.sizes,
+        }
+    }
+
+    /// Whether a list that gave some tokens numbers is one of this vocabulary: nearly all that
+    /// both know had the same.
+    fn is_listed(&self, number: impl Fn(&str) -> Option<u32>) -> bool {
+        const NEARLY_ALL: usize = 10;
+        let (mut same, mut other) = (0, 0);
+        for (token, id) in tokens(&self.tokenizer) {
+            match number(&token) {
+                Some(stated) if self.kept.get(id as usize) == Some(&stated) => same += 1,
+                Some(_) => other += 1,
+                None => {}
+            }
+        }
+        same > NEARLY_ALL * other
     }
 }
 
@@ -83,15 +103,23 @@ pub fn edited(path: &Path, bytes: &[u8], changes: &Changes) -> Result<ConfigEdit
                 None => made,
             }
         }
-        "tokenizer_config.json" => ids::added_tokens(checked(path, bytes)?, &vocabulary.new_ids()),
+        "tokenizer_config.json" => ids::added_tokens(checked(path, bytes)?, &vocabulary.new_ids().ids),
         "vocab.json" | "added_tokens.json" => {
             let Value::Object(tokens) = parsed(path, checked(path, bytes)?)? else {
                 return Ok(ConfigEdit::LeftOut("it is no list of tokens"));
             };
-            ids::token_list(tokens, &vocabulary.new_ids())
+            let number = |token: &str| u32::try_from(tokens.get(token)?.as_u64()?).ok();
+            if name == "vocab.json" && !vocabulary.is_listed(number) {
+                return Ok(ConfigEdit::Same);
+            }
+            ids::token_list(tokens, &vocabulary.new_ids().ids)
         }
         "vocab.txt" => {
             let lines: Vec<&str> = text(path, bytes)?.lines().collect();
+            let numbers: HashMap<&str, u32> = lines.iter().copied().zip(0..).collect();
+            if !vocabulary.is_listed(|token| numbers.get(token).copied()) {
+                return Ok(ConfigEdit::Same);
+            }
             let kept = (vocabulary.kept.iter()).filter_map(|id| lines.get(*id as usize));
             kept.fold(String::new(), |all, line| all + line + "\n")
         }
@@ -113,7 +141,7 @@ fn by_ending(path: &Path, bytes: &[u8], vocabulary: &ChangedVocabulary) -> Confi
     match name.rsplit_once('.').map(|(_, ending)| ending) {
         Some("model") => {
             let kept = tokens(&vocabulary.tokenizer);
-            match sentencepiece::without(bytes, |piece| kept.contains(piece)) {
+            match sentencepiece::without(bytes, |piece| kept.contains_key(piece)) {
                 Some(less) => ConfigEdit::Changed(less),
                 None => ConfigEdit::LeftOut("it is of the whole vocabulary"),
             }
@@ -194,19 +222,19 @@ fn resized(text: &str, caches: CacheSize) -> String {
     })
 }
 
-/// The tokens of a `tokenizer.json`.
-fn tokens(tokenizer: &[u8]) -> HashSet<String> {
+/// The tokens of a `tokenizer.json`, without those that are added, and their numbers.
+fn tokens(tokenizer: &[u8]) -> HashMap<String, u32> {
     let file: Value = serde_json::from_slice(tokenizer).unwrap_or_default();
-    let mut found = HashSet::new();
+    let number = |id: &Value| u32::try_from(id.as_u64()?).ok();
     match file.get("model").and_then(|m| m.get("vocab")) {
-        Some(Value::Object(vocab)) => found.extend(vocab.keys().cloned()),
-        Some(Value::Array(pieces)) => {
-            let text = |piece: &Value| piece.get(0)?.as_str().map(str::to_owned);
-            found.extend(pieces.iter().filter_map(text));
-        }
-        _ => {}
+        Some(Value::Object(vocab)) => (vocab.iter())
+            .filter_map(|(token, id)| Some((token.clone(), number(id)?)))
+            .collect(),
+        Some(Value::Array(pieces)) => (pieces.iter().zip(0..))
+            .filter_map(|(piece, id)| Some((piece.get(0)?.as_str()?.to_owned(), id)))
+            .collect(),
+        _ => HashMap::new(),
     }
-    found
 }
 
 /// The merges of a `tokenizer.json`, as `merges.txt` has them.
@@ -229,7 +257,8 @@ mod tests {
         Changes {
             vocabulary: Some(ChangedVocabulary {
                 kept: kept.to_vec(),
-                tokenizer: br#"{"model": {"vocab": {"a": 0}, "merges": ["a b", ["ab", "c"]]}}"#.to_vec(),
+                tokenizer: br#"{"model": {"vocab": {"a": 0, "c": 1, "f": 2}, "merges": ["a b", ["ab", "c"]]}}"#.to_vec(),
+                sizes: [10, 10],
             }),
             caches: None,
         }
@@ -263,8 +292,8 @@ mod tests {
             r#"{"added_tokens_decoder": {"0": 1, "3": {"content":"x"}}, "a": 1}"#
         );
         assert_eq!(
-            after("vocab.json", r#"{"b": 5, "\"": 2, "c": 1}"#, &kept),
-            r#"{"\"": 1, "b": 2}"#
+            after("vocab.json", r#"{"a": 0, "b": 5, "\"": 2, "z": 1}"#, &kept),
+            r#"{"a": 0, "\"": 1, "b": 2}"#
         );
         assert_eq!(
             after(
@@ -297,6 +326,9 @@ a b
 ab c
 "
         );
+        // Lists of something else.
+        assert_eq!(after("vocab.txt", "c\na\n", &kept), "Same");
+        assert_eq!(after("vocab.json", r#"{"a": 0, "c": 1}"#, &kept), "Same");
         assert!(after("model.safetensors", "", &kept).starts_with("LeftOut"));
         assert_eq!(after("README.md", "x", &kept), "Same");
         assert_eq!(after("model.safetensors", "", &Changes::default()), "Same");

@@ -22,6 +22,8 @@ enum IdsOf {
     Sequences,
     /// Pairs of a position and a token.
     Forced,
+    /// Pairs of a sequence and what is added to its score.
+    Biases,
 }
 
 impl IdsOf {
@@ -34,23 +36,56 @@ impl IdsOf {
             "suppress_tokens" | "begin_suppress_tokens" | "lang_to_id" | "task_to_id" => Self::List,
             "bad_words_ids" | "force_words_ids" => Self::Sequences,
             "forced_decoder_ids" => Self::Forced,
+            "sequence_bias" => Self::Biases,
             _ => return None,
         })
     }
 }
 
+/// What the tokens of a vocabulary were and are.
+pub(super) struct NewIds {
+    /// Of each token that stays.
+    pub(super) ids: HashMap<u32, u32>,
+    /// How large the vocabulary was: tokens, and rows of the tables.
+    pub(super) sizes: [usize; 2],
+}
+
+impl NewIds {
+    fn is_size(&self, value: &Value) -> bool {
+        let size = whole(value).and_then(|size| usize::try_from(size).ok());
+        size.is_some_and(|size| self.sizes.contains(&size))
+    }
+
+    /// Whether a part of a configuration speaks of another vocabulary.
+    fn are_not_of(&self, part: &str, members: &str) -> bool {
+        const OTHERS: [&str; 7] = ["vision", "image", "audio", "speech", "video", "codebook", "vq_"];
+        if OTHERS.iter().any(|other| part.contains(other)) {
+            return true;
+        }
+        let members: Map<String, Value> = serde_json::from_str(&json::standard(members)).unwrap_or_default();
+        let mut sizes = SIZES.iter().filter_map(|key| members.get(*key));
+        sizes.any(|size| whole(size).is_some() && !self.is_size(size))
+    }
+}
+
 /// The text of a configuration with the ids and the size that its tokens have now.
-pub(super) fn renumbered(text: &str, new: &HashMap<u32, u32>) -> String {
+pub(super) fn renumbered(text: &str, tokens: &NewIds) -> String {
+    let new = &tokens.ids;
     json::edited(text, &mut |keys, value| {
-        let kind = IdsOf::key(keys.last()?)?;
+        let key = keys.last()?;
+        if value.starts_with('{') && tokens.are_not_of(key, value) {
+            return Some(value.to_owned());
+        }
+        let kind = IdsOf::key(key)?;
         let value: Value = serde_json::from_str(value).ok()?;
         let made = match kind {
-            IdsOf::Size => value.is_u64().then(|| new.len().into()),
+            IdsOf::Size => whole(&value).map(|_| new.len().into()),
             IdsOf::Role | IdsOf::List => within(&value, new),
             IdsOf::Sequences => value
                 .as_array()
                 .map(|all| all.iter().filter_map(|v| sequence(v, new)).collect()),
             IdsOf::Forced => value.as_array().map(|all| forced(all, new)),
+            IdsOf::Biases => value.as_array().map(|all| biases(all, new)),
         };
         made.map(|made| made.to_string())
     })
@@ -108,7 +143,14 @@ pub(super) fn token_list(tokens: Map<String, Value>, new: &HashMap<u32, u32>) ->
 }
 
 fn of(old: &Value, new: &HashMap<u32, u32>) -> Option<u32> {
-    new.get(&u32::try_from(old.as_u64()?).ok()?).copied()
+    new.get(&u32::try_from(whole(old)?).ok()?).copied()
+}
+
+/// A whole number, which may be written as `102.0` or `1e2`.
+fn whole(value: &Value) -> Option<u64> {
+    const MOST: f64 = u32::MAX as f64;
+    let float = |v: f64| ((0.0..=MOST).contains(&v) && v.fract() == 0.0).then_some(v as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(float))
 }
 
 /// A value with the ids in it renumbered, without the tokens that are gone.
@@ -144,9 +186,19 @@ fn forced(pairs: &[Value], new: &HashMap<u32, u32>) -> Value {
     pairs.iter().filter_map(pair).collect()
 }
 
+fn biases(pairs: &[Value], new: &HashMap<u32, u32>) -> Value {
+    let pair = |pair: &Value| {
+        let [tokens, bias] = &pair.as_array()?[..] else {
+            return None;
+        };
+        Some(Value::from(vec![sequence(tokens, new)?, bias.clone()]))
+    };
+    pairs.iter().filter_map(pair).collect()
+}
+
 fn numbers(value: &Value, found: &mut Vec<u32>) {
     match value {
-        Value::Number(_) => found.extend(value.as_u64().and_then(|id| u32::try_from(id).ok())),
+        Value::Number(_) => found.extend(whole(value).and_then(|id| u32::try_from(id).ok())),
         Value::Array(all) => all.iter().for_each(|v| numbers(v, found)),
         Value::Object(all) => all.values().for_each(|v| numbers(v, found)),
         _ => {}
@@ -163,12 +215,32 @@ mod tests {
  "suppress_tokens": [3], "bad_words_ids": [[5, 3], [7]], "lang_to_id": {"de": 9, "fr": 3},
  "model": {"pad_token_id": 2, "image_token_index": 11, "type_vocab_size": 2, "eps": NaN}}"#;
         assert_eq!(roles(text), [5, 7, 9, 2, 11]);
-        let new = [(5, 1), (7, 2), (9, 3), (2, 0), (11, 4)].into_iter().collect();
+        let new = NewIds {
+            ids: [(5, 1), (7, 2), (9, 3), (2, 0), (11, 4)].into_iter().collect(),
+            sizes: [12, 16],
+        };
         assert_eq!(
             renumbered(text, &new),
             r#"{"eos_token_ids": [1,2], "forced_decoder_ids": [[1,3],[2,null]],
  "suppress_tokens": [], "bad_words_ids": [[2]], "lang_to_id": {"de":3},
  "model": {"pad_token_id": 0, "image_token_index": 4, "type_vocab_size": 2, "eps": NaN}}"#
+        );
+    }
+
+    #[test]
+    fn parts_that_speak_of_other_tokens_stay() {
+        let new = NewIds {
+            ids: [(0, 0), (5, 1), (7, 2)].into_iter().collect(),
+            sizes: [10, 16],
+        };
+        let text = r#"{"vocab_size": 10.0, "eos_token_id": 7e0, "sequence_bias": [[[5, 7], -1.5], [[3], 2.0]],
+ "text_config": {"vocab_size": 16, "bos_token_id": 5}, "codebook": {"vocab_size": 10, "bos_token_id": 5},
+ "decoder": {"vocab_size": 99, "bos_token_id": 5, "eps": NaN}, "encoder": {"pad_token_id": 7}}"#;
+        assert_eq!(
+            renumbered(text, &new),
+            r#"{"vocab_size": 3, "eos_token_id": 2, "sequence_bias": [[[1,2],-1.5]],
+ "text_config": {"vocab_size": 3, "bos_token_id": 1}, "codebook": {"vocab_size": 10, "bos_token_id": 5},
+ "decoder": {"vocab_size": 99, "bos_token_id": 5, "eps": NaN}, "encoder": {"pad_token_id": 2}}"#
         );
     }
 }

@@ -87,7 +87,9 @@ impl<'r> NewFolder<'r> {
         let target = &self.target;
         let failed = |e| Error::io("cannot write the folder", target, e);
         free(target, &self.replaces)?;
-        if target.is_dir() {
+        if let Some(old) = target.metadata().ok().filter(std::fs::Metadata::is_dir) {
+            // Who could not read the old one cannot read the new one.
+            std::fs::set_permissions(&self.inner, old.permissions()).map_err(failed)?;
             // The old one has the temporary name now and goes with it.
             exchange(&self.inner, target).map_err(failed)?;
         } else {
@@ -208,6 +210,9 @@ mod tests {
         std::fs::create_dir(&plain).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
         assert_eq!(mode(&target), mode(&plain));
+        std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o700)).unwrap();
+        NewFolder::new(&target, |_| Ok(())).unwrap().commit().unwrap();
+        assert_eq!(mode(&target) & 0o777, 0o700);
     }
 
     #[test]

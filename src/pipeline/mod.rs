@@ -86,7 +86,8 @@ pub fn prune(
     report.tried = found.tried;
     let mut staged = Staged::default();
     for b in beside {
-        staged.bytes(b.path, (b.content)(&report)?.as_bytes())?;
+        let content = (b.content)(std::slice::from_ref(&report))?;
+        staged.bytes(b.path, content.as_bytes())?;
     }
     // The model comes last: where it is new, all is.
     staged.append(model);

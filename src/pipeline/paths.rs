@@ -30,7 +30,9 @@ pub(super) fn before(inputs: &[&Path], outputs: &[(&str, &Path)], options: &Opti
             .map(|path| ("the input", *path))
             .chain(more.map(|(what, path)| (what, path.as_path())))
             .collect();
-        staged::apart(outputs, &inputs)?;
+        let cache = options.latency_cache.iter();
+        let cache = cache.map(|path| ("--latency-cache", path.as_path()));
+        staged::apart(&outputs.iter().copied().chain(cache).collect::<Vec<_>>(), &inputs)?;
         for (_, path) in outputs {
             staged::writable(path)?;
         }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::decoder_inputs::IDS;
 use super::options::Options;
 use crate::data::{self, DataOptions, Sample, Samples};
 use crate::engine::{Engine, SessionOptions};
@@ -16,6 +15,9 @@ use crate::{Error, Result};
 
 /// Texts that both models are run on.
 const CHECKED: usize = 4;
+
+/// Texts among which these are looked for.
+const READ: usize = 256;
 
 /// The largest relative difference of logits, which products of another width round in
 /// another order.
@@ -107,7 +109,11 @@ pub(super) fn check(
         let few = || given.samples.iter().take(CHECKED);
         let old: Option<Vec<Sample>> = match trimmed.drop_in {
             true => Some(few().cloned().collect()),
-            false => few().map(|sample| as_it_was(sample, trimmed)).collect(),
+            false => {
+                let inputs = data::token_inputs(less);
+                let was = |id: i64| Some(i64::from(*trimmed.tokens.kept.get(usize::try_from(id).ok()?)?));
+                few().map(|sample| renumbered(sample, &inputs, was)).collect()
+            }
         };
         let of = |samples: Vec<Sample>| Samples {
             samples,
@@ -137,7 +143,7 @@ pub(super) fn check(
         let wanted = DataOptions {
             data: files.clone(),
             tokenizer: Some(tokenizer),
-            samples: Some(CHECKED),
+            samples: Some(READ),
             join: false,
             ..options.data.clone()
         };
@@ -149,20 +155,29 @@ pub(super) fn check(
         false => trimmed.tokenizer_path(),
     };
     let both = of(whole, tokenizer).and_then(|old| Ok((old, of(less, smaller)?)));
-    let (old, new) = match both {
+    let (mut old, mut new) = match both {
         Ok(both) => both,
         Err(error) => return Ok(Some(error.chain())),
     };
+    let inputs = data::token_inputs(whole);
+    let read = old.samples.len();
+    let pairs = old.samples.into_iter().zip(new.samples);
+    let stay = |(old, _): &(Sample, Sample)| renumbered(old, &inputs, |id| trimmed.holds(id)).is_some();
+    (old.samples, new.samples) = pairs.filter(stay).take(CHECKED).unzip();
+    if old.samples.is_empty() {
+        return Ok(Some(format!(
+            "none of {read} texts has only tokens that stay, so there is nothing to compare both models on"
+        )));
+    }
     compared(engine, [whole, less], [&old, &new], trimmed)
 }
 
-/// A sample with the ids that its tokens have in the whole vocabulary.
-fn as_it_was(sample: &Sample, trimmed: &TrimmedVocabulary) -> Option<Sample> {
+/// A sample with other ids; `None` where one of them has none.
+fn renumbered(sample: &Sample, inputs: &[String], other: impl Fn(i64) -> Option<i64>) -> Option<Sample> {
     let mut sample = sample.clone();
     for (name, tensor) in &mut sample.feeds {
-        if IDS.contains(&name.as_str()) {
-            let old = |id: &i64| Some(i64::from(*trimmed.tokens.kept.get(usize::try_from(*id).ok()?)?));
-            let ids: Option<Vec<i64>> = tensor.to_i64()?.iter().map(old).collect();
+        if inputs.contains(name) {
+            let ids: Option<Vec<i64>> = tensor.to_i64()?.iter().map(|id| other(*id)).collect();
             *tensor = ops::from_integers(tensor.elem(), tensor.shape.clone(), &ids?)?;
         }
     }

@@ -25,14 +25,15 @@ use crate::{Result, rewrite, verify};
 /// Fewer samples say little of how far two models are apart.
 const FEW: usize = 4;
 
-/// A file that is made from the report and appears together with the model.
+/// A file that is made from the reports and appears together with the models.
+#[derive(Clone, Copy)]
 pub struct Beside<'a> {
     /// What it is, for errors.
     pub what: &'a str,
     /// Where it goes.
     pub path: &'a Path,
     /// Its content.
-    pub content: &'a dyn Fn(&Report) -> Result<String>,
+    pub content: &'a dyn Fn(&[Report]) -> Result<String>,
 }
 
 /// One smaller model with all that is known of it.

@@ -371,13 +371,30 @@ fn files_of_others_stay() {
         refused(&[option, &place.word(file)], "which is never changed");
     }
     refused(&["--json", &place.word("out/report.json")], "appears as a whole");
+    refused(
+        &["--latency-cache", &place.word("in/latency.json")],
+        "which is never changed",
+    );
+    // Reports and the folder appear together.
+    if Path::new("/dev/full").exists() {
+        let before = files(place.folder.path());
+        let done = place.prune("out", &[&quick[..], &["--json", "/dev/full"]].concat());
+        assert_eq!(done.status.code(), Some(5), "{}", text(&done));
+        assert_eq!(files(place.folder.path()), before);
+    }
     std::fs::create_dir(place.at("out")).unwrap();
     // A file of this name by another program is no earlier result.
     std::fs::write(place.at("out/pruning.json"), "[{\"tool\": \"other\"}]").unwrap();
     refused(&[], "is no earlier result");
     std::fs::remove_dir_all(place.at("out")).unwrap();
     assert!(place.prune("out", &quick).status.success());
-    for mine in ["thesis.txt", "onnx/notes.md", ".git/HEAD", "data/labels.csv"] {
+    for mine in [
+        "thesis.txt",
+        "onnx/notes.md",
+        ".git/HEAD",
+        "data/labels.csv",
+        "onnx/model.onnx.data",
+    ] {
         let path = place.at("out").join(mine);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, "years").unwrap();

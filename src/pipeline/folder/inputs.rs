@@ -28,9 +28,13 @@ impl FolderRun<'_> {
         }
         if !family.reads_encoder {
             for (model, options) in family.models.iter().zip(&mut same) {
-                let file = onnx::load(&self.found.root.join(&model.file))?;
-                if !data::reads_tokens(&file.proto) {
+                let path = self.found.root.join(&model.file);
+                if data::token_inputs(&onnx::load(&path)?.proto).is_empty() {
                     options.data.data.clear();
+                    // Of one with nothing to prune that is all there is to say.
+                    if load(&path, options.axes, &[]).is_ok_and(|l| l.network.axes.groups.is_empty()) {
+                        continue;
+                    }
                     self.warn(
                         "texts",
                         format!(

@@ -33,13 +33,13 @@ use super::plan::{Planner, alike, search};
 use super::recorded::words;
 use super::source::Source;
 use super::vocabulary::too_few;
-use super::write::Finished;
+use super::write::{Beside, Finished};
 use super::{calibrate, paths, rank};
 use crate::budget::{Demand, Goal, Measure};
 use crate::data;
 use crate::folder::{CacheSize, ChangedVocabulary, Changes, MAX_CONFIG, ModelFolder, readable, roles};
 use crate::io::new_folder::{NewFolder, folder_within};
-use crate::io::staged;
+use crate::io::staged::{self, Staged};
 use crate::mask::Pattern;
 use crate::progress::Progress;
 use crate::report::command::{Output, command};
@@ -51,13 +51,14 @@ pub const REPORT: &str = "pruning.json";
 
 /// Prunes all models of a folder into another one, which appears whole or not at all; all
 /// other files are copied, those that state sizes or token ids are brought up to date.
+/// What is `beside` it appears with it.
 ///
 /// # Errors
 /// As [`prune`](super::prune); a folder without models, or an output that is something else.
 pub fn folder(
     input: &Path,
     output: &Path,
-    beside: &[(&str, &Path)],
+    beside: &[Beside],
     options: &Options,
     progress: &dyn Progress,
     cancelled: &AtomicBool,
@@ -70,7 +71,10 @@ pub fn folder(
         )));
     }
     let found = ModelFolder::read(input)?;
-    places::apart(input, output, beside)?;
+    let paths: Vec<(&str, &Path)> = beside.iter().map(|b| (b.what, b.path)).collect();
+    let cache = options.latency_cache.iter();
+    let cache = cache.map(|path| ("--latency-cache", path.as_path()));
+    places::apart(input, output, paths.iter().copied().chain(cache))?;
     let (options, notes) = fitted(&found, options)?;
     if options.vocabulary.is_asked() || options.axes.change_interface {
         for file in &found.files {
@@ -84,7 +88,7 @@ pub fn folder(
         found: &found,
         made: made.path(),
         options,
-        beside,
+        beside: &paths,
         line,
         progress,
         cancelled,
@@ -103,6 +107,12 @@ pub fn folder(
     if cancelled.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
+    let mut staged = Staged::default();
+    for b in beside {
+        staged.bytes(b.path, (b.content)(&reports)?.as_bytes())?;
+    }
+    // A device can fail still: then there is no folder.
+    staged.commit()?;
     if reports.iter().any(|r| r.output.is_some()) {
         made.commit()?;
     }
@@ -233,6 +243,7 @@ impl<'a> FolderRun<'a> {
         self.changes.vocabulary = Some(ChangedVocabulary {
             kept: trimmed.tokens.kept.clone(),
             tokenizer: trimmed.tokenizer.clone(),
+            sizes: [trimmed.told.before, trimmed.tokens.rows],
         });
         Ok(())
     }

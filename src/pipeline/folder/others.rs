@@ -1,6 +1,7 @@
 //! What is no model that is pruned: copied, brought up to date, or left out.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -156,12 +157,17 @@ impl FolderRun<'_> {
                 ConfigEdit::Changed(bytes) => staged::write(&to, &bytes)?,
                 ConfigEdit::LeftOut(why) => self.notes.push(format!("{} is left out: {why}", file.display())),
                 ConfigEdit::Same => {
-                    std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, e))?;
+                    copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, e))?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Copies what a file holds; who may read it is as for any new file.
+fn copy(from: &Path, to: &Path) -> std::io::Result<u64> {
+    std::io::copy(&mut File::open(from)?, &mut File::create_new(to)?)
 }
 
 /// Whether a configuration has a place for the size of a cache.

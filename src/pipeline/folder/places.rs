@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use super::REPORT;
 use crate::folder::{MAX_CONFIG, ModelFolder};
 use crate::io::staged;
-use crate::{Error, Result, vocabulary};
+use crate::{Error, Result, onnx, vocabulary};
 
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Refuses folders that lie in each other, and what is written beside them in one of them.
-pub(super) fn apart(input: &Path, output: &Path, beside: &[(&str, &Path)]) -> Result<()> {
+pub(super) fn apart<'b>(
+    input: &Path,
+    output: &Path,
+    beside: impl Iterator<Item = (&'b str, &'b Path)>,
+) -> Result<()> {
     let whole = |path: &Path| -> Option<PathBuf> {
         match path.canonicalize() {
             Ok(path) => Some(path),
@@ -57,10 +61,11 @@ pub(super) fn earlier(old: &Path, found: &ModelFolder) -> std::result::Result<()
     }
     let mut own: BTreeSet<PathBuf> = found.files.iter().cloned().collect();
     own.extend([REPORT, TOKENIZER].map(PathBuf::from));
-    for file in &found.files {
-        let mut side = file.as_os_str().to_owned();
-        side.push(".data");
-        own.insert(side.into());
+    for file in found.files.iter().filter(|file| is_model(file)) {
+        // Its weights may lie beside it where those of the first one did not.
+        let sides = onnx::load(&old.join(file)).map(|made| made.notes.external_files);
+        let within = |side: &PathBuf| Some(side.strip_prefix(old).ok()?.to_owned());
+        own.extend(sides.unwrap_or_default().iter().filter_map(within));
     }
     match stranger(old, Path::new(""), &own) {
         None => Ok(()),
@@ -69,6 +74,10 @@ pub(super) fn earlier(old: &Path, found: &ModelFolder) -> std::result::Result<()
             path.display()
         )),
     }
+}
+
+fn is_model(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "onnx")
 }
 
 /// Something in a folder that is none of some files.
