@@ -123,7 +123,9 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
         content: &page,
     });
     let paths = json.iter().map(|path| ("--json", path.as_path()));
-    let paths: Vec<(&str, &Path)> = paths.chain(page.clone().map(|page| (page.what, page.path))).collect();
+    let paths: Vec<(&str, &Path)> = paths
+        .chain(page.clone().map(|page| (page.what, page.path)))
+        .collect();
     let with = |content| -> Vec<pipeline::Beside> {
         let json = json.iter().map(|path| pipeline::Beside {
             what: "--json",
@@ -164,14 +166,7 @@ fn prune(args: &Prune, cancelled: &AtomicBool) -> Result<()> {
     };
     if !args.sweep.is_empty() {
         let progress = progress.as_ref();
-        let reports = pipeline::sweep(
-            input,
-            (output, &paths),
-            &args.sweep,
-            options,
-            progress,
-            cancelled,
-        )?;
+        let reports = pipeline::sweep(input, (output, &paths), &args.sweep, options, progress, cancelled)?;
         return tell_all(args, &reports);
     }
     let beside = with(&one);

@@ -154,8 +154,12 @@ fn budgets(limits: &[Limit], allowed: &[Vec<usize>], method: &str) -> Result<Vec
             Some(budget) => out.push(budget),
             None => {
                 let floor = limit.at(least);
+                let vocabulary = match limit.demand {
+                    Demand::Size(_) => ", or let tokens that do not occur go too (--vocab)",
+                    _ => "",
+                };
                 return Err(Error::Unmet(format!(
-                    "{} cannot be reached: the least that {method} can keep here is {}; ask for {}",
+                    "{} cannot be reached: the least that {method} can keep here is {}; ask for {}{vocabulary}",
                     limit.demand,
                     floor.amount(),
                     floor.eased()

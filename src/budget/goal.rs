@@ -128,7 +128,12 @@ impl Demand {
     /// # Errors
     /// What is wrong with it.
     pub fn size(text: &str) -> Result<Self, String> {
-        bytes(text).map(Demand::Size)
+        match bytes(text)? {
+            bytes if bytes < 1000 => Err(format!(
+                "no model has {bytes} bytes: say the unit, as in {text}MB"
+            )),
+            bytes => Ok(Demand::Size(bytes)),
+        }
     }
 
     /// The value of `--latency`: `0.6`, `60%`, `12ms`, `800us`.

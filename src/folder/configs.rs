@@ -257,7 +257,9 @@ mod tests {
         Changes {
             vocabulary: Some(ChangedVocabulary {
                 kept: kept.to_vec(),
-                tokenizer: br#"{"model": {"vocab": {"a": 0, "c": 1, "f": 2}, "merges": ["a b", ["ab", "c"]]}}"#.to_vec(),
+                tokenizer:
+                    br#"{"model": {"vocab": {"a": 0, "c": 1, "f": 2}, "merges": ["a b", ["ab", "c"]]}}"#
+                        .to_vec(),
                 sizes: [10, 10],
             }),
             caches: None,

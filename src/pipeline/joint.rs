@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::refit::Reconstruct;
 use crate::report::Report;
 use crate::report::command::{Output, command};
-use crate::{Error, Result};
+use crate::{Error, Result, ResultExt};
 
 /// Prunes several models that hold the same weights (an encoder and decoders) with
 /// one plan for what they share; each goes to `folder` under its own name.
@@ -105,9 +105,10 @@ impl JointRun<'_> {
         }
         let mut calibrated = Vec::with_capacity(inputs.len());
         for (input, options) in inputs.iter().zip(&self.options) {
-            let source = Source::read(input, options, progress, cancelled)?;
+            let name = || input.file_name().unwrap_or_default().display().to_string();
+            let source = Source::read(input, options, progress, cancelled).context(name)?;
             paths::side_files(&source.loaded, self.made, options)?;
-            calibrated.push(calibrate(source)?);
+            calibrated.push(calibrate(source).context(name)?);
         }
         let (calibrated, classes) = pooled(calibrated)?;
         let mut ranked = calibrated.into_iter().map(rank).collect::<Result<Vec<_>>>()?;

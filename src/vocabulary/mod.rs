@@ -132,7 +132,10 @@ impl TrimmedVocabulary {
     /// An id of the whole vocabulary, where its token stays.
     pub fn holds(&self, id: i64) -> Option<i64> {
         let stays = |token| self.tokens.kept.binary_search(&token).is_ok();
-        u32::try_from(id).ok().filter(|token| stays(*token)).map(i64::from)
+        u32::try_from(id)
+            .ok()
+            .filter(|token| stays(*token))
+            .map(i64::from)
     }
 
     /// Where the tokenizer lies until the run is over.

@@ -247,9 +247,21 @@ fn limits_of_several_measures_all_hold() {
     }
 
     let none = folder.path().join("none.onnx");
-    let (output, _) = digits(&none, &["--size", "10"]);
+    let (output, _) = digits(&none, &["--size", "2000"]);
     assert_eq!(output.status.code(), Some(1));
+    assert!(
+        crate::common::text(&output).contains("--vocab"),
+        "{}",
+        crate::common::text(&output)
+    );
     assert!(!none.exists());
+    let (output, _) = digits(&none, &["--size", "25"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        crate::common::text(&output).contains("25MB"),
+        "{}",
+        crate::common::text(&output)
+    );
 }
 
 /// A limit that every smaller model meets too does not change the result.

@@ -119,6 +119,15 @@ pub fn folder(
     Ok(reports)
 }
 
+/// An error with the file that it is about, which an engine does not know.
+fn of_file(error: Error, file: &Path) -> Error {
+    let file = file.display().to_string();
+    match error.is_interrupt() || error.chain().contains(&file) {
+        true => error,
+        false => error.context(file),
+    }
+}
+
 /// The options that suit a folder, and what there is to say about them.
 fn fitted(found: &ModelFolder, options: &Options) -> Result<(Options, Vec<String>)> {
     let mut options = options.clone();
@@ -263,7 +272,10 @@ impl<'a> FolderRun<'a> {
         let patterns = match (&family.models[..], &options[..]) {
             ([model], [options]) => match self.single(&model.file, options, None) {
                 Err(Error::NothingPrunable(why)) => return self.as_it_is(model, &why),
-                made => made?.into_iter().collect(),
+                made => made
+                    .map_err(|error| of_file(error, &model.file))?
+                    .into_iter()
+                    .collect(),
             },
             _ => self.together(family, options.clone())?,
         };
