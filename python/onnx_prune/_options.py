@@ -73,7 +73,7 @@ class PruneOptions(TypedDict, total=False):
     seed: int
     """Seed for sampling and for synthetic inputs."""
     join: bool
-    """Use texts as they are. Otherwise two thirds of them are joined with one or two others, up to --max-length tokens."""
+    """Use texts as they are. Otherwise two thirds of them are joined with one or two others, up to --max-length tokens, and of few texts more are made, of the beginning of one and the end of another."""
     shapes: Mapping[str, Sequence[int]]
     """Shape of an input whose axes the graph leaves open, such as pixel_values=1,3,224,224."""
     batch: int

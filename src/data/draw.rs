@@ -16,6 +16,8 @@ pub(crate) enum Purpose {
     Values,
     /// Which texts are joined.
     Join,
+    /// Which texts are crossed.
+    Cross,
 }
 
 /// A sequence of random numbers.
@@ -31,6 +33,7 @@ impl Random {
             Purpose::Subset => 1,
             Purpose::Values => 2,
             Purpose::Join => 3,
+            Purpose::Cross => 4,
         });
         Self(rng)
     }

@@ -7,6 +7,7 @@ use super::finish::FinishReading;
 use super::layout::{InputAxis, InputRole, LayoutInput, StreamKind};
 use super::padding::Padding;
 use super::reader::{DataReader, ReadParts, fixed_tokens};
+use super::samples::LEAST_TOKENS;
 use super::spec::InputDim;
 use super::text::{self, Text};
 use super::tokenize::{Tokenizer, Tokens};
@@ -68,6 +69,13 @@ impl DataReader<'_> {
             ));
         }
         if self.options.join {
+            let crossed = self.cross(&mut texts, &tokenizer, length)?;
+            if crossed > 0 {
+                notes.push(format!(
+                    "{crossed} more texts were made, of the beginning of one and the end of another (--no-join \
+                     leaves all as they are)"
+                ));
+            }
             let joined = join(&mut texts, &tokenizer, length, self.options.seed)?;
             if joined > 0 {
                 notes.push(format!(
@@ -111,6 +119,33 @@ impl DataReader<'_> {
             kept
         });
         Ok(())
+    }
+
+    /// Makes more texts of those that are there, where they have too few tokens and their
+    /// number is not given; returns how many.
+    fn cross(&self, texts: &mut Vec<Text>, tokenizer: &Tokenizer, length: usize) -> Result<usize> {
+        if self.options.samples.is_some() || texts.len() < 2 {
+            return Ok(0);
+        }
+        let mut tokens = 0usize;
+        for text in texts.iter() {
+            tokens += tokenizer.count(text)?.min(length);
+        }
+        // Each is joined with one other on average.
+        let each = (2 * tokens).div_ceil(texts.len()).min(length).max(1);
+        let enough = LEAST_TOKENS.div_ceil(each).min(self.options.most_texts());
+        let more = enough.saturating_sub(texts.len()).min(MOST_CROSSED * texts.len());
+        let mut random = Random::new(self.options.seed, Purpose::Cross);
+        let alone = texts.len();
+        for _ in 0..more {
+            let mut one = || texts.get(random.below(alone as u64) as usize);
+            if let (Some(a), Some(b)) = (one(), one())
+                && let Some(made) = crossed(a, b, &mut random)
+            {
+                texts.push(made);
+            }
+        }
+        Ok(texts.len() - alone)
     }
 
     /// The inputs that a text gives, padded where the graph fixes the length.
@@ -182,6 +217,31 @@ fn spread(input: &LayoutInput, values: &[i64]) -> Result<Tensor> {
         .ok_or_else(|| Error::input(format!("a value does not fit {:?}", input.spec.elem)))
 }
 
+/// The most texts that are made of others, for each of these.
+const MOST_CROSSED: usize = 2;
+
+/// The beginning of one text and the end of another, each up to the end of a word; of texts
+/// without blanks, up to any character.
+fn crossed(a: &Text, b: &Text, random: &mut Random) -> Option<Text> {
+    let mut cut = |text: &Text| -> Option<usize> {
+        let places = |is: &dyn Fn(char) -> bool| -> Vec<usize> {
+            let all = text.first.char_indices().skip(1);
+            all.filter(|(_, c)| is(*c)).map(|(at, _)| at).collect()
+        };
+        let places = match places(&char::is_whitespace) {
+            none if none.is_empty() => places(&|_| true),
+            blanks => blanks,
+        };
+        let at = random.below(places.len() as u64) as usize;
+        (text.second.is_none()).then(|| places.get(at).copied()).flatten()
+    };
+    let (end, start) = (cut(a)?, cut(b)?);
+    Some(Text {
+        first: format!("{}{}", &a.first[..end], &b.first[start..]),
+        second: None,
+    })
+}
+
 /// The most texts that a text is joined with.
 const JOINED: u64 = 2;
 
@@ -213,4 +273,38 @@ fn join(texts: &mut [Text], tokenizer: &Tokenizer, longest: usize, seed: u64) ->
         joined += usize::from(grown);
     }
     Ok(joined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(first: &str) -> Text {
+        Text {
+            first: first.into(),
+            second: None,
+        }
+    }
+
+    #[test]
+    fn crossed_texts_begin_as_one_and_end_as_another() {
+        let mut random = Random::new(0, Purpose::Cross);
+        let (a, b) = (text("one two three"), text("four five six"));
+        for _ in 0..50 {
+            let made = crossed(&a, &b, &mut random).unwrap().first;
+            let (begins, ends) = (["one", "one two"], ["five six", "six"]);
+            let whole = |begin: &str| ends.iter().any(|end| made == format!("{begin} {end}"));
+            assert!(begins.iter().any(|begin| whole(begin)), "{made}");
+        }
+        // Without blanks any character may be the last one.
+        let made = crossed(&text("猫が好き"), &text("犬も好き"), &mut random).unwrap();
+        assert!(made.first.starts_with('猫') && made.first.ends_with('き'));
+        let pair = Text {
+            second: Some("and a second one".into()),
+            ..text("one two")
+        };
+        assert!(crossed(&pair, &a, &mut random).is_none());
+        assert!(crossed(&text("a"), &a, &mut random).is_none());
+        assert!(crossed(&text(""), &text(""), &mut random).is_none());
+    }
 }

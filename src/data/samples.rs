@@ -109,6 +109,9 @@ pub struct DataOptions {
     /// draws) the divergence on whole sentences is 0.0064 and 0.0135, where half of
     /// the texts are joined with one other 0.0069 and 0.0148. Without any it is
     /// 0.0084 at 60% (one draw). Up to three others bring no more than up to two.
+    ///
+    /// Where the number of samples is not given and there are few texts, more are made, of
+    /// the beginning of one and the end of another (`docs/experiments.md`).
     pub join: bool,
 }
 
@@ -134,7 +137,7 @@ impl Default for DataOptions {
 /// Samples, where their number is not given; tokens that these have at least, where there are
 /// so many texts; the most of these.
 const SAMPLES: usize = 512;
-const LEAST_TOKENS: usize = 1 << 15;
+pub(super) const LEAST_TOKENS: usize = 1 << 15;
 const MOST_TEXTS: usize = 4 * SAMPLES;
 
 /// Most samples that are kept apart for measuring.

@@ -414,7 +414,7 @@ macro_rules! declarations {
               "Seed for sampling and for synthetic inputs."
               { |o, w| { o.data.seed = parsed(w)?; Ok(()) } } { |o| one(o.data.seed) };
             Data no_join Nothing "no-join" [] { &[] }
-              "Use texts as they are. Otherwise two thirds of them are joined with one or two others, up to --max-length tokens."
+              "Use texts as they are. Otherwise two thirds of them are joined with one or two others, up to --max-length tokens, and of few texts more are made, of the beginning of one and the end of another."
               { |o, _| { o.data.join = false; Ok(()) } } { |o| on(!o.data.join) };
             Data shape Each("NAME=DIMS") "shape" [] { &[] }
               "Shape of an input whose axes the graph leaves open, such as pixel_values=1,3,224,224."
