@@ -14,9 +14,9 @@ const SIZES: [&str; 2] = ["vocab_size", "n_vocab"];
 enum IdsOf {
     /// The size of the vocabulary.
     Size,
-    /// Tokens that have a role: one, or several that all do.
+    /// Tokens that have a role: one, several that all do, or names with a token each.
     Role,
-    /// Tokens that are named somewhere: a list, or names with a token each.
+    /// Tokens that are named somewhere.
     List,
     /// Sequences of tokens, each of which means something as a whole only.
     Sequences,
@@ -33,7 +33,9 @@ impl IdsOf {
         Some(match key {
             size if SIZES.contains(&size) => Self::Size,
             role if ROLES.iter().any(|end| role.ends_with(end)) => Self::Role,
-            "suppress_tokens" | "begin_suppress_tokens" | "lang_to_id" | "task_to_id" => Self::List,
+            // A language or a task that cannot be asked for any more is worth a token.
+            "lang_to_id" | "task_to_id" => Self::Role,
+            "suppress_tokens" | "begin_suppress_tokens" => Self::List,
             "bad_words_ids" | "force_words_ids" => Self::Sequences,
             "forced_decoder_ids" => Self::Forced,
             "sequence_bias" => Self::Biases,
@@ -214,7 +216,7 @@ mod tests {
         let text = r#"{"eos_token_ids": [5, 7], "forced_decoder_ids": [[1, 9], [2, null]],
  "suppress_tokens": [3], "bad_words_ids": [[5, 3], [7]], "lang_to_id": {"de": 9, "fr": 3},
  "model": {"pad_token_id": 2, "image_token_index": 11, "type_vocab_size": 2, "eps": NaN}}"#;
-        assert_eq!(roles(text), [5, 7, 9, 2, 11]);
+        assert_eq!(roles(text), [5, 7, 9, 9, 3, 2, 11]);
         let new = NewIds {
             ids: [(5, 1), (7, 2), (9, 3), (2, 0), (11, 4)].into_iter().collect(),
             sizes: [12, 16],
